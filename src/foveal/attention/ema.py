@@ -1,0 +1,168 @@
+r"""Efficient Multi-Scale Attention (EMA).
+
+Paper: Ouyang et al., "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", ICASSP 2023,
+arXiv:2305.13563. Read: the authors' release (YOLOonMe/EMA-attention-module, no licence); written from the mathematics.
+
+The channels are cut into groups, and all groups share one small set of weights. For a group's slab x of C channels:
+
+    a, b = sigmoid(conv1x1(row means of x)), sigmoid(conv1x1(column means of x))
+    y1   = GN(x * a * b)                           GN: one norm group per channel, an affine instance norm
+    y2   = conv3x3(x)
+    z    = softmax(mean(y1)) . y2 + softmax(mean(y2)) . y1
+    out  = x * sigmoid(z)                          one map per group, shared by the group's channels
+
+Three facts make `fast`, exact up to rounding (docs/ema.md derives them):
+
+1. The mean of an instance norm is its bias, so softmax(mean(y1)) = softmax(gn.bias): it depends on no input. In the
+   published EMA, cross-spatial learning is one-sided.
+2. A fixed mix of a convolution's output channels is one convolution with mixed weights: C outputs become one.
+3. The mean of a 3x3 convolution needs only its input's mean over nine windows.
+
+No difference between the paper's text and the released code is known to us; the figure was not compared. Copies with
+the same class name exist that compute something else, and most copies default to 8 groups instead of 32: the same
+name with a different number of parameters.
+
+Shapes: B batch, G groups, N = B*G slabs, C channels per group, H rows, W columns.
+Multiply-accumulates of a slab: reference 9*C*C*H*W + C*C*(H+W) + 2*C*H*W; fast 9*C*H*W + C*C*(H+W) + O(C*C).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ._base import Attention, Card
+
+
+class EMAttention(Attention):
+    """Efficient Multi-Scale Attention (Ouyang et al. 2023, arXiv:2305.13563).
+
+    Parameters have the authors' names and shapes (`conv1x1`, `conv3x3`, `gn`), so their checkpoints load with
+    `load_state_dict`. The name is not `EMA` because Ultralytics calls its weight average so.
+
+    Args:
+        channels: width of the input; a multiple of `groups`.
+        groups: slabs that share the weights (`factor` in the authors' code). More groups are fewer parameters: with
+            k = channels / groups there are 10*k*k + 4*k. At k = 1 both softmaxes are the constant 1.
+
+    Raises:
+        UserError: `channels` is not a positive multiple of `groups`.
+    """
+
+    card = Card(
+        name="ema",
+        title="Efficient Multi-Scale Attention",
+        paper="https://arxiv.org/abs/2305.13563",
+        year=2023,
+        kind="spatial, one map per group",
+        paper_place="backbone.P4,backbone.P5",
+        aliases=("EMA",),
+        constraints=("channels must be a multiple of groups", "any height and width from 1"),
+        notes=(
+            "nothing to do with EMA the weight average, which Ultralytics keeps for every model",
+            "a fresh gate is about 0.5 and halves its input: hence the identity start in pretrained models",
+            "one of its two softmaxes is softmax(gn.bias) and sees no input: cross-spatial learning is one-sided",
+            "groups=32 is the authors' default, groups=8 that of most copies; the two are different modules",
+            "the paper reports single runs and no spread; whether it helps on your data is to be measured",
+        ),
+    )
+
+    def __init__(self, channels: int, *, groups: int = 32):
+        super().__init__(channels)
+        if groups < 1 or channels < 1 or channels % groups:
+            fits = max((d for d in range(1, min(channels, groups) + 1) if channels % d == 0), default=1)
+            raise UserError(
+                f"EMAttention(channels={channels}, groups={groups}): channels must be a positive multiple of groups",
+                f"groups={fits} fits" if channels > 0 else "channels=64, groups=32 fits",
+            )
+        self.groups = groups
+        width = channels // groups
+        self.gn = nn.GroupNorm(width, width)
+        self.conv1x1 = nn.Conv2d(width, width, 1)
+        self.conv3x3 = nn.Conv2d(width, width, 3, padding=1)
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        return f"{self.channels}, groups={self.groups}"
+
+    def reference(self, x: Tensor) -> Tensor:
+        """The paper, box by box."""
+        return self._weigh(x, self._reference_map(x))
+
+    def fast(self, x: Tensor) -> Tensor:
+        """The same function without the C-channel convolution and without the norm's affine output."""
+        return self._weigh(x, self._fast_map(x))
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """`spatial`: the map of each group, (B, groups, H, W)."""
+        return {"spatial": self._fast_map(x)}
+
+    def _weigh(self, x: Tensor, gate_BGHW: Tensor) -> Tensor:
+        """Each channel times its group's map; x keeps its memory format."""
+        batch, channels, height, width = x.shape
+        slabs = x.reshape(batch, self.groups, self.channels // self.groups, height, width)
+        return (slabs * gate_BGHW.unsqueeze(2).to(x.dtype)).reshape(batch, channels, height, width)
+
+    def _reference_map(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        x = x.reshape(batch * self.groups, self.channels // self.groups, height, width)
+        strips = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2)  # [N, C, H + W, 1]
+        gates = self.conv1x1(strips).sigmoid()
+        a, b = gates[:, :, :height], gates[:, :, height:].transpose(2, 3)
+        y1 = _instance_norm(x * a * b, self.gn.eps) * _per_channel(self.gn.weight) + _per_channel(self.gn.bias)
+        y2 = self.conv3x3(x)
+        weights1 = y1.mean((2, 3)).softmax(1).unsqueeze(1)  # [N, 1, C]
+        weights2 = y2.mean((2, 3)).softmax(1).unsqueeze(1)
+        logits = weights1 @ y2.flatten(2) + weights2 @ y1.flatten(2)
+        return logits.sigmoid().view(batch, self.groups, height, width)
+
+    def _fast_map(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        per_group = self.channels // self.groups
+
+        per_row = _window_means(x, 3)  # [B, G*C, H, 3]
+        a = self._strip_gate(per_row[..., 1]).unsqueeze(3)
+        b = self._strip_gate(x.mean(2)).unsqueeze(2)
+
+        # Fact 3: mean(conv3x3(x)). The windows lie (column, row), so the kernel is transposed to meet them.
+        windows = _window_means(per_row, 2).reshape(batch * self.groups, per_group * 9)
+        taps = self.conv3x3.weight.transpose(2, 3).reshape(per_group, per_group * 9)
+        weights2 = F.linear(windows, taps, self.conv3x3.bias).softmax(1)  # [N, C]
+
+        # Facts 1 and 2: softmax(gn.bias) mixes the 3x3 kernels. As a depthwise convolution whose outputs are summed,
+        # because CPU libraries gain nothing from a convolution with a single output channel.
+        weights1 = self.gn.bias.softmax(0)
+        kernel = (weights1 @ self.conv3x3.weight.flatten(1)).view(per_group, 1, 3, 3).repeat(self.groups, 1, 1, 1)
+        local = F.conv2d(x, kernel, padding=1, groups=self.channels)
+
+        scale = (weights2 * self.gn.weight).reshape(batch, channels, 1, 1)
+        shift = (weights2 @ self.gn.bias + weights1 @ self.conv3x3.bias).reshape(batch, self.groups, 1, 1)
+        terms = local + _instance_norm(x * (a * b), self.gn.eps) * scale
+        logits = terms.reshape(batch, self.groups, per_group, height, width).sum(2) + shift
+        return logits.sigmoid()
+
+    def _strip_gate(self, strip: Tensor) -> Tensor:
+        """sigmoid(conv1x1) along a strip of row or column means, (B, channels, L) to the same."""
+        batch, channels, length = strip.shape
+        slabs = strip.reshape(batch * self.groups, self.channels // self.groups, length)
+        gate = F.conv1d(slabs, self.conv1x1.weight.squeeze(3), self.conv1x1.bias).sigmoid()
+        return gate.reshape(batch, channels, length)
+
+
+def _per_channel(vector: Tensor) -> Tensor:
+    return vector.view(-1, 1, 1)
+
+
+def _instance_norm(x: Tensor, eps: float) -> Tensor:
+    # Not F.group_norm, which refuses a single value per channel: a 1 x 1 map is legal here and normalises to 0.
+    return torch.group_norm(x, x.shape[1], None, None, eps)
+
+
+def _window_means(x: Tensor, dim: int) -> Tensor:
+    """Sums over `dim` without its last entry, of all, and without its first, each divided by the whole length.
+
+    They are what the taps -1, 0 and +1 of a zero-padded convolution see on average. Adds a last dimension of 3.
+    """
+    size = x.shape[dim]
+    mean = x.mean(dim)
+    return torch.stack([mean - x.select(dim, -1) / size, mean, mean - x.select(dim, 0) / size], -1)

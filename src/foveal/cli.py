@@ -1,0 +1,130 @@
+"""The command `foveal`: each sub-command parses, makes one call and prints what came back.
+
+Data goes to stdout and talk to stderr. Exit codes: 0 done, 1 the answer is no, 2 the user's mistake. Heavy imports stand
+inside the commands, so that `foveal --help` is instant.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated
+
+import typer
+
+from .errors import UserError
+
+app = typer.Typer(
+    help="Attention for YOLO that keeps your weights.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_attentions(as_json: _Json = False) -> None:
+    """The attentions, with their parameters and FLOPs at 256 channels, 40 x 40."""
+    from .attention import ATTENTIONS, costs
+
+    entries = [{**_card(cls), **costs(cls)} for cls in ATTENTIONS.values()]
+    if as_json:
+        return _print_json(entries)
+    heads = ("name", "title", "year", "gate", "parameters", "MFLOPs", "as fast")
+    body = [
+        (e["name"], e["title"], e["year"], e["kind"], f"{e['parameters']:,}")
+        + tuple(f"{e[f'flops_{form}'] / 1e6:.1f}" for form in ("reference", "fast"))
+        for e in entries
+    ]
+    _print_table(heads, body)
+
+
+@app.command()
+def show(name: str, as_json: _Json = False) -> None:
+    """One attention's card: paper, mathematics, places, constraints, costs, honest notes."""
+    from .attention import costs, find
+
+    cls = find(name)
+    entry = {**_card(cls), **costs(cls)}
+    if as_json:
+        return _print_json(entry)
+    print(entry["mathematics"], end="\n\n")
+    for key in ("name", "year", "paper", "kind", "paper_place"):
+        print(f"{key.replace('_', ' '):<12} {entry[key]}")
+    print(f"{'in YAML':<12} C3k2+{cls.card.name}, or a row [-1, 1, {(*cls.card.aliases, cls.card.name)[0]}, []]")
+    print(f"{'parameters':<12} {entry['parameters']:,} at 256 channels")
+    for form in ("reference", "fast"):
+        print(f"{form:<12} {entry[f'flops_{form}'] / 1e6:.1f} MFLOPs at 256 channels, 40 x 40")
+    for key in ("constraints", "notes"):
+        for sentence in entry[key]:
+            print(f"{key[:-1]:<12} {sentence}")
+
+
+@app.command()
+def add(
+    model: Annotated[str, typer.Argument(help="A .pt file, or a model YAML or its name (yolo11n.yaml).")],
+    spec: Annotated[str, typer.Argument(help='The attention: ema, "ema(groups=8)", ema@neck.')],
+    at: Annotated[
+        str, typer.Option(help="neck, P3, backbone, backbone.P4, sppf, psa, paper or row numbers. [default: neck]")
+    ] = "",
+    start: Annotated[str, typer.Option(help="identity or paper (the bare module). [default: identity]")] = "",
+    output: Annotated[str, typer.Option("-o", "--output", help="[default: as in yolo11n-ema.pt]")] = "",
+    own_row: Annotated[bool, typer.Option("--own-row", help="Rows of its own, as published YAMLs have it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Put an attention into a model, keep every pretrained tensor, and prove it."""
+    from .graft import add as call
+    from .yolo import talk_on_stderr
+
+    talk_on_stderr()
+    added = call(model, spec, at=at, start=start or None, output=output or None, own_row=own_row, force=force)
+    if as_json:
+        return _print_json(dataclasses.asdict(added))
+    _print_table(("row", "before", "after"), [(c.row, c.before or "(new)", c.after) for c in added.changes])
+    kept, total = added.tensors
+    (params, params_after), (flops, flops_after) = added.parameters, added.flops
+    print()
+    print(f"tensors kept  {kept}/{total}" + ("" if model.endswith(".pt") else " (fresh weights: the source is a YAML)"))
+    print(f"parameters    {params:,} -> {params_after:,}")
+    print(f"GFLOPs        {flops / 1e9:.3f} -> {flops_after / 1e9:.3f} at {added.image_size} x {added.image_size}")
+    print(f"difference    {added.difference:g} between the outputs before and after, on a photograph")
+    print(f"written       {added.output}")
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def yolo(context: typer.Context) -> None:
+    """The stock yolo command with attentions known: foveal yolo train model=yolo11n-ema.pt data=my.yaml."""
+    from .yolo import command
+
+    command(context.args)
+
+
+def main() -> None:
+    """Entry point: a user's mistake becomes two lines and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _card(cls: type) -> dict:
+    home = sys.modules[cls.reference.__module__]  # the class itself says it lives in foveal
+    return {**dataclasses.asdict(cls.card), "mathematics": home.__doc__.strip()}
+
+
+def _print_json(data: object) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _print_table(heads: Sequence[str], body: Iterable[Sequence]) -> None:
+    rows = [tuple(map(str, row)) for row in (heads, *body)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

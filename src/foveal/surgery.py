@@ -1,0 +1,100 @@
+"""Attaching an attention to a layer of any torch model.
+
+The layer's class is swapped for a subclass whose `__call__` passes the layer's output through the attention. Hooks would
+get lost (their ids restart at 0 in every process, so another tool's hook can replace them), and an overridden `forward`
+is bypassed by exporters that assign their own. `isinstance(layer, C3k2)` stays true, and so does every parameter name.
+"""
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from .attention import ATTENTIONS, find
+from .errors import UserError
+from .spec import Spec
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+class IdentityStart(nn.Module):
+    """`x + gain * (attention(x) - x)` with a learned gain per channel that starts at 0.
+
+    A fresh gate is about 0.5: put bare into a trained network it halves the features that the next layers know. Started
+    so, the first step computes exactly what the network computed before. At a gain of 1 it is the bare attention.
+
+    Args:
+        attention: (B, C, H, W) to (B, C, H, W).
+        channels: C.
+    """
+
+    def __init__(self, attention: nn.Module, channels: int):
+        super().__init__()
+        self.attention = attention
+        self.gain = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blend the input with the attended input."""
+        return x + self.gain.view(-1, 1, 1).to(x.dtype) * (self.attention(x) - x)
+
+
+IdentityStart.__module__ = "foveal"
+
+
+def build(spec: Spec, channels: int) -> nn.Module:
+    """The module that `spec` asks for at a width of `channels`; places and a missing start are the caller's."""
+    attention = find(spec.name)(channels, **spec.arguments)
+    return IdentityStart(attention, channels) if spec.start == "identity" else attention
+
+
+def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
+    """Make `layer` pass its output through `attention`; returns the layer that now does, ready to pickle.
+
+    Of a `Sequential` that is the last module, which gives the same function. A second attention comes after the first.
+    Attentions sit in `layer.attention`, in order; no other name of the state dict changes.
+
+    Raises:
+        UserError: the layer is a container without a call of its own, or uses the name `attention` itself.
+    """
+    while isinstance(layer, nn.Sequential) and not _attended(layer):
+        if not len(layer):
+            raise UserError("an empty Sequential has no output to attend", "attach to the layer before it")
+        layer = layer[-1]
+    if isinstance(layer, _CONTAINERS):
+        raise UserError(f"a {type(layer).__name__} is never called, so it has no output to attend", "attach to a member")
+    if not _attended(layer):
+        if hasattr(layer, "attention"):
+            raise UserError(f"{type(layer).__name__} already has an attribute 'attention'", "attach to another layer")
+        layer.attention = nn.Sequential()
+        layer.__class__ = _attended_class(type(layer))
+    layer.attention.append(attention.train(layer.training))
+    return layer
+
+
+def _attended(layer: nn.Module) -> bool:
+    return hasattr(type(layer), "_attended_base")
+
+
+@functools.cache
+def _attended_class(base: type[nn.Module]) -> type[nn.Module]:
+    # `base` is closed over: super(type(self), self) would recurse in a subclass.
+    def __call__(self, *args, **kwargs):
+        return self.attention(base.__call__(self, *args, **kwargs))
+
+    def __reduce_ex__(self, protocol):
+        _, _, *state = base.__reduce_ex__(self, protocol)
+        return _restore, (base,), *state
+
+    body = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "__module__": __name__, "_attended_base": base}
+    cls = type(f"Attended{base.__name__}", (base,), body)
+    torch.serialization.add_safe_globals([cls])
+    return cls
+
+
+def _restore(base: type[nn.Module]) -> nn.Module:
+    """What a pickle calls: an attended layer of class `base`, its state still to be filled in."""
+    cls = _attended_class(base)
+    return cls.__new__(cls)
+
+
+torch.serialization.add_safe_globals([*ATTENTIONS.values(), IdentityStart, _restore])

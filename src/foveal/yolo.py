@@ -1,0 +1,294 @@
+"""Attentions inside unmodified Ultralytics: the only file that knows it.
+
+Importing this module registers: `ultralytics.nn.tasks.parse_model` is wrapped by a function that takes the attentions
+out of the rows, lets the original build the rest, and attaches them. Nothing of Ultralytics is copied or rewritten, so
+a YAML or a checkpoint with attentions then works with `from ultralytics import YOLO`, and the loader that brings over
+pretrained weights finds every tensor under its old name.
+
+Every layer with an attention holds a reference to `Registered` below. A checkpoint names it, so loading the checkpoint
+imports this module: training, resuming and tuning such a file work in a process that never heard of foveal.
+"""
+
+import copy
+import functools
+import inspect
+import logging
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from . import insert, surgery
+from .errors import UserError
+
+FLOOR = "8.3.200"  # as in pyproject.toml; the newest release tested is in constraints.txt
+
+try:
+    import ultralytics
+except ModuleNotFoundError as missing:
+    if missing.name != "ultralytics":
+        raise
+    raise UserError("Ultralytics is not installed", "pip install 'foveal[yolo]'") from None
+
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+
+
+if _numbers(ultralytics.__version__) < _numbers(FLOOR):
+    raise UserError(
+        f"Ultralytics {ultralytics.__version__} is older than foveal can work with",
+        f"pip install 'ultralytics>={FLOOR}'",
+    )
+
+from ultralytics.models import rtdetr, yolo  # noqa: E402  (after the version is known to fit)
+from ultralytics.nn import tasks  # noqa: E402
+from ultralytics.utils import ASSETS, LOGGER  # noqa: E402
+
+PHOTOGRAPH = ASSETS / "bus.jpg"
+
+
+class Registered:
+    """Named by every checkpoint with an attention, so that loading one imports this module."""
+
+
+torch.serialization.add_safe_globals([Registered])
+
+
+# Building --------------------------------------------------------------------------------------------------------
+
+
+class _Widths(nn.Module):
+    """A last row that receives the parser's own list of widths."""
+
+    def __init__(self, widths: list[int]):
+        super().__init__()
+        self.widths = list(widths)
+
+
+def _register() -> None:
+    original = getattr(tasks, "parse_model", None)
+    if original is None or list(inspect.signature(original).parameters)[:2] != ["d", "ch"]:
+        raise _parser_changed()
+    tasks.FovealWidths = _Widths
+    tasks.parse_model = functools.wraps(original)(functools.partial(_parse_model, original))
+
+
+def _parse_model(original, d: dict, ch: int, verbose: bool = True):
+    """Build a model's rows with the host's parser, then attach the attentions that stand in them."""
+    cfg, placed = insert.split(d)
+    if not placed:
+        return original(d, ch, verbose)
+    cfg["head"].append([-1, 1, "FovealWidths", ["ch"]])
+    LOGGER.addFilter(_is_not_about_widths)
+    try:
+        layers, save = original(cfg, ch, verbose)
+    finally:
+        LOGGER.removeFilter(_is_not_about_widths)
+    *layers, last = layers
+    if not isinstance(last, _Widths) or len(last.widths) != len(layers):
+        raise _parser_changed()
+    for index, at_row in placed.items():
+        layers[index] = _place(layers[index], at_row, last.widths[index], f"{d.get('scale') or ''}")
+        if verbose:
+            _log(layers[index], at_row, last.widths[index])
+    return nn.Sequential(*layers), save
+
+
+def _is_not_about_widths(record) -> bool:
+    return _Widths.__name__ not in record.getMessage()
+
+
+def _place(layer: nn.Module, at_row: insert.Placed, width: int, scale: str) -> nn.Module:
+    """The row's layer with its attentions, carrying what the host keeps on every layer."""
+    if at_row.width not in (None, width):
+        raise UserError(
+            f"row {layer.i} ({at_row.specs[0].name}) says {at_row.width} channels, but the row it reads has {width}"
+            + (f" at scale {scale!r}" if scale else ""),
+            f"write {width}, or [] to have it filled in at every scale",
+        )
+    if at_row.own_row:
+        (spec,) = at_row.specs
+        repeats = len(layer) if isinstance(layer, nn.Sequential) else 1
+        attentions = [surgery.build(spec, width) for _ in range(repeats)]
+        placed = attentions[0] if repeats == 1 else nn.Sequential(*attentions)
+        placed.i, placed.f, placed.type = layer.i, layer.f, f"foveal.{type(attentions[0]).__name__}"
+    else:
+        placed = layer
+        for spec in at_row.specs:
+            surgery.attach(layer, surgery.build(spec, width))
+    placed.foveal = Registered
+    placed.np = sum(p.numel() for p in placed.parameters())
+    return placed
+
+
+def _log(layer: nn.Module, at_row: insert.Placed, width: int) -> None:
+    """One line under the host's table for each attention, in its columns."""
+    modules = [layer] if at_row.own_row else layer.attention
+    for spec, module in zip(at_row.specs, modules, strict=True):
+        count = sum(p.numel() for p in module.parameters())
+        LOGGER.info(f"{layer.i:>3}{'attention':>20}{'':>3}{count:10.0f}  {'foveal.' + spec.name:<45}[{width}] {spec}")
+
+
+def _parser_changed() -> UserError:
+    return UserError(
+        f"the model parser of Ultralytics {ultralytics.__version__} is not the one foveal knows",
+        "install the release that foveal's constraints.txt names",
+    )
+
+
+_register()
+
+
+# Training --------------------------------------------------------------------------------------------------------
+
+
+class _TrainsAttention:
+    """A stock trainer that leaves attentions trainable inside frozen layers.
+
+    The class itself matters as much: workers of a multi-GPU run import their trainer by name, and so register.
+    """
+
+    def set_model_attributes(self):
+        """The host's hook between building the model and freezing layers by name."""
+        super().set_model_attributes()
+        self.args.freeze = _spare_attentions(self.model, self.args.freeze)
+
+
+def _spare_attentions(model: nn.Module, freeze):
+    """`freeze` with each layer that carries an attention replaced by its other parts ("16" by "16.cv1", ...)."""
+    if not freeze:
+        return freeze
+    spared = []
+    for entry in range(freeze) if isinstance(freeze, int) else freeze:
+        layer = model.model[entry] if isinstance(entry, int) else None
+        if not hasattr(layer, "foveal"):
+            spared.append(entry)
+        elif hasattr(layer, "attention"):
+            spared += [f"{entry}.{name}" for name, _ in layer.named_children() if name != "attention"]
+    return spared
+
+
+class DetectionTrainer(_TrainsAttention, yolo.detect.DetectionTrainer):
+    """Ultralytics' trainer for `detect`, importable by workers."""
+
+
+class SegmentationTrainer(_TrainsAttention, yolo.segment.SegmentationTrainer):
+    """Ultralytics' trainer for `segment`, importable by workers."""
+
+
+class PoseTrainer(_TrainsAttention, yolo.pose.PoseTrainer):
+    """Ultralytics' trainer for `pose`, importable by workers."""
+
+
+class OBBTrainer(_TrainsAttention, yolo.obb.OBBTrainer):
+    """Ultralytics' trainer for `obb`, importable by workers."""
+
+
+class ClassificationTrainer(_TrainsAttention, yolo.classify.ClassificationTrainer):
+    """Ultralytics' trainer for `classify`, importable by workers."""
+
+
+class RTDETRTrainer(_TrainsAttention, rtdetr.train.RTDETRTrainer):
+    """Ultralytics' trainer for RT-DETR, importable by workers."""
+
+
+_TRAINERS = {
+    cls.__bases__[1]: cls
+    for cls in (DetectionTrainer, SegmentationTrainer, PoseTrainer, OBBTrainer, ClassificationTrainer, RTDETRTrainer)
+}
+
+
+def _with_our_trainers(task_map: dict) -> dict:
+    return {
+        task: {**classes, "trainer": _TRAINERS.get(classes["trainer"], classes["trainer"])}
+        for task, classes in task_map.items()
+    }
+
+
+class RTDETR(ultralytics.RTDETR):
+    """`ultralytics.RTDETR` with trainers that multi-GPU workers can import."""
+
+    @property
+    def task_map(self) -> dict:
+        """Classes by task."""
+        return _with_our_trainers(super().task_map)
+
+
+class YOLO(ultralytics.YOLO):
+    """`ultralytics.YOLO` with trainers that multi-GPU workers can import."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if type(self) is ultralytics.RTDETR:  # the host turns an object with RT-DETR's head into one of that class
+            self.__class__ = RTDETR
+
+    @property
+    def task_map(self) -> dict:
+        """Classes by task."""
+        return _with_our_trainers(super().task_map)
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+
+def load(source: str) -> YOLO | RTDETR:
+    """The model in a .pt file, or one built from a model YAML or its name.
+
+    Raises:
+        UserError: no such file, or not one of a model.
+    """
+    if not source.endswith((".pt", ".yaml", ".yml")):
+        raise UserError(f"{source!r} is neither a .pt file nor a model YAML", "give for example yolo11n.pt")
+    cls = RTDETR if "rtdetr" in Path(source).stem.lower() else YOLO
+    try:
+        return cls(source)
+    except (FileNotFoundError, ConnectionError):
+        raise UserError(f"there is no file {source!r}", "check the path; the host knows names like yolo11n.yaml") from None
+    except (TypeError, AttributeError, ModuleNotFoundError, KeyError, yaml.YAMLError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{source!r} is not a model that can be loaded: {reason}", "give for example yolo11n.pt") from None
+
+
+def talk_on_stderr() -> None:
+    """Send the host's messages to stderr, where they do not mix with data."""
+    for handler in LOGGER.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+
+
+def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
+    """A new model of the same kind from other rows, with fresh weights and the names and settings of `model`."""
+    built = type(model)(copy.deepcopy(cfg), ch=cfg.get("channels", 3), nc=cfg["nc"], verbose=False)
+    kept = ("names", "args", "task", "nc", "kpt_shape", "kpt_names")
+    for name in kept:
+        if hasattr(model, name):
+            setattr(built, name, copy.deepcopy(getattr(model, name)))
+    return built
+
+
+def checkpoint(model: nn.Module, like: dict) -> dict:
+    """What the host's loader expects in a .pt file, for `model` with the training arguments of the checkpoint `like`."""
+    fresh = dict.fromkeys(("best_fitness", "ema", "updates", "optimizer"))
+    said = {key: like[key] for key in ("train_args", "license", "docs") if key in like}
+    return {"epoch": -1, **fresh, **said, "model": model, "version": ultralytics.__version__}
+
+
+def command(arguments: list[str]) -> None:
+    """The stock `yolo` command with attentions registered and our trainers.
+
+    Raises:
+        UserError: the host does not know an argument.
+    """
+    from ultralytics.cfg import entrypoint
+
+    ultralytics.YOLO, ultralytics.RTDETR = YOLO, RTDETR
+    sys.argv[:] = ["yolo", *arguments]  # in place: the host keeps a reference to this list
+    try:
+        entrypoint()
+    except SyntaxError as error:
+        said = str(error).strip().partition("\n\n")[0]  # the rest is the host's manual
+        raise UserError(said, "an attention is no argument here: put it in with foveal add and train that file") from None
