@@ -213,8 +213,10 @@ def _row_text(row: Sequence) -> str:
 
 
 def _yaml_text(cfg: dict) -> str:
-    """A model YAML with one row a line. Of several scales only the one that was built is kept, so that the file's name
-    need not say it."""
+    """A model YAML with one row a line.
+
+    Of several scales only the one that was built is kept, so that the file's name need not say it.
+    """
     cfg = copy.deepcopy(cfg)
     scale = cfg.pop("scale", "")
     for key in ("yaml_file", "channels"):

@@ -166,7 +166,8 @@ def places(cfg: Mapping, strides: Sequence[float | None]) -> dict[str, tuple[int
     """
     together = rows(cfg)
     found = {"neck": tuple(sorted(set(sources(together[-1], len(together) - 1))))}
-    found |= {f"P{_level(strides[i])}": (i,) for i in found["neck"] if strides[i]}
+    by_stride = sorted((strides[i], i) for i in found["neck"] if strides[i])
+    found |= {f"P{_level(stride)}": (index,) for stride, index in by_stride}
 
     stages = {}
     tails = {module for modules in _PLACES_BY_MODULE.values() for module in modules}
@@ -203,7 +204,9 @@ def resolve(wanted: Sequence[str], available: Mapping[str, tuple[int, ...]], pap
             indices.update(available[place])
         elif place.isdecimal():
             if int(place) >= count - 1:
-                raise UserError(f"there is no row {place} to attach to", f"rows 0 to {count - 2} can carry an attention")
+                raise UserError(
+                    f"there is no row {place} to attach to", f"rows 0 to {count - 2} can carry an attention"
+                )
             indices.add(int(place))
         else:
             near = difflib.get_close_matches(place, [*available, "paper"], n=1, cutoff=0.6)

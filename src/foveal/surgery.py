@@ -1,8 +1,9 @@
 """Attaching an attention to a layer of any torch model.
 
-The layer's class is swapped for a subclass whose `__call__` passes the layer's output through the attention. Hooks would
-get lost (their ids restart at 0 in every process, so another tool's hook can replace them), and an overridden `forward`
-is bypassed by exporters that assign their own. `isinstance(layer, C3k2)` stays true, and so does every parameter name.
+The layer's class is swapped for a subclass whose `__call__` passes the layer's output through the attention. A hook
+would get lost: hook ids restart at 0 in every process, so another tool's hook can replace it. An overridden `forward`
+would be bypassed by exporters that assign their own. `isinstance(layer, C3k2)` stays true, and so does every name in
+the state dict.
 """
 
 import functools
@@ -61,13 +62,16 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
             raise UserError("an empty Sequential has no output to attend", "attach to the layer before it")
         layer = layer[-1]
     if isinstance(layer, _CONTAINERS):
-        raise UserError(f"a {type(layer).__name__} is never called, so it has no output to attend", "attach to a member")
+        raise UserError(
+            f"a {type(layer).__name__} is never called, so it has no output to attend", "attach to a member"
+        )
     if not _attended(layer):
         if hasattr(layer, "attention"):
             raise UserError(f"{type(layer).__name__} already has an attribute 'attention'", "attach to another layer")
         layer.attention = nn.Sequential()
         layer.__class__ = _attended_class(type(layer))
-    layer.attention.append(attention.train(layer.training))
+    layer.attention.append(attention)
+    layer.attention.train(layer.training)
     return layer
 
 

@@ -33,7 +33,6 @@ except ModuleNotFoundError as missing:
     raise UserError("Ultralytics is not installed", "pip install 'foveal[yolo]'") from None
 
 
-
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
@@ -44,6 +43,7 @@ if _numbers(ultralytics.__version__) < _numbers(FLOOR):
         f"pip install 'ultralytics>={FLOOR}'",
     )
 
+from ultralytics.data.utils import check_det_dataset  # noqa: E402
 from ultralytics.models import rtdetr, yolo  # noqa: E402  (after the version is known to fit)
 from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.utils import ASSETS, LOGGER  # noqa: E402
@@ -247,10 +247,14 @@ def load(source: str) -> YOLO | RTDETR:
     try:
         return cls(source)
     except (FileNotFoundError, ConnectionError):
-        raise UserError(f"there is no file {source!r}", "check the path; the host knows names like yolo11n.yaml") from None
+        raise UserError(
+            f"there is no file {source!r}", "check the path; the host knows names like yolo11n.yaml"
+        ) from None
     except (TypeError, AttributeError, ModuleNotFoundError, KeyError, yaml.YAMLError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source!r} is not a model that can be loaded: {reason}", "give for example yolo11n.pt") from None
+        raise UserError(
+            f"{source!r} is not a model that can be loaded: {reason}", "give for example yolo11n.pt"
+        ) from None
 
 
 def talk_on_stderr() -> None:
@@ -270,8 +274,13 @@ def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
     return built
 
 
+def validation_images(data: str) -> str:
+    """The folder of validation images that a data file names."""
+    return check_det_dataset(data, autodownload=False)["val"]
+
+
 def checkpoint(model: nn.Module, like: dict) -> dict:
-    """What the host's loader expects in a .pt file, for `model` with the training arguments of the checkpoint `like`."""
+    """What the host's loader expects in a .pt file: `model`, with the training arguments of the checkpoint `like`."""
     fresh = dict.fromkeys(("best_fitness", "ema", "updates", "optimizer"))
     said = {key: like[key] for key in ("train_args", "license", "docs") if key in like}
     return {"epoch": -1, **fresh, **said, "model": model, "version": ultralytics.__version__}
@@ -291,4 +300,6 @@ def command(arguments: list[str]) -> None:
         entrypoint()
     except SyntaxError as error:
         said = str(error).strip().partition("\n\n")[0]  # the rest is the host's manual
-        raise UserError(said, "an attention is no argument here: put it in with foveal add and train that file") from None
+        raise UserError(
+            said, "an attention is no argument here: put it in with foveal add and train that file"
+        ) from None

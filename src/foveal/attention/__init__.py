@@ -16,9 +16,7 @@ for _cls in ATTENTIONS.values():
     _cls.__module__ = "foveal"
 
 _NAMES = {
-    alias.casefold(): cls
-    for cls in ATTENTIONS.values()
-    for alias in (cls.card.name, cls.__name__, *cls.card.aliases)
+    alias.casefold(): cls for cls in ATTENTIONS.values() for alias in (cls.card.name, cls.__name__, *cls.card.aliases)
 }
 
 

@@ -82,6 +82,7 @@ class Attention(nn.Module):
         """The same function for less work; override where one exists."""
         return self.reference(x)
 
+
 @torch.no_grad()
 def costs(cls: type[Attention], channels: int = 256, size: int = 40) -> dict[str, int]:
     """Parameters, and floating-point operations of each form, on a (1, channels, size, size) input.

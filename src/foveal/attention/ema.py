@@ -99,9 +99,9 @@ class EMAttention(Attention):
 
     def _weigh(self, x: Tensor, gate_BGHW: Tensor) -> Tensor:
         """Each channel times its group's map; x keeps its memory format."""
-        batch, channels, height, width = x.shape
+        batch, _, height, width = x.shape
         slabs = x.reshape(batch, self.groups, self.channels // self.groups, height, width)
-        return (slabs * gate_BGHW.unsqueeze(2).to(x.dtype)).reshape(batch, channels, height, width)
+        return (slabs * gate_BGHW.unsqueeze(2).to(x.dtype)).reshape(batch, self.channels, height, width)
 
     def _reference_map(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
@@ -109,7 +109,9 @@ class EMAttention(Attention):
         strips = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2)  # [N, C, H + W, 1]
         gates = self.conv1x1(strips).sigmoid()
         a, b = gates[:, :, :height], gates[:, :, height:].transpose(2, 3)
-        y1 = _instance_norm(x * a * b, self.gn.eps) * _per_channel(self.gn.weight) + _per_channel(self.gn.bias)
+        y1 = _instance_norm(x * a * b, self.channels // self.groups, self.gn.eps) * _per_channel(
+            self.gn.weight
+        ) + _per_channel(self.gn.bias)
         y2 = self.conv3x3(x)
         weights1 = y1.mean((2, 3)).softmax(1).unsqueeze(1)  # [N, 1, C]
         weights2 = y2.mean((2, 3)).softmax(1).unsqueeze(1)
@@ -117,7 +119,8 @@ class EMAttention(Attention):
         return logits.sigmoid().view(batch, self.groups, height, width)
 
     def _fast_map(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
+        # Channel counts are Python numbers throughout: an exporter sees batch, height and width as unknowns.
+        batch, _, height, width = x.shape
         per_group = self.channels // self.groups
 
         per_row = _window_means(x, 3)  # [B, G*C, H, 3]
@@ -135,27 +138,27 @@ class EMAttention(Attention):
         kernel = (weights1 @ self.conv3x3.weight.flatten(1)).view(per_group, 1, 3, 3).repeat(self.groups, 1, 1, 1)
         local = F.conv2d(x, kernel, padding=1, groups=self.channels)
 
-        scale = (weights2 * self.gn.weight).reshape(batch, channels, 1, 1)
+        scale = (weights2 * self.gn.weight).reshape(batch, self.channels, 1, 1)
         shift = (weights2 @ self.gn.bias + weights1 @ self.conv3x3.bias).reshape(batch, self.groups, 1, 1)
-        terms = local + _instance_norm(x * (a * b), self.gn.eps) * scale
+        terms = local + _instance_norm(x * (a * b), self.channels, self.gn.eps) * scale
         logits = terms.reshape(batch, self.groups, per_group, height, width).sum(2) + shift
         return logits.sigmoid()
 
     def _strip_gate(self, strip: Tensor) -> Tensor:
         """sigmoid(conv1x1) along a strip of row or column means, (B, channels, L) to the same."""
-        batch, channels, length = strip.shape
+        batch, _, length = strip.shape
         slabs = strip.reshape(batch * self.groups, self.channels // self.groups, length)
         gate = F.conv1d(slabs, self.conv1x1.weight.squeeze(3), self.conv1x1.bias).sigmoid()
-        return gate.reshape(batch, channels, length)
+        return gate.reshape(batch, self.channels, length)
 
 
 def _per_channel(vector: Tensor) -> Tensor:
     return vector.view(-1, 1, 1)
 
 
-def _instance_norm(x: Tensor, eps: float) -> Tensor:
+def _instance_norm(x: Tensor, channels: int, eps: float) -> Tensor:
     # Not F.group_norm, which refuses a single value per channel: a 1 x 1 map is legal here and normalises to 0.
-    return torch.group_norm(x, x.shape[1], None, None, eps)
+    return torch.group_norm(x, channels, None, None, eps)
 
 
 def _window_means(x: Tensor, dim: int) -> Tensor:

@@ -1,0 +1,52 @@
+"""Ultralytics, kept from the network and from the user's settings, and the real data where it exists."""
+
+import atexit
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+def _isolate_ultralytics() -> None:
+    # Before its first import, which reads these; child processes inherit them.
+    home = Path(tempfile.mkdtemp(prefix="foveal-tests-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    (home / "Ultralytics").mkdir()
+    os.environ |= {"YOLO_CONFIG_DIR": str(home), "YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0"}
+    if spec := importlib.util.find_spec("matplotlib"):
+        # Any font under this name keeps training from looking for one on the network.
+        fonts = Path(spec.submodule_search_locations[0]) / "mpl-data/fonts/ttf"
+        shutil.copy(fonts / "DejaVuSans.ttf", home / "Ultralytics/Arial.ttf")
+
+
+_isolate_ultralytics()
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    """Trained YOLO11n weights."""
+    path = SHARED / "weights/yolo11n_from_int8.pt"
+    if not path.exists():
+        pytest.skip(f"no YOLO11n weights at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def bccd(tmp_path_factory) -> Path:
+    """The data file of a copy of BCCD, because training writes caches beside the labels."""
+    if not (SHARED / "bccd").is_dir():
+        pytest.skip(f"no BCCD images at {SHARED / 'bccd'}")
+    root = tmp_path_factory.mktemp("bccd")
+    for part in ("images", "labels"):
+        for source in (SHARED / "bccd" / part).rglob("*.*"):
+            target = root / part / source.relative_to(SHARED / "bccd" / part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    data = root / "data.yaml"
+    data.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: [RBC, WBC, Platelets]\n")
+    return data

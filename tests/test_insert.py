@@ -1,0 +1,197 @@
+"""The row rewriter, on toy models: no Ultralytics needed."""
+
+import copy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foveal import Spec, UserError, insert
+
+EMA = Spec.parse("ema")
+
+# Rows as in YOLO11 cut down to two levels: 0 stem, 1-2 stage P3, 3-4 stage P4, 5 SPPF, 6 C2PSA, 7-9 top-down, 10 head
+TOY = {
+    "nc": 3,
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "C3k2", [16]],
+        [-1, 1, "Conv", [32, 3, 2]],
+        [-1, 1, "C3k2", [32]],
+        [-1, 1, "SPPF", [32, 5]],
+        [-1, 1, "C2PSA", [32]],
+    ],
+    "head": [
+        [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+        [[-1, 2], 1, "Concat", [1]],
+        [-1, 1, "C3k2", [16]],
+        [[9, 6], 1, "Detect", ["nc"]],
+    ],
+}
+STRIDES = [4, 8, 8, 16, 16, 16, 16, 8, 8, 8, None]
+
+
+@st.composite
+def graphs(draw):
+    """Models with random wiring, each row reading one or more earlier rows in any notation, the head most of them."""
+    count = draw(st.integers(3, 12))
+    together = [[-1, 1, "Conv", [8]]]
+    for index in range(1, count):
+        read = draw(st.lists(st.integers(0, index - 1), min_size=1, max_size=3))
+        written = [draw(st.sampled_from([source, source - index])) for source in read]
+        together.append([written[0] if len(written) == 1 else written, 1, f"Layer{index}", [index]])
+    cut = draw(st.integers(1, count - 1))
+    return {"nc": 1, "backbone": together[:cut], "head": together[cut:]}
+
+
+def edges(cfg):
+    return [insert.sources(row, index) for index, row in enumerate(insert.rows(cfg))]
+
+
+@given(graphs(), st.data())
+def test_own_rows_keep_every_edge(cfg, data):
+    count = len(insert.rows(cfg))
+    after = data.draw(st.lists(st.integers(0, count - 2), unique=True))
+    original = copy.deepcopy(cfg)
+    grown, number = insert.with_rows(cfg, EMA, after)
+    assert cfg == original
+    new_rows, new_edges = insert.rows(grown), edges(grown)
+    assert len(new_rows) == count + len(after)
+    for index, row in enumerate(insert.rows(cfg)):
+        there = number[index]
+        assert new_rows[there][1:] == row[1:]
+        # Whoever read row s reads the attention behind it if there is one, else row s itself.
+        assert new_edges[there] == [-1 if s < 0 else number[s] + (s in after) for s in edges(cfg)[index]]
+    for index in after:
+        assert new_rows[number[index] + 1] == [-1, 1, "ema", [{"start": "identity"}]] or EMA.start is None
+        assert new_edges[number[index] + 1] == [number[index]]
+    assert len(grown["backbone"]) == len(cfg["backbone"]) + sum(i < len(cfg["backbone"]) for i in after)
+
+
+@given(graphs(), st.data())
+def test_suffixes_come_off_as_they_went_on(cfg, data):
+    after = sorted(data.draw(st.sets(st.sampled_from(sorted({s for e in edges(cfg) for s in e if s >= 0})))))
+    suffixed = insert.with_suffix(cfg, Spec.parse("ema(groups=8, start=paper)"), after)
+    plain, placed = insert.split(suffixed)
+    assert plain == cfg
+    assert list(placed) == after
+    assert all(p.specs == (Spec("ema", {"groups": 8}, "paper"),) and not p.own_row for p in placed.values())
+
+
+def test_own_rows_come_off_as_identities():
+    grown, _ = insert.with_rows(TOY, Spec.parse("ema(groups=8)"), [4])
+    plain, placed = insert.split(grown)
+    assert insert.rows(plain)[5] == [-1, 1, "nn.Identity", []]
+    assert placed == {5: insert.Placed((Spec("ema", {"groups": 8}, "paper"),), own_row=True)}
+
+
+def test_relative_references_survive():
+    cfg = copy.deepcopy(TOY)
+    cfg["head"][1][0] = [-2, -1]  # RT-DETR writes so
+    grown, _ = insert.with_rows(cfg, EMA, [7])
+    assert insert.sources(insert.rows(grown)[9], 9) == [6, 8]
+
+
+def test_a_second_attention_follows_the_first():
+    cfg = insert.with_suffix(insert.with_suffix(TOY, EMA, [9]), Spec.parse("ema(groups=8)"), [9])
+    assert insert.rows(cfg)[9][2] == "C3k2+ema+ema(groups=8)"
+    _, placed = insert.split(cfg)
+    assert [str(spec) for spec in placed[9].specs] == ["ema(start=identity)", "ema(groups=8, start=identity)"]
+
+
+def test_places():
+    assert insert.places(TOY, STRIDES) == {
+        "neck": (6, 9),
+        "P3": (9,),
+        "P4": (6,),
+        "backbone": (2, 4),
+        "backbone.P3": (2,),
+        "backbone.P4": (4,),
+        "sppf": (5,),
+        "psa": (6,),
+    }
+
+
+def test_resolve():
+    available = insert.places(TOY, STRIDES)
+    assert insert.resolve(["paper", "P3", "0"], available, "backbone.P3,backbone.P4", 11) == [0, 2, 4, 9]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("nekc", "this model has no place 'nekc'; did you mean 'neck'"),
+        ("P2", "no place 'P2'.*places: neck, P3, P4, backbone, backbone.P3, backbone.P4, sppf, psa, paper"),
+        ("10", "there is no row 10 to attach to; rows 0 to 9"),
+        ("paper", "no place 'backbone.P5'"),
+    ],
+)
+def test_missing_places_are_explained(place, message):
+    with pytest.raises(UserError, match=message):
+        insert.resolve([place], insert.places(TOY, STRIDES), "backbone.P4,backbone.P5", 11)
+
+
+def with_row(index, row):
+    """The toy with one more row, and everybody behind it reading as a blog author would write it."""
+    cfg = copy.deepcopy(TOY)
+    part, offset = ("backbone", 0) if index < 7 else ("head", 7)
+    cfg[part].insert(index - offset, row)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("args", "settings", "width"),
+    [
+        ([], {}, None),
+        ([16], {}, 16),
+        (["c2"], {}, None),
+        ([{"groups": 8}], {"groups": 8}, None),
+        ([16, {"groups": 8}], {"groups": 8}, 16),
+    ],
+    ids=str,
+)
+def test_ways_to_write_a_row(args, settings, width):
+    cfg = with_row(10, [-1, 1, "EMA", args])
+    cfg["head"][-1][0] = [10, 6]
+    _, placed = insert.split(cfg)
+    assert placed == {10: insert.Placed((Spec("ema", settings, "paper"),), own_row=True, width=width)}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([-1, 1, "EMA", [16, 8]], r"row 10 \(EMA\): cannot read the arguments \[16, 8\]; name them.*groups: 8"),
+        ([-1, 1, "EMA", ["wide"]], "cannot read the arguments"),
+        ([-1, 1, "EMA", [{"factor": 8}]], "no argument 'factor'"),
+        ([[9, 6], 1, "EMA", []], r"row 10 \(EMA\) reads rows \[9, 6\], but an attention reads one"),
+    ],
+    ids=str,
+)
+def test_rows_that_cannot_be_read_are_explained(row, message):
+    with pytest.raises(UserError, match=message):
+        insert.split(with_row(10, row))
+
+
+def test_a_row_nobody_reads_is_refused():
+    with pytest.raises(UserError, match=r"no row reads row 10 \(ema\).*Detect reads \[9, 6\]: put 10"):
+        insert.split(with_row(10, [-1, 1, "EMA", []]))
+
+
+def test_an_attention_on_the_head_is_refused():
+    cfg = copy.deepcopy(TOY)
+    cfg["head"][-1][2] += "+ema"
+    with pytest.raises(UserError, match=r"row 10 \(ema\) is the model's output; attach it to a row that Detect reads"):
+        insert.split(cfg)
+
+
+@pytest.mark.parametrize("cfg", [None, [], {"head": []}, {"backbone": [], "head": {}}, {"backbone": "x", "head": []}])
+def test_what_is_no_model_is_refused(cfg):
+    with pytest.raises(UserError, match="not a model YAML"):
+        insert.rows(cfg)
+
+
+@pytest.mark.parametrize("row", ["Conv", [-1, 1, "Conv"], [-1, 1, None, []], [-1, 1, "Conv", None]], ids=str)
+def test_what_is_no_row_is_refused(row):
+    with pytest.raises(UserError, match=r"row 0 is .* not \[from, repeats, module, args\]"):
+        insert.rows({"backbone": [row], "head": []})

@@ -1,0 +1,336 @@
+"""Attentions inside unmodified Ultralytics. Marked `host`: these run against the oldest and the newest release."""
+
+import copy
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers import filled
+
+pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+
+from ultralytics.nn import tasks
+
+import foveal
+from foveal import EMAttention, IdentityStart, Spec, UserError, graft, insert
+from foveal import yolo as host
+
+pytestmark = pytest.mark.host
+
+MODELS = {"": "DetectionModel", "-seg": "SegmentationModel", "-pose": "PoseModel", "-obb": "OBBModel"}
+MODELS |= {"-cls": "ClassificationModel"}
+TENSORS = {
+    "yolov8n": 355,
+    "yolo11n": 499,
+    "yolo12n": 691,
+    "yolo26n": 708,
+    "rtdetr-l": 941,
+    "yolo11n-seg": 561,
+    "yolo11n-pose": 541,
+    "yolo11n-obb": 541,
+    "yolo11n-cls": 236,
+}
+HOSTS = [
+    f"{family}{scale}{task}"
+    for family in ("yolov8", "yolo11", "yolo12", "yolo26")
+    for scale in "nsmlx"
+    for task in MODELS
+] + ["rtdetr-l"]
+
+
+def config(name: str) -> dict:
+    """The installed release's own YAML."""
+    family = name.replace("yolov", "yolo")[:6]
+    if family == "yolo26" and not list(Path(tasks.__file__).parents[1].glob("cfg/models/26/*.yaml")):
+        pytest.skip("this release of Ultralytics has no YOLO26")
+    return tasks.yaml_model_load(f"{name}.yaml")
+
+
+def build(name: str, cfg: dict | None = None):
+    cls = "RTDETRDetectionModel" if "rtdetr" in name else MODELS["-" + name.partition("-")[2] if "-" in name else ""]
+    return getattr(tasks, cls)(copy.deepcopy(cfg or config(name)), ch=3, verbose=False)
+
+
+def attentions(model) -> list[EMAttention]:
+    return [module for module in model.modules() if isinstance(module, EMAttention)]
+
+
+@torch.no_grad()
+def outputs(model, size=64):
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return graft._tensors(model.eval()(image))
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_stock_loader_brings_every_tensor_and_identity_start_keeps_the_output(name):
+    torch.manual_seed(0)
+    plain = build(name)
+    places = insert.places(plain.yaml, graft._strides(plain.eval()))
+    attended = build(name, insert.with_suffix(plain.yaml, Spec.parse("ema"), places["neck"]))
+    assert len(attentions(attended)) == len(places["neck"]) == (1 if name.endswith("-cls") else 3)
+
+    carried = tasks.intersect_dicts(plain.state_dict(), attended.state_dict())
+    assert len(carried) == len(plain.state_dict()) == TENSORS.get(name, len(carried))
+    attended.load(plain, verbose=False)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(plain), outputs(attended), strict=True))
+
+
+@pytest.mark.parametrize("name", [*TENSORS, "yolov8n-cls", "yolo12n-obb", "yolo26n-seg", "yolo11x"])
+def test_own_rows_keep_every_tensor_under_its_new_number(name):
+    torch.manual_seed(0)
+    plain = build(name)
+    strides = graft._strides(plain.eval())
+    places = insert.places(plain.yaml, strides)
+    cfg, number = insert.with_rows(plain.yaml, Spec.parse("ema(start=identity)"), places["neck"] + places["backbone"])
+    attended = build(name, cfg)
+    total = len(plain.state_dict())
+    assert graft._carry_over(plain, attended, number) == (total, total)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(plain), outputs(attended), strict=True))
+
+
+EXPECTED_PLACES = {
+    "yolov8n": {"neck": (15, 18, 21), "backbone": (2, 4, 6, 8), "sppf": (9,)},
+    "yolo11n": {"neck": (16, 19, 22), "backbone": (2, 4, 6, 8), "sppf": (9,), "psa": (10,)},
+    "yolo11x-pose": {"neck": (16, 19, 22), "backbone": (2, 4, 6, 8), "sppf": (9,), "psa": (10,)},
+    "yolo11n-cls": {"neck": (9,), "P5": (9,), "backbone": (2, 4, 6, 8), "psa": (9,)},
+    "yolo12n": {"neck": (14, 17, 20), "backbone": (2, 4, 6, 8)},
+    "yolo26n": {"neck": (16, 19, 22), "backbone": (2, 4, 6, 8), "sppf": (9,), "psa": (10,)},
+    "rtdetr-l": {"neck": (21, 24, 27), "backbone": (1, 3, 7, 9)},
+    "yolov8n-p2": {"neck": (18, 21, 24, 27), "P2": (18,), "P5": (27,), "backbone": (2, 4, 6, 8), "sppf": (9,)},
+    "yolov8n-p6": {"neck": (20, 23, 26, 29), "P6": (29,), "backbone": (2, 4, 6, 8, 10), "sppf": (11,)},
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED_PLACES)
+def test_places_are_found_by_structure(name):
+    model = host.load(f"{name}.yaml").model if "-p" in name and "pose" not in name else build(name)
+    found = insert.places(model.yaml, graft._strides(model.eval()))
+    unnumbered = {place: rows for place, rows in found.items() if place in EXPECTED_PLACES[name]}
+    assert unnumbered == EXPECTED_PLACES[name]
+    assert not {"sppf", "psa"} & (set(found) - set(EXPECTED_PLACES[name]))
+
+
+# The table users meet in published YAMLs: EMA after the three neck blocks of YOLO11, Detect re-pointed --------------
+
+
+def published(row: list, scale: str = "n") -> dict:
+    """YOLO11 with `row` behind the last backbone block and every later number moved by one, written out by hand."""
+    cfg = config(f"yolo11{scale}")
+    cfg["backbone"].append(copy.deepcopy(row))
+    head = cfg["head"]
+    head[-4][0] = [-1, 14]  # Concat of the P4 block
+    head[6][0], head[9][0], head[-1][0] = -1, -1, [17, 20, 23]
+    head[7][0], head[10][0] = [-1, 14], [-1, 11]
+    return cfg
+
+
+@pytest.mark.parametrize("args", [[], [256], ["c2"], [{"groups": 8}]], ids=str)
+def test_published_row_builds(args):
+    model = build("yolo11n", published([-1, 1, "EMA", args]))
+    layer = model.model[11]
+    assert isinstance(layer, EMAttention)
+    assert (layer.channels, layer.groups) == (256, 8 if args and isinstance(args[0], dict) else 32)
+    assert (layer.i, layer.f, layer.np) == (11, -1, sum(p.numel() for p in layer.parameters()))
+    # As in the authors' code: the row's tensors have no prefix, and it is not started as the identity.
+    assert "model.11.conv1x1.weight" in model.state_dict()
+    assert not any(isinstance(module, IdentityStart) for module in model.modules())
+
+
+@pytest.mark.parametrize(("scale", "true"), [("s", 512), ("m", 512), ("l", 512), ("x", 768)])
+def test_published_row_with_a_width_that_is_wrong_for_the_scale_names_the_true_one(scale, true):
+    with pytest.raises(
+        UserError,
+        match=rf"row 11 \(ema\) says 256 channels, but .* has {true} at scale '{scale}'; write {true}, or \[\]",
+    ):
+        build(f"yolo11{scale}", published([-1, 1, "EMA", [256]], scale))
+    assert attentions(build(f"yolo11{scale}", published([-1, 1, "EMA", []], scale)))[0].channels == true
+
+
+def test_published_row_in_the_authors_unscaled_style_is_explained():
+    with pytest.raises(UserError, match=r"says 1024 channels, but the row it reads has 256 at scale 'n'"):
+        build("yolo11n", published([-1, 1, "EMA", [1024]]))
+
+
+def test_repeated_row_builds_as_often_as_its_depth_says():
+    model = build("yolo11n", published([-1, 4, "EMA", []]))  # depth 0.5
+    assert len(attentions(model)) == 2
+
+
+@pytest.mark.parametrize("scale", "nsmlx")
+def test_rows_right_before_detect_build_and_are_read(scale):
+    cfg, _ = insert.with_rows(config(f"yolo11{scale}"), Spec.parse("ema"), [16, 19, 22])
+    cfg["head"][-1][0] = [17, 21, 25]
+    model = build("yolo11n", cfg)
+    assert [module.channels for module in attentions(model)] == [
+        layer[0].conv.in_channels for layer in model.model[-1].cv2
+    ]
+
+
+def test_a_row_detect_does_not_read_is_refused():
+    cfg, _ = insert.with_rows(config("yolo11n"), Spec.parse("ema"), [16, 19, 22])
+    cfg["head"][-1][0] = [17, 21, 24]  # seen in a published repository
+    with pytest.raises(UserError, match=r"no row reads row 25 \(ema\).*Detect reads \[17, 21, 24\]: put 25"):
+        build("yolo11n", cfg)
+
+
+def test_suffix_takes_arguments():
+    cfg = config("yolo11n")
+    cfg["backbone"][4][2] = "C3k2+ema(groups=8, start=paper)"
+    layer = build("yolo11n", cfg).model[4]
+    assert type(layer.attention[0]) is EMAttention
+    assert layer.attention[0].groups == 8
+
+
+def test_channels_that_groups_do_not_divide_are_explained():
+    cfg = config("yolo11n")
+    cfg["backbone"][0][2] += "+ema"
+    with pytest.raises(UserError, match=r"channels=16, groups=32.*groups=16 fits"):
+        build("yolo11n", cfg)
+
+
+def test_the_legacy_head_trap_is_avoided():
+    # A host that no longer recognises C3k2 builds YOLOv8's head: 14 % more parameters, in silence.
+    cfg = config("yolo11s")
+    every = [i for i, row in enumerate(insert.rows(cfg)) if row[2] == "C3k2"]
+    plain, attended = build("yolo11s"), build("yolo11s", insert.with_suffix(cfg, Spec.parse("ema"), every))
+    assert all(isinstance(attended.model[i], tasks.C3k2) for i in every)
+    added = sum(
+        p.numel() for module in attended.modules() if isinstance(module, IdentityStart) for p in module.parameters()
+    )
+    assert sum(p.numel() for p in attended.parameters()) - added == sum(p.numel() for p in plain.parameters())
+
+
+def test_plain_models_pass_through_untouched():
+    torch.manual_seed(0)
+    ours = build("yolo11n").state_dict()
+    original = tasks.parse_model
+    tasks.parse_model = original.__wrapped__
+    try:
+        torch.manual_seed(0)
+        stock = build("yolo11n").state_dict()
+    finally:
+        tasks.parse_model = original
+    assert all(torch.equal(a, b) for a, b in zip(ours.values(), stock.values(), strict=True))
+
+
+def test_the_saved_yaml_keeps_what_the_user_wrote():
+    cfg = insert.with_suffix(config("yolo11n"), Spec.parse("ema(groups=8)"), [16])
+    assert build("yolo11n", cfg).yaml["head"][5][2] == "C3k2+ema(groups=8)"
+
+
+def test_the_table_shows_each_attention(caplog):
+    logger = logging.getLogger(host.LOGGER.name)
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.INFO)
+    try:
+        cfg = insert.with_suffix(config("yolo11n"), Spec.parse("ema"), [16])
+        tasks.DetectionModel(cfg, verbose=True)
+    finally:
+        logger.removeHandler(caplog.handler)
+    lines = [line for line in caplog.text.splitlines() if "foveal" in line]
+    assert len(lines) == 1
+    assert "16" in lines[0]
+    assert "112  foveal.ema" in lines[0]  # 48 of the attention and 64 gains
+    assert "Widths" not in caplog.text
+
+
+def test_fuse_and_copies_keep_the_output():
+    cfg = insert.with_suffix(config("yolo11n"), Spec.parse("ema(start=paper)"), [16, 19, 22])
+    model = filled_attentions(build("yolo11n", cfg))
+    before = outputs(model)
+    for other in (copy.deepcopy(model), copy.deepcopy(model).fuse(verbose=False)):
+        for a, b in zip(outputs(other), before, strict=True):
+            assert float((a - b).abs().max()) <= 2e-4 * max(1.0, float(b.abs().max()))
+    assert len(attentions(copy.deepcopy(model).fuse(verbose=False))) == 3
+
+
+def filled_attentions(model):
+    for module in attentions(model):
+        filled(module)
+    return model
+
+
+def test_info_counts_the_attentions_operations():
+    cfg = config("yolo11n")
+    plain = build("yolo11n", cfg)
+    attended = build("yolo11n", insert.with_suffix(cfg, Spec.parse("ema(groups=8)"), [16, 19, 22]))
+    from ultralytics.utils.torch_utils import get_flops
+
+    assert get_flops(attended) > get_flops(plain) > 6
+
+
+def test_frozen_layers_leave_their_attentions_trainable():
+    model = build("yolo11n", insert.with_suffix(config("yolo11n"), Spec.parse("ema"), [4]))
+    row_model = build("yolo11n", published([-1, 1, "EMA", []]))
+    assert host._spare_attentions(model, 3) == [0, 1, 2]
+    assert host._spare_attentions(model, [3, 4, "5.conv"]) == [3, "4.cv1", "4.cv2", "4.m", "5.conv"]
+    assert host._spare_attentions(row_model, [10, 11]) == [10]
+    assert host._spare_attentions(model, None) is None
+
+
+def test_every_task_has_a_trainer_that_workers_can_import():
+    yolo_map = host.YOLO("yolo11n.yaml").task_map
+    for task in ("detect", "segment", "pose", "obb", "classify"):
+        trainer = yolo_map[task]["trainer"]
+        assert trainer.__module__ == "foveal.yolo"
+        assert getattr(host, trainer.__name__) is trainer
+    detr = host.YOLO("rtdetr-l.yaml")
+    assert isinstance(detr, host.RTDETR)
+    assert detr.task_map["detect"]["trainer"] is host.RTDETRTrainer
+
+
+# What can be wrong with the host -----------------------------------------------------------------------------------
+
+
+def import_foveal_yolo(tmp_path: Path, fake: dict[str, str] | None) -> str:
+    """The error that `import foveal.yolo` gives beside a stand-in for Ultralytics."""
+    for name, text in (fake or {}).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    block = "" if fake else "import sys; sys.modules['ultralytics'] = None; "
+    code = block + ("from foveal import UserError\ntry:\n import foveal.yolo\nexcept UserError as error: print(error)")
+    path = os.pathsep.join([str(tmp_path), str(Path(foveal.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+FAKE = {
+    "ultralytics/__init__.py": "__version__ = '{}'\nclass YOLO: pass\nclass RTDETR: pass",
+    "ultralytics/models/__init__.py": "rtdetr = yolo = None",
+    "ultralytics/nn/__init__.py": "",
+    "ultralytics/nn/tasks.py": "def parse_model(rows, widths): pass",
+    "ultralytics/utils/__init__.py": "import logging, pathlib\nLOGGER = logging.getLogger()\nASSETS = pathlib.Path()",
+}
+
+
+def test_ultralytics_missing(tmp_path):
+    assert import_foveal_yolo(tmp_path, None) == "Ultralytics is not installed; pip install 'foveal[yolo]'"
+
+
+def test_ultralytics_too_old(tmp_path):
+    fake = {name: text.format("8.2.103") for name, text in FAKE.items()}
+    said = import_foveal_yolo(tmp_path, fake)
+    assert said == f"Ultralytics 8.2.103 is older than foveal can work with; pip install 'ultralytics>={host.FLOOR}'"
+
+
+@pytest.mark.parametrize("parser", [FAKE["ultralytics/nn/tasks.py"], "def build_rows(d, ch, verbose): pass"])
+def test_ultralytics_with_another_parser(tmp_path, parser):
+    fake = {name: text.format("9.0.0") for name, text in (FAKE | {"ultralytics/nn/tasks.py": parser}).items()}
+    said = import_foveal_yolo(tmp_path, fake)
+    assert said.startswith("the model parser of Ultralytics 9.0.0 is not the one foveal knows; install")
+
+
+def test_a_parser_that_drops_the_widths_is_noticed():
+    def without_last(d, ch, verbose=True):
+        layers, save = tasks.parse_model.__wrapped__(d, ch, verbose)
+        return layers[:-1], save
+
+    with pytest.raises(UserError, match=r"the model parser of Ultralytics .* is not the one foveal knows"):
+        host._parse_model(without_last, insert.with_suffix(config("yolo11n"), Spec.parse("ema"), [16]), 3, False)
