@@ -36,13 +36,18 @@ def run_form(module: torch.nn.Module, form: str, x: torch.Tensor, dy: torch.Tens
     return {name: tensor.detach().double() for name, tensor in results.items()}
 
 
-def in_fresh_process(code: str, cwd: Path, **env: str) -> str:
-    """What `code` prints in an interpreter that has imported nothing; fails with its stderr."""
+def run(command: list[str], cwd: Path, **env: str) -> str:
+    """What a command prints; fails with its stderr, and never waits for ever."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False
+        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
+
+
+def in_fresh_process(code: str, cwd: Path, **env: str) -> str:
+    """What `code` prints in an interpreter that has imported nothing."""
+    return run([sys.executable, "-c", code], cwd, **env)
 
 
 def last_json(printed: str) -> object:

@@ -13,6 +13,7 @@ import copy
 import functools
 import inspect
 import logging
+import pickle
 import sys
 from pathlib import Path
 
@@ -43,6 +44,7 @@ if _numbers(ultralytics.__version__) < _numbers(FLOOR):
         f"pip install 'ultralytics>={FLOOR}'",
     )
 
+from ultralytics import cfg  # noqa: E402
 from ultralytics.data.utils import check_det_dataset  # noqa: E402
 from ultralytics.models import rtdetr, yolo  # noqa: E402  (after the version is known to fit)
 from ultralytics.nn import tasks  # noqa: E402
@@ -235,6 +237,13 @@ class YOLO(ultralytics.YOLO):
 # Files -----------------------------------------------------------------------------------------------------------
 
 
+# What releases of the host raise for a file that is cut short, no model at all, or made with code that is not there.
+_UNREADABLE = (
+    *(AttributeError, EOFError, KeyError, ModuleNotFoundError, RuntimeError, TypeError, ValueError),
+    *(pickle.UnpicklingError, yaml.YAMLError),
+)
+
+
 def load(source: str) -> YOLO | RTDETR:
     """The model in a .pt file, or one built from a model YAML or its name.
 
@@ -242,18 +251,18 @@ def load(source: str) -> YOLO | RTDETR:
         UserError: no such file, or not one of a model.
     """
     if not source.endswith((".pt", ".yaml", ".yml")):
-        raise UserError(f"{source!r} is neither a .pt file nor a model YAML", "give for example yolo11n.pt")
+        raise UserError(f"{source!r} is neither a .pt file nor a model YAML", "give one such as yolo11n.pt")
     cls = RTDETR if "rtdetr" in Path(source).stem.lower() else YOLO
     try:
         return cls(source)
+    except UserError:
+        raise
     except (FileNotFoundError, ConnectionError):
+        raise UserError(f"there is no file {source!r}", "the host also knows names such as yolo11n.yaml") from None
+    except _UNREADABLE as error:
+        reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"there is no file {source!r}", "check the path; the host knows names like yolo11n.yaml"
-        ) from None
-    except (TypeError, AttributeError, ModuleNotFoundError, KeyError, yaml.YAMLError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{source!r} is not a model that can be loaded: {reason}", "give for example yolo11n.pt"
+            f"{source!r} is not a model that can be loaded: {reason}", "give one such as yolo11n.pt"
         ) from None
 
 
@@ -287,19 +296,29 @@ def checkpoint(model: nn.Module, like: dict) -> dict:
 
 
 def command(arguments: list[str]) -> None:
-    """The stock `yolo` command with attentions registered and our trainers.
+    """The stock `yolo` command with attentions registered and our trainers, and `tune`, which stock has in Python only.
 
     Raises:
         UserError: the host does not know an argument.
     """
-    from ultralytics.cfg import entrypoint
-
     ultralytics.YOLO, ultralytics.RTDETR = YOLO, RTDETR
-    sys.argv[:] = ["yolo", *arguments]  # in place: the host keeps a reference to this list
     try:
-        entrypoint()
+        if "tune" in arguments:
+            _tune([argument for argument in arguments if argument != "tune"])
+        else:
+            sys.argv[:] = ["yolo", *arguments]  # in place: the host keeps a reference to this list
+            cfg.entrypoint()
     except SyntaxError as error:
         said = str(error).strip().partition("\n\n")[0]  # the rest is the host's manual
         raise UserError(
             said, "an attention is no argument here: put it in with foveal add and train that file"
         ) from None
+
+
+def _tune(arguments: list[str]) -> None:
+    given = dict(cfg.parse_key_value_pair(argument) for argument in arguments if "=" in argument)
+    own = {key: given.pop(key) for key in ("iterations", "use_ray") if key in given}
+    cfg.check_dict_alignment(cfg.DEFAULT_CFG_DICT, given)
+    if "model" not in given:
+        raise UserError("tune needs a model", "add for example model=yolo11n-ema.pt")
+    load(given.pop("model")).tune(**own, **given)

@@ -1,0 +1,128 @@
+"""The commands as a shell sees them: what they print where, and their exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers import GOLDEN, last_json
+
+FOVEAL = str(Path(sys.executable).with_name("foveal"))
+
+
+def foveal(*arguments: str, cwd=None, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [FOVEAL, *arguments],
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "100", **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["", "list", "show", "add", "demo"])
+def test_help_is_frozen(command):
+    # Commands and flags are promises: adding one is a decision that shows in this file's diff.
+    done = foveal(*command.split(), "--help")
+    golden = GOLDEN / "help" / f"{command or 'foveal'}.txt"
+    if os.environ.get("GOLDEN") == "update":
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(done.stdout)
+    assert (done.returncode, done.stdout) == (0, golden.read_text())
+
+
+def test_help_is_instant():
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        foveal("--help")
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5
+
+
+def test_list_and_show():
+    listed = json.loads(foveal("list", "--json").stdout)
+    assert [entry["name"] for entry in listed] == ["ema"]
+    assert listed[0]["parameters"] == 672
+    assert "60.9" in foveal("list").stdout
+    shown = foveal("show", "EMA").stdout
+    assert "softmax(mean(y1)) . y2" in shown
+    assert "https://arxiv.org/abs/2305.13563" in shown
+    assert json.loads(foveal("show", "ema", "--json").stdout)["paper_place"] == "backbone.P4,backbone.P5"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["show", "emma"], "error: no attention is named 'emma'\n\nhint: did you mean 'ema'? (foveal list)\n"),
+        (["add", "x.txt", "ema"], "error: 'x.txt' is neither a .pt file nor a model YAML\n\nhint: give one such as"),
+        (["demo", "--data", "none.yaml"], "error: there is no data file 'none.yaml'\n\nhint: leave it out"),
+    ],
+)
+def test_mistakes_are_two_lines_and_exit_code_2(arguments, error, tmp_path):
+    done = foveal(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("\n")
+    assert error in done.stderr
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_wrong_usage_is_exit_code_2():
+    done = foveal("add", "yolo11n.yaml")
+    assert done.returncode == 2
+    assert "Missing argument 'SPEC'" in done.stderr
+
+
+def test_add_prints_the_proof(tmp_path):
+    done = foveal("add", "yolo11n.yaml", "ema", "--at", "neck", "-o", "x.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (GOLDEN / "add.txt").read_text()
+    again = foveal("add", "yolo11n.yaml", "ema", "-o", "x.yaml", cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "error: x.yaml exists" in again.stderr
+
+
+def test_add_json_has_stdout_to_itself(tmp_path):
+    done = foveal("add", "yolo11n.yaml", "ema(groups=8)", "--own-row", "--json", cwd=tmp_path)
+    added = json.loads(done.stdout)
+    assert added["output"] == "yolo11n-ema.yaml"
+    assert added["tensors"] == [499, 499]
+    assert {change["after"] for change in added["changes"]} >= {"[-1, 1, ema, [{groups: 8, start: identity}]]"}
+
+
+def test_yolo_hands_over_to_the_stock_grammar(tmp_path):
+    foveal("add", "yolo11n.yaml", "ema", "-o", "x.yaml", cwd=tmp_path)
+    code = "from ultralytics import YOLO; YOLO('x.yaml').save('x.pt')"
+    subprocess.run([sys.executable, "-c", "import foveal.yolo; " + code], cwd=tmp_path, check=True, capture_output=True)
+    done = foveal("yolo", "predict", "model=x.pt", "imgsz=64", "device=cpu", "save=False", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "bus.jpg" in done.stdout
+    assert foveal("yolo", "version").stdout.strip().count(".") == 2
+
+
+@pytest.mark.parametrize("argument", ["attention=ema", "epoch=3"])
+def test_yolo_explains_unknown_keys(argument, tmp_path):
+    done = foveal("yolo", "train", "model=yolo11n.yaml", argument, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"'{argument.partition('=')[0]}' is not a valid YOLO argument" in done.stderr
+    assert "hint: an attention is no argument here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_commands_need_ultralytics_only_where_they_use_it(tmp_path):
+    code = "import sys; sys.modules['ultralytics'] = None; sys.argv[0] = 'foveal'; from foveal.cli import main; main()"
+
+    def without(*arguments):
+        return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+    assert last_json(without("show", "ema", "--json").stdout.replace("\n", ""))["name"] == "ema"
+    for command in (["add", "yolo11n.yaml", "ema"], ["yolo", "version"], ["demo", "-o", str(tmp_path / "d")]):
+        done = without(*command)
+        assert done.returncode == 2
+        assert done.stderr == "error: Ultralytics is not installed\n\nhint: pip install 'foveal[yolo]'\n"

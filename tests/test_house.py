@@ -1,0 +1,101 @@
+"""The order of the house: who may import whom, what stays unloaded, and what every attention must bring along."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import foveal
+from foveal import ATTENTIONS
+from helpers import GOLDEN, in_fresh_process
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "foveal"
+
+# A file imports only from rungs below its own.
+LADDER = [
+    {"errors"},
+    {"attention"},
+    {"spec"},
+    {"surgery", "insert"},
+    {"yolo"},
+    {"graft"},
+    {"demo"},
+    {"cli"},
+]
+# Packages that enter by one door.
+DOORS = {"ultralytics": {"yolo"}, "typer": {"cli"}, "matplotlib": {"demo"}, "PIL": {"graft", "demo"}}
+OPTIONAL = ("torch", "numpy", "ultralytics", "typer", "matplotlib", "onnx", "PIL", "yaml")
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """Rooms of ours and outside packages that a file imports, anywhere in it."""
+    ours, others = set(), set()
+    depth = len(path.relative_to(SOURCE).parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            others |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            others.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.ImportFrom) and node.level == depth:
+            ours |= {node.module.partition(".")[0]} if node.module else {alias.name for alias in node.names}
+    return ours, others
+
+
+def files() -> dict[str, Path]:
+    return {str(path.relative_to(SOURCE)): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+@pytest.mark.parametrize("name", [name for name in files() if name != "__init__.py"])
+def test_imports_go_down_the_ladder_and_through_the_doors(name):
+    room = name.partition("/")[0].removesuffix(".py")
+    rung = next(i for i, rooms in enumerate(LADDER) if room in rooms)
+    ours, others = imports(files()[name])
+    below = set().union(*LADDER[:rung])
+    assert ours <= below, f"{name} imports {ours - below}"
+    for package, doors in DOORS.items():
+        assert package not in others or room in doors, f"{name} imports {package}"
+
+
+def test_importing_foveal_loads_nothing(tmp_path):
+    code = f"import sys, foveal; print([name for name in {OPTIONAL} if name in sys.modules], len(dir(foveal)))"
+    assert in_fresh_process(code, tmp_path).split() == ["[]", str(len(foveal.__all__))]
+
+
+@pytest.mark.parametrize("name", foveal.__all__)
+def test_public_names_resolve_and_belong_to_the_package(name):
+    assert getattr(foveal, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'EMA'"):
+        _ = foveal.EMA
+
+
+def test_attentions_load_without_ultralytics(tmp_path):
+    code = "import sys; sys.modules['ultralytics'] = None; import foveal; print(foveal.EMAttention(64).channels)"
+    assert in_fresh_process(code, tmp_path).split() == ["64"]
+
+
+@pytest.mark.parametrize("cls", ATTENTIONS.values(), ids=ATTENTIONS)
+def test_every_attention_is_complete(cls):
+    card = cls.card
+    assert files()[f"attention/{card.name}.py"]
+    assert (GOLDEN / f"{card.name}.json").exists(), "no golden numbers"
+    assert card.paper.rsplit("/", 1)[-1] in (ROOT / "NOTICE").read_text(), "not in NOTICE"
+    assert cls.reference.__doc__
+    assert cls.gates.__doc__
+    assert card.notes
+    for readme in ("README.md", "README.zh-CN.md"):
+        assert f"| `{card.name}` |" in (ROOT / readme).read_text(), readme
+
+
+def test_every_attention_file_is_in_the_tuple():
+    listed = {f"attention/{name}.py" for name in ATTENTIONS}
+    assert {name for name in files() if name.startswith("attention/") and "_" not in name} == listed
+
+
+def test_the_supported_range_is_said_once():
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    source = (SOURCE / "yolo.py").read_text()
+    (floor,) = re.findall(r'^FLOOR = "([\d.]+)"', source, re.MULTILINE)
+    assert f'"ultralytics>={floor}' in pyproject
+    assert f"ultralytics=={floor}" in (ROOT / "Makefile").read_text()
