@@ -184,11 +184,13 @@ def test_restricted_loading_after_importing_foveal(home, name):
         child(code, home, ULTRALYTICS_SAFE_LOAD="1")
 
 
-@pytest.mark.parametrize("name", ["x", "row"])
-def test_onnx_of_every_size_equals_pytorch_and_holds_the_attention(home, name):
+@pytest.mark.parametrize("name", ["x", "row", "trained"])
+def test_onnx_of_every_size_equals_pytorch_and_holds_the_attention(home, name, request):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    # Gains of 1, because at their start of 0 the attention would not show, and norms of 3, because a signal fades away
-    # in fresh layers.
+    if name == "trained":
+        foveal.add(str(request.getfixturevalue("weights")), "ema", at="neck", output=home / "trained.pt", force=True)
+    # Gains of 1, because at their start of 0 the attention would not show, and in fresh layers norms of 2, because a
+    # signal fades away there.
     code = f"""
 import copy, numpy as np, onnxruntime, torch
 from PIL import Image
@@ -200,8 +202,8 @@ for key, parameter in model.model.named_parameters():
     elif "attention" in key:
         parameter.data.normal_(std=0.5)
 for layer in model.model.modules():
-    if isinstance(layer, torch.nn.BatchNorm2d):
-        layer.weight.data.fill_(3)
+    if isinstance(layer, torch.nn.BatchNorm2d) and "{name}" != "trained":
+        layer.weight.data.fill_(2)
 model.save("attended-{name}.pt")
 path = YOLO("attended-{name}.pt").export(format="onnx", dynamic=True, imgsz=128, device="cpu")
 session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -225,7 +227,7 @@ print(json.dumps(errors))
     for box, score, without in child(code, home):
         assert box <= 1e-3  # pixels
         assert score <= 1e-5
-        assert without > 10 * 1e-3  # the attention is in the graph: leaving it out would be noticed
+        assert without > 5e-3  # the attention is in the graph: leaving it out would be noticed
 
 
 def test_two_epochs_on_real_images(weights, bccd, tmp_path):
