@@ -76,7 +76,7 @@ def test_mistakes_are_two_lines_and_exit_code_2(arguments, error, tmp_path):
 def test_wrong_usage_is_exit_code_2():
     done = foveal("add", "yolo11n.yaml")
     assert done.returncode == 2
-    assert "Missing argument 'SPEC'" in done.stderr
+    assert "Missing argument 'spec'" in done.stderr
 
 
 def test_add_prints_the_proof(tmp_path):

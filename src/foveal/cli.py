@@ -6,6 +6,7 @@ stand inside the commands, so that `foveal --help` is instant.
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -133,6 +134,8 @@ def demo(
 
     Takes a few minutes on two cores and downloads nothing.
     """
+    os.environ.setdefault("YOLO_OFFLINE", "1")  # read when the host is imported: nothing here needs the network,
+    os.environ.setdefault("YOLO_VERBOSE", "False")  # and a line for each epoch says enough
     from .demo import run
 
     arms = run(data, weights, output, epochs, image_size)

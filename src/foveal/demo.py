@@ -4,7 +4,6 @@ Without data of the user's, small objects are drawn here: nothing is downloaded.
 """
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -106,8 +105,6 @@ def run(data: str, weights: str, output: Path, epochs: int, image_size: int | No
     Raises:
         UserError: files that cannot be used.
     """
-    os.environ.setdefault("YOLO_OFFLINE", "1")
-    os.environ.setdefault("YOLO_VERBOSE", "False")
     import torch
 
     from . import yolo as host
@@ -121,7 +118,7 @@ def run(data: str, weights: str, output: Path, epochs: int, image_size: int | No
     source = host.load(weights or "yolo11n.yaml")
     if source.task != "detect":
         raise UserError(
-            f"{weights} is a model for the task {source.task!r}", "give one that detects, such as yolo11n.pt"
+            f"{weights} is a model for the task {source.task!r}", "give one that detects, as yolo11n.pt does"
         )
 
     output.mkdir(parents=True, exist_ok=True)

@@ -120,7 +120,7 @@ def add(
 
 def _complete(spec: str | Spec, at: str | Sequence[str], start: str | None) -> Spec:
     spec = Spec.parse(spec) if isinstance(spec, str) else spec
-    at = tuple(p.strip() for p in at.split(",")) if isinstance(at, str) else tuple(at)
+    at = tuple(p.strip() for p in at.split(",") if p.strip()) if isinstance(at, str) else tuple(at)
     if at and spec.places:
         raise UserError(f"two places are given, {str(spec)!r} and {','.join(at)!r}", "give one, as in ema --at neck")
     if start and spec.start and start != spec.start:

@@ -239,7 +239,7 @@ class YOLO(ultralytics.YOLO):
 
 # What releases of the host raise for a file that is cut short, no model at all, or made with code that is not there.
 _UNREADABLE = (
-    *(AttributeError, EOFError, KeyError, ModuleNotFoundError, RuntimeError, TypeError, ValueError),
+    *(AttributeError, EOFError, KeyError, ModuleNotFoundError, OSError, RuntimeError, TypeError, ValueError),
     *(pickle.UnpicklingError, yaml.YAMLError),
 )
 
@@ -257,13 +257,11 @@ def load(source: str) -> YOLO | RTDETR:
         return cls(source)
     except UserError:
         raise
-    except (FileNotFoundError, ConnectionError):
-        raise UserError(f"there is no file {source!r}", "the host also knows names such as yolo11n.yaml") from None
     except _UNREADABLE as error:
+        if isinstance(error, OSError) and not Path(source).exists():  # the host looked for it on the network, too
+            raise UserError(f"there is no file {source!r}", "the host also knows names such as yolo11n.yaml") from None
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"{source!r} is not a model that can be loaded: {reason}", "give one such as yolo11n.pt"
-        ) from None
+        raise UserError(f"{source!r} cannot be loaded as a model: {reason}", "give one such as yolo11n.pt") from None
 
 
 def talk_on_stderr() -> None:

@@ -1,0 +1,41 @@
+# Everything sets itself up: a virtual environment in .venv with the exact versions of constraints.txt.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# The oldest supported Ultralytics, beside the newest in the environment.
+FLOOR  := $(VENV)/floor
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-floor check format
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/ready ## Install foveal and what its tests need into .venv
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(FLOOR)/ready: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(FLOOR) ultralytics==8.3.200
+	touch $@
+
+demo: $(VENV)/ready ## Train YOLO11n without and with EMA: DATA=my.yaml WEIGHTS=yolo11n.pt for your own
+	$(BIN)/foveal demo $(if $(DATA),--data '$(DATA)') $(if $(WEIGHTS),--weights '$(WEIGHTS)')
+
+test: $(VENV)/ready test-floor ## Run all tests, also against the oldest supported Ultralytics
+	$(BIN)/python -m pytest
+
+test-floor: $(FLOOR)/ready ## Run what every supported Ultralytics must pass against the oldest
+	PYTHONPATH=$(FLOOR) $(BIN)/python -m pytest -m "host and not slow"
+
+check: $(VENV)/ready ## Lint and check the format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/ready ## Apply the format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,47 @@
+"""What the documents say is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from foveal import cli
+from helpers import GOLDEN, in_fresh_process
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+READMES = PAGES[:2]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda p: p.name)
+def test_the_shown_command_prints_what_is_shown(page):
+    (shown,) = blocks(page, "console")
+    printed = (GOLDEN / "add.txt").read_text().replace(" (fresh weights: the source is a YAML)", "")
+    assert shown == "$ foveal add yolo11n.pt ema --at neck\n" + printed.replace("x.yaml", "yolo11n-ema.pt")
+
+
+@pytest.mark.parametrize("page", READMES, ids=lambda p: p.name)
+def test_python_blocks_run(page, tmp_path):
+    pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+    code = "\n".join(blocks(page, "python"))
+    assert "foveal.add(" in code
+    in_fresh_process(code, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_local_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_command_is_in_both_readmes():
+    commands = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    for page in READMES:
+        assert all(
+            f"foveal {command} " in page.read_text() or f"foveal {command}\n" in page.read_text()
+            for command in commands
+        )
