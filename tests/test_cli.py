@@ -106,6 +106,14 @@ def test_yolo_hands_over_to_the_stock_grammar(tmp_path):
     assert foveal("yolo", "version").stdout.strip().count(".") == 2
 
 
+def test_yolo_explains_a_missing_file(tmp_path):
+    done = foveal("yolo", "val", "model=none.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error: " in done.stderr
+    assert "none.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("argument", ["attention=ema", "epoch=3"])
 def test_yolo_explains_unknown_keys(argument, tmp_path):
     done = foveal("yolo", "train", "model=yolo11n.yaml", argument, cwd=tmp_path)

@@ -17,9 +17,8 @@ def test_data_are_drawn_alike_everywhere(tmp_path):
         assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(Image.open(twin)))
     # Frozen: NumPy keeps this generator's stream.
     assert np.asarray(Image.open(pictures[0])).astype(int).sum() == 3_526_667
-    assert (first.parent / "labels/train/0000.txt").read_text().splitlines()[
-        0
-    ] == "0 0.598958 0.703125 0.156250 0.156250"
+    label = (first.parent / "labels/train/0000.txt").read_text().splitlines()[0]
+    assert label == "0 0.598958 0.703125 0.156250 0.156250"
 
 
 def test_boxes_enclose_what_was_drawn():

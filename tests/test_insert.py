@@ -164,6 +164,7 @@ def test_ways_to_write_a_row(args, settings, width):
         ([-1, 1, "EMA", [16, 8]], r"row 10 \(EMA\): cannot read the arguments \[16, 8\]; name them.*groups: 8"),
         ([-1, 1, "EMA", ["wide"]], "cannot read the arguments"),
         ([-1, 1, "EMA", [{"factor": 8}]], "no argument 'factor'"),
+        ([-1, 1, "+ema", []], r"row 10: no layer stands before '\+ema'"),
         ([[9, 6], 1, "EMA", []], r"row 10 \(EMA\) reads rows \[9, 6\], but an attention reads one"),
     ],
     ids=str,

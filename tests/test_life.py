@@ -110,6 +110,7 @@ YOLO("{name}.pt").train(data="data.yaml", epochs=3, name="killed-{name}", **TERM
     assert [int(line.split(",")[0]) for line in epochs] == [1, 2, 3]
 
 
+@pytest.mark.newest  # the oldest cannot draw its own plot of a single iteration
 def test_tune_one_iteration(home):
     foveal_command = str(Path(sys.executable).with_name("foveal"))
     terms = "data=data.yaml iterations=1 epochs=1 imgsz=64 batch=8 workers=0 device=cpu plots=False name=tune"
@@ -184,6 +185,7 @@ def test_restricted_loading_after_importing_foveal(home, name):
         child(code, home, ULTRALYTICS_SAFE_LOAD="1")
 
 
+@pytest.mark.newest  # the oldest one's exporter asks recent torch for a package that it does not name
 @pytest.mark.parametrize("name", ["x", "row", "trained"])
 def test_onnx_of_every_size_equals_pytorch_and_holds_the_attention(home, name, request):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -230,6 +232,7 @@ print(json.dumps(errors))
         assert without > 5e-3  # the attention is in the graph: leaving it out would be noticed
 
 
+@pytest.mark.newest
 def test_two_epochs_on_real_images(weights, bccd, tmp_path):
     foveal.add(str(weights), "ema", at="neck", output=tmp_path / "x.pt")
     code = f"""

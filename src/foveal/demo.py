@@ -233,7 +233,7 @@ def _draw_gates(model, picture: Path, size: int, target: Path) -> None:
     axes[0].set_title(picture.name, fontsize=9)
     for axis, (name, x) in zip(axes[1:], inputs.items(), strict=True):
         gate = attentions[name].gates(x)["spatial"][0]
-        drawn = axis.imshow(gate.mean(0), vmin=0, vmax=1)
+        drawn = axis.imshow(gate.mean(0).numpy(), vmin=0, vmax=1)
         spread = float(gate.std(0).mean())
         axis.set_title(f"row {name.split('.')[1]}: mean of {len(gate)} groups, spread {spread:.3f}", fontsize=9)
     for axis in axes:

@@ -58,7 +58,7 @@ class Added:
 
 
 def add(
-    model: str,
+    model: str | os.PathLike,
     spec: str | Spec,
     *,
     at: str | Sequence[str] = (),
@@ -82,7 +82,7 @@ def add(
     Raises:
         UserError: anything given that cannot work; nothing is written then.
     """
-    spec = _complete(spec, at, start)
+    model, spec = str(model), _complete(spec, at, start)
     target = _target(model, spec, output, force)
     loaded = host.load(model)
     before = loaded.model.eval()

@@ -84,6 +84,8 @@ def split(cfg: Mapping) -> tuple[dict, dict[int, Placed]]:
     for index, row in enumerate(together):
         if "+" in row[2]:
             row[2], *specs = _split_plus(row[2])
+            if not row[2]:
+                raise UserError(f"row {index}: no layer stands before '+{specs[0]}'", "write C3k2+ema, or EMA alone")
             placed[index] = Placed(tuple(_with_start(Spec.parse(s), SUFFIX_START) for s in specs), own_row=False)
         elif known(row[2]):
             placed[index] = _read_own_row(row, index)

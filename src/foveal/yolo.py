@@ -15,6 +15,7 @@ import inspect
 import logging
 import pickle
 import sys
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ import yaml
 from torch import nn
 
 from . import insert, surgery
+from .attention import Attention
 from .errors import UserError
 
 FLOOR = "8.3.200"  # as in pyproject.toml; the newest release tested is in constraints.txt
@@ -44,9 +46,9 @@ if _numbers(ultralytics.__version__) < _numbers(FLOOR):
         f"pip install 'ultralytics>={FLOOR}'",
     )
 
-from ultralytics import cfg  # noqa: E402
+from ultralytics import cfg as grammar  # noqa: E402  (after the version is known to fit)
 from ultralytics.data.utils import check_det_dataset  # noqa: E402
-from ultralytics.models import rtdetr, yolo  # noqa: E402  (after the version is known to fit)
+from ultralytics.models import rtdetr, yolo  # noqa: E402
 from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.utils import ASSETS, LOGGER  # noqa: E402
 
@@ -94,9 +96,7 @@ def _parse_model(original, d: dict, ch: int, verbose: bool = True):
     if not isinstance(last, _Widths) or len(last.widths) != len(layers):
         raise _parser_changed()
     for index, at_row in placed.items():
-        layers[index] = _place(layers[index], at_row, last.widths[index], f"{d.get('scale') or ''}")
-        if verbose:
-            _log(layers[index], at_row, last.widths[index])
+        layers[index] = _place(layers[index], at_row, last.widths[index], d.get("scale"), verbose)
     return nn.Sequential(*layers), save
 
 
@@ -104,7 +104,7 @@ def _is_not_about_widths(record) -> bool:
     return _Widths.__name__ not in record.getMessage()
 
 
-def _place(layer: nn.Module, at_row: insert.Placed, width: int, scale: str) -> nn.Module:
+def _place(layer: nn.Module, at_row: insert.Placed, width: int, scale: str | None, verbose: bool) -> nn.Module:
     """The row's layer with its attentions, carrying what the host keeps on every layer."""
     if at_row.width not in (None, width):
         raise UserError(
@@ -112,27 +112,27 @@ def _place(layer: nn.Module, at_row: insert.Placed, width: int, scale: str) -> n
             + (f" at scale {scale!r}" if scale else ""),
             f"write {width}, or [] to have it filled in at every scale",
         )
+    repeats = len(layer) if at_row.own_row and isinstance(layer, nn.Sequential) else 1
+    specs = at_row.specs * repeats
+    attentions = [surgery.build(spec, width) for spec in specs]
     if at_row.own_row:
-        (spec,) = at_row.specs
-        repeats = len(layer) if isinstance(layer, nn.Sequential) else 1
-        attentions = [surgery.build(spec, width) for _ in range(repeats)]
         placed = attentions[0] if repeats == 1 else nn.Sequential(*attentions)
-        placed.i, placed.f, placed.type = layer.i, layer.f, f"foveal.{type(attentions[0]).__name__}"
+        placed.i, placed.f, placed.type = layer.i, layer.f, f"foveal.{specs[0].name}"
     else:
         placed = layer
-        for spec in at_row.specs:
-            surgery.attach(layer, surgery.build(spec, width))
+        for attention in attentions:
+            surgery.attach(layer, attention)
     placed.foveal = Registered
-    placed.np = sum(p.numel() for p in placed.parameters())
+    placed.np = _count(placed)
+    if verbose:  # lines under the host's table, in its columns
+        for spec, module in zip(specs, attentions, strict=True):
+            name = f"foveal.{spec.name}"
+            LOGGER.info(f"{layer.i:>3}{'attention':>20}{1:>3}{_count(module):10.0f}  {name:<45}[{width}] {spec}")
     return placed
 
 
-def _log(layer: nn.Module, at_row: insert.Placed, width: int) -> None:
-    """One line under the host's table for each attention, in its columns."""
-    modules = [layer] if at_row.own_row else layer.attention
-    for spec, module in zip(at_row.specs, modules, strict=True):
-        count = sum(p.numel() for p in module.parameters())
-        LOGGER.info(f"{layer.i:>3}{'attention':>20}{'':>3}{count:10.0f}  {'foveal.' + spec.name:<45}[{width}] {spec}")
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _parser_changed() -> UserError:
@@ -161,17 +161,22 @@ class _TrainsAttention:
 
 
 def _spare_attentions(model: nn.Module, freeze):
-    """`freeze` with each layer that carries an attention replaced by its other parts ("16" by "16.cv1", ...)."""
+    """`freeze` with each layer that carries an attention replaced by its other parts (16 by "16.cv1", ...)."""
     if not freeze:
         return freeze
-    spared = []
-    for entry in range(freeze) if isinstance(freeze, int) else freeze:
-        layer = model.model[entry] if isinstance(entry, int) else None
-        if not hasattr(layer, "foveal"):
-            spared.append(entry)
-        elif hasattr(layer, "attention"):
-            spared += [f"{entry}.{name}" for name, _ in layer.named_children() if name != "attention"]
-    return spared
+    layers = dict(enumerate(model.model))
+    entries = range(freeze) if isinstance(freeze, int) else freeze
+    return [part for entry in entries for part in _without_attentions(entry, layers.get(entry))]
+
+
+def _without_attentions(name: int | str, layer: nn.Module | None) -> list[int | str]:
+    """The layer's own name if no attention is in it, else the names of its parts that are none."""
+    ours = (Attention, surgery.IdentityStart)
+    if isinstance(layer, ours):
+        return []
+    if layer is None or not any(isinstance(module, ours) for module in layer.modules()):
+        return [name]
+    return [part for child, module in layer.named_children() for part in _without_attentions(f"{name}.{child}", module)]
 
 
 class DetectionTrainer(_TrainsAttention, yolo.detect.DetectionTrainer):
@@ -244,12 +249,13 @@ _UNREADABLE = (
 )
 
 
-def load(source: str) -> YOLO | RTDETR:
+def load(source: str | PathLike) -> YOLO | RTDETR:
     """The model in a .pt file, or one built from a model YAML or its name.
 
     Raises:
         UserError: no such file, or not one of a model.
     """
+    source = str(source)
     if not source.endswith((".pt", ".yaml", ".yml")):
         raise UserError(f"{source!r} is neither a .pt file nor a model YAML", "give one such as yolo11n.pt")
     cls = RTDETR if "rtdetr" in Path(source).stem.lower() else YOLO
@@ -305,18 +311,20 @@ def command(arguments: list[str]) -> None:
             _tune([argument for argument in arguments if argument != "tune"])
         else:
             sys.argv[:] = ["yolo", *arguments]  # in place: the host keeps a reference to this list
-            cfg.entrypoint()
+            grammar.entrypoint()
     except SyntaxError as error:
         said = str(error).strip().partition("\n\n")[0]  # the rest is the host's manual
         raise UserError(
             said, "an attention is no argument here: put it in with foveal add and train that file"
         ) from None
+    except FileNotFoundError as error:
+        raise UserError(str(error).strip(), "check the path") from None
 
 
 def _tune(arguments: list[str]) -> None:
-    given = dict(cfg.parse_key_value_pair(argument) for argument in arguments if "=" in argument)
+    given = dict(grammar.parse_key_value_pair(argument) for argument in arguments if "=" in argument)
     own = {key: given.pop(key) for key in ("iterations", "use_ray") if key in given}
-    cfg.check_dict_alignment(cfg.DEFAULT_CFG_DICT, given)
+    grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
     if "model" not in given:
         raise UserError("tune needs a model", "add for example model=yolo11n-ema.pt")
     load(given.pop("model")).tune(**own, **given)
