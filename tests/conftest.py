@@ -7,7 +7,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy machine is no failure, and a failing example must come back in the next run.
+hypothesis.settings.register_profile("foveal", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("foveal")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
