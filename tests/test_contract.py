@@ -138,11 +138,11 @@ def test_copies_and_pickles(cls, form):
 
 @attentions
 @forms
-def test_autocast_follows_the_reference(cls, form):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)  # a layer before may have cast already
+def test_autocast_follows_the_reference(cls, form, dtype):
     module, x, _ = make(cls, (2, 64, 6, 7), torch.float32)
-    module.form = form
     true = run_form(module, "reference", x, x)["output"]
-    module.form = form
+    module.form, x = form, x.to(dtype)
     with torch.autocast("cpu", torch.bfloat16):
         out = module(x)
     assert out.dtype == x.dtype
