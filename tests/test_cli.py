@@ -89,7 +89,11 @@ def test_add_prints_the_proof(tmp_path):
 
 
 def test_add_json_has_stdout_to_itself(tmp_path):
-    done = foveal("add", "yolo11n.yaml", "ema(groups=8)", "--own-row", "--json", cwd=tmp_path)
+    # As for a user of the first day: the host then tells of the settings file it makes.
+    (tmp_path / "new").mkdir()
+    first_day = {"YOLO_CONFIG_DIR": str(tmp_path / "new")}
+    done = foveal("add", "yolo11n.yaml", "ema(groups=8)", "--own-row", "--json", cwd=tmp_path, **first_day)
+    assert "Ultralytics Settings" in done.stderr
     added = json.loads(done.stdout)
     assert added["output"] == "yolo11n-ema.yaml"
     assert added["tensors"] == [499, 499]

@@ -4,7 +4,9 @@ Data goes to stdout and talk to stderr. Exit codes: 0 done, 1 the answer is no, 
 stand inside the commands, so that `foveal --help` is instant.
 """
 
+import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import sys
@@ -88,10 +90,9 @@ def add(
     Prints the rows that changed, the tensors kept, parameters and FLOPs before and after, and how far the outputs of
     the two models are apart: by nothing, unless --start paper.
     """
+    _load_host()
     from .graft import add as call
-    from .yolo import talk_on_stderr
 
-    talk_on_stderr()
     added = call(model, spec, at=at, start=start or None, output=output or None, own_row=own_row, force=force)
     if as_json:
         return _print_json(dataclasses.asdict(added))
@@ -136,6 +137,7 @@ def demo(
     """
     os.environ.setdefault("YOLO_OFFLINE", "1")  # read when the host is imported: nothing here needs the network,
     os.environ.setdefault("YOLO_VERBOSE", "False")  # and a line for each epoch says enough
+    _load_host()
     from .demo import run
 
     arms = run(data, weights, output, epochs, image_size)
@@ -154,6 +156,12 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
         sys.exit(2)
+
+
+def _load_host() -> None:
+    """Import Ultralytics so that its log, and what it prints when it is first used, go to stderr."""
+    with contextlib.redirect_stdout(sys.stderr):
+        importlib.import_module("foveal.yolo")
 
 
 def _card(cls: type) -> dict:

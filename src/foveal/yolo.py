@@ -12,7 +12,6 @@ imports this module: training, resuming and tuning such a file work in a process
 import copy
 import functools
 import inspect
-import logging
 import pickle
 import sys
 from os import PathLike
@@ -268,13 +267,6 @@ def load(source: str | PathLike) -> YOLO | RTDETR:
             raise UserError(f"there is no file {source!r}", "the host also knows names such as yolo11n.yaml") from None
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{source!r} cannot be loaded as a model: {reason}", "give one such as yolo11n.pt") from None
-
-
-def talk_on_stderr() -> None:
-    """Send the host's messages to stderr, where they do not mix with data."""
-    for handler in LOGGER.handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)
 
 
 def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
