@@ -295,6 +295,17 @@ def test_every_task_has_a_trainer_that_workers_can_import(tmp_path):
     assert detr.task_map["detect"]["trainer"] is host.RTDETRTrainer
 
 
+def test_validation_images_in_every_way_to_name_them(tmp_path):
+    pictures = [tmp_path / folder / f"{i}.png" for folder in ("a", "b") for i in range(2)]
+    for picture in pictures:
+        picture.parent.mkdir(exist_ok=True)
+        picture.touch()
+    (tmp_path / "list.txt").write_text("./a/0.png\n" + f"{pictures[3]}\n")
+    for val, expected in (("a", pictures[:2]), ("[a, b]", pictures), ("list.txt", [pictures[0], pictures[3]])):
+        (tmp_path / "data.yaml").write_text(f"path: {tmp_path}\ntrain: a\nval: {val}\nnames: [x]\n")
+        assert host.validation_images(str(tmp_path / "data.yaml")) == expected
+
+
 # What can be wrong with the host -----------------------------------------------------------------------------------
 
 
@@ -315,7 +326,7 @@ def import_foveal_yolo(tmp_path: Path, fake: dict[str, str] | None) -> str:
 FAKE = {
     "ultralytics/__init__.py": "__version__ = '{}'\nclass YOLO: pass\nclass RTDETR: pass",
     "ultralytics/cfg.py": "",
-    "ultralytics/data/utils.py": "check_det_dataset = None",
+    "ultralytics/data/utils.py": "IMG_FORMATS = check_det_dataset = None",
     "ultralytics/models/__init__.py": "rtdetr = yolo = None",
     "ultralytics/nn/__init__.py": "",
     "ultralytics/nn/tasks.py": "def parse_model(rows, widths): pass",

@@ -142,7 +142,7 @@ def run(data: str, weights: str, output: Path, epochs: int, image_size: int | No
         models[name] = host.YOLO(output / name / "weights" / "best.pt")
         arms[name] = {
             "parameters": sum(p.numel() for p in models[name].model.parameters()),
-            "GFLOPs": round(added.flops[position] / 1e9, 3),
+            "GFLOPs at 640": round(added.flops[position] / 1e9, 3),
             "milliseconds": 0.0,
             "mAP50": round(float(metrics.box.map50), 4),
             "mAP50-95": round(float(metrics.box.map), 4),
@@ -152,7 +152,7 @@ def run(data: str, weights: str, output: Path, epochs: int, image_size: int | No
         arms[name]["milliseconds"] = round(latency, 1)
     (output / "results.json").write_text(json.dumps({"data": data, "terms": terms, "arms": arms}, indent=2) + "\n")
 
-    pictures = sorted(p for p in Path(host.validation_images(data)).iterdir() if p.is_file())[:3]
+    pictures = host.validation_images(data)[:3]
     _draw_predictions(models, pictures, terms["imgsz"], output / "predictions.png")
     _draw_gates(models["ema"].model, pictures[0], terms["imgsz"], output / "gates.png")
     return arms

@@ -46,7 +46,7 @@ if _numbers(ultralytics.__version__) < _numbers(FLOOR):
     )
 
 from ultralytics import cfg as grammar  # noqa: E402  (after the version is known to fit)
-from ultralytics.data.utils import check_det_dataset  # noqa: E402
+from ultralytics.data.utils import IMG_FORMATS, check_det_dataset  # noqa: E402
 from ultralytics.models import rtdetr, yolo  # noqa: E402
 from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.utils import ASSETS, LOGGER  # noqa: E402
@@ -279,9 +279,16 @@ def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
     return built
 
 
-def validation_images(data: str) -> str:
-    """The folder of validation images that a data file names."""
-    return check_det_dataset(data, autodownload=False)["val"]
+def validation_images(data: str) -> list[Path]:
+    """The validation images of a data file, which names folders or lists of files, one or several."""
+    named = check_det_dataset(data, autodownload=False)["val"]
+    found = []
+    for place in map(Path, named if isinstance(named, list) else [named]):
+        if place.is_dir():
+            found += sorted(file for file in place.rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
+        else:
+            found += [place.parent / line for line in place.read_text().splitlines() if line]
+    return found
 
 
 def checkpoint(model: nn.Module, like: dict) -> dict:
