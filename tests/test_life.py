@@ -164,7 +164,9 @@ theirs = [torch.empty_like(mine) for _ in range(2)]
 torch.distributed.all_gather(theirs, mine)
 if rank == 0:
     gains = [float(p.abs().max()) for n, p in model.named_parameters() if n.endswith("gain")]
-    print(json.dumps([bool(torch.equal(*theirs)), gains]))
+    print(json.dumps([bool(torch.equal(*theirs)), gains]), flush=True)
+torch.distributed.barrier()  # a worker that leaves first can abort the other
+torch.distributed.destroy_process_group()
 """
     )
     port = 20000 + os.getpid() % 10000
