@@ -32,7 +32,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list")
 def list_attentions(as_json: _Json = False) -> None:
     """The attentions and what they cost (at 256 channels, 40 x 40)."""
-    from .attention import ATTENTIONS, costs
+    from .attention import ATTENTIONS, FORMS, costs
 
     entries = [{**_card(cls), **costs(cls)} for cls in ATTENTIONS.values()]
     if as_json:
@@ -42,7 +42,7 @@ def list_attentions(as_json: _Json = False) -> None:
         (
             *(e[key] for key in ("name", "title", "year", "kind")),
             f"{e['parameters']:,}",
-            *(f"{e[f'flops_{form}'] / 1e6:.1f}" for form in ("reference", "fast")),
+            *(f"{e[f'flops_{form}'] / 1e6:.1f}" for form in FORMS),
         )
         for e in entries
     ]
@@ -54,7 +54,7 @@ def show(
     name: Annotated[str, typer.Argument(help="Short name, class name or alias: ema.")], as_json: _Json = False
 ) -> None:
     """One attention's card: mathematics, costs, honest notes."""
-    from .attention import costs, find
+    from .attention import FORMS, costs, find
 
     cls = find(name)
     entry = {**_card(cls), **costs(cls)}
@@ -65,7 +65,7 @@ def show(
         print(f"{key.replace('_', ' '):<12} {entry[key]}")
     print(f"{'in YAML':<12} C3k2+{cls.card.name}, or a row [-1, 1, {(*cls.card.aliases, cls.card.name)[0]}, []]")
     print(f"{'parameters':<12} {entry['parameters']:,} at 256 channels")
-    for form in ("reference", "fast"):
+    for form in FORMS:
         print(f"{form:<12} {entry[f'flops_{form}'] / 1e6:.1f} MFLOPs at 256 channels, 40 x 40")
     for key in ("constraints", "notes"):
         for sentence in entry[key]:

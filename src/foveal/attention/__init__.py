@@ -6,7 +6,7 @@ To add one, write its file and name its class in the tuple below; commands, YAML
 import difflib
 
 from ..errors import UserError
-from ._base import Attention, Card, costs
+from ._base import FORMS, Attention, Card, costs
 from .ema import EMAttention
 
 ATTENTIONS: dict[str, type[Attention]] = {cls.card.name: cls for cls in (EMAttention,)}
@@ -37,4 +37,4 @@ def find(name: str) -> type[Attention]:
     raise UserError(f"no attention is named {name!r}", f"did you mean {_NAMES[near].card.name!r}? (foveal list)")
 
 
-__all__ = ["ATTENTIONS", "Attention", "Card", "EMAttention", "costs", "find", "known"]
+__all__ = ["ATTENTIONS", "FORMS", "Attention", "Card", "EMAttention", "costs", "find", "known"]

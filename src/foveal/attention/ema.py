@@ -109,9 +109,7 @@ class EMAttention(Attention):
         strips = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2)  # [N, C, H + W, 1]
         gates = self.conv1x1(strips).sigmoid()
         a, b = gates[:, :, :height], gates[:, :, height:].transpose(2, 3)
-        y1 = _instance_norm(x * a * b, self.channels // self.groups, self.gn.eps) * _per_channel(
-            self.gn.weight
-        ) + _per_channel(self.gn.bias)
+        y1 = _instance_norm(x * a * b, self.gn.num_channels, self.gn.eps, self.gn.weight, self.gn.bias)
         y2 = self.conv3x3(x)
         weights1 = y1.mean((2, 3)).softmax(1).unsqueeze(1)  # [N, 1, C]
         weights2 = y2.mean((2, 3)).softmax(1).unsqueeze(1)
@@ -153,13 +151,11 @@ class EMAttention(Attention):
         return logits.sigmoid().reshape(batch, self.channels, length)
 
 
-def _per_channel(vector: Tensor) -> Tensor:
-    return vector.view(-1, 1, 1)
-
-
-def _instance_norm(x: Tensor, channels: int, eps: float) -> Tensor:
+def _instance_norm(
+    x: Tensor, channels: int, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
     # Not F.group_norm, which refuses a single value per channel: a 1 x 1 map is legal here and normalises to 0.
-    return torch.group_norm(x, channels, None, None, eps)
+    return torch.group_norm(x, channels, weight, bias, eps)
 
 
 def _window_means(x: Tensor, dim: int) -> Tensor:
