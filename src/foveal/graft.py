@@ -3,7 +3,7 @@
 import copy
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from . import insert
 from . import yolo as host
 from .attention import find
 from .errors import UserError
+from .files import write_whole
 from .spec import Spec
 
 
@@ -102,9 +103,9 @@ def add(
 
     if target.suffix == ".pt":
         saved = host.checkpoint(after, loaded.ckpt)
-        _write(target, lambda path: torch.save(saved, path))
+        write_whole(target, lambda path: torch.save(saved, path))
     else:
-        _write(target, lambda path: path.write_text(_yaml_text(cfg), encoding="utf-8"))
+        write_whole(target, lambda path: path.write_text(_yaml_text(cfg), encoding="utf-8"))
     return Added(
         source=model,
         output=str(target),
@@ -228,15 +229,3 @@ def _yaml_text(cfg: dict) -> str:
     for part, its_rows in parts.items():
         text += f"\n{part}:\n" + "".join(f"  - {_row_text(row)}\n" for row in its_rows)
     return text
-
-
-def _write(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a whole file or none."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        os.replace(part, target)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        raise UserError(f"cannot write {target}: {error}", "free some space or choose another folder with -o") from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,0 +1,23 @@
+"""Writing a file so that it is there as a whole or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import UserError
+
+
+def write_whole(target: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with the path of a file beside `target`, then put that file in `target`'s place.
+
+    Raises:
+        UserError: the file cannot be written; `target` is as it was.
+    """
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        os.replace(part, target)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        raise UserError(f"cannot write {target}: {error}", "free some space or choose another folder with -o") from None
+    finally:
+        part.unlink(missing_ok=True)
