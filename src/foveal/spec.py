@@ -3,6 +3,8 @@
 import ast
 import inspect
 import re
+import types
+import typing
 from dataclasses import dataclass, field
 
 from .attention import find
@@ -10,7 +12,7 @@ from .errors import UserError
 
 STARTS = ("identity", "paper")
 
-_FORM = re.compile(r"\s*(?P<name>\w+)\s*(?:\((?P<arguments>[^()]*)\))?\s*(?:@(?P<places>.*))?")
+_FORM = re.compile(r"\s*(?P<name>\w+)\s*(?:\((?P<arguments>.*)\))?\s*(?:@(?P<places>[^()]*))?")
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,17 @@ class Spec:
     def __post_init__(self):
         cls = find(self.name)
         object.__setattr__(self, "name", cls.card.name)
-        allowed = [p for p in inspect.signature(cls).parameters if p != "channels"]
-        for argument in self.arguments:
-            if argument not in allowed:
-                takes = ", ".join([*allowed, "start"])
-                raise UserError(f"{self.name} has no argument {argument!r}", f"it takes {takes}")
+        takes = dict(list(inspect.signature(cls).parameters.items())[1:])
+        for argument, value in self.arguments.items():
+            if argument not in takes:
+                names = ", ".join([*takes, "start"])
+                raise UserError(f"{self.name} has no argument {argument!r}", f"it takes {names}")
+            if not _is_a(value, takes[argument].annotation):
+                kind = inspect.formatannotation(takes[argument].annotation).replace("collections.abc.", "")
+                example = f"{argument}={takes[argument].default}"
+                raise UserError(
+                    f"{self.name}: {argument}={value!r} is not of type {kind}", f"write for example {example}"
+                )
         if self.start is not None and self.start not in STARTS:
             raise UserError(f"{self.name}: start={self.start!r} is not a way to start", "start=identity or start=paper")
 
@@ -51,12 +59,7 @@ class Spec:
         match = _FORM.fullmatch(text)
         if not match:
             raise UserError(f"cannot read {text!r} as an attention", "write for example ema(groups=8)@neck")
-        arguments = {}
-        for part in filter(None, (p.strip() for p in (match["arguments"] or "").split(","))):
-            key, equals, value = (p.strip() for p in part.partition("="))
-            if not (equals and key and value):
-                raise UserError(f"cannot read {part!r} in {text!r} as an argument", "write for example groups=8")
-            arguments[key] = _literal(value)
+        arguments = _arguments(match["arguments"] or "", text)
         places = tuple(p.strip() for p in match["places"].split(",")) if match["places"] else ()
         return cls.of(match["name"], arguments, places)
 
@@ -76,8 +79,25 @@ class Spec:
         return self.name + (f"({inside})" if inside else "") + (f"@{','.join(self.places)}" if self.places else "")
 
 
-def _literal(text: str) -> object:
+def _is_a(value: object, annotation: object) -> bool:
+    """Whether an argument has the type that its attention asks for; a whole number is a float, too."""
+    options = typing.get_args(annotation)
+    if isinstance(annotation, types.UnionType):
+        return any(_is_a(value, option) for option in options)
+    if options:  # a sequence
+        return isinstance(value, list | tuple) and all(_is_a(item, options[0]) for item in value)
+    return type(value) in ((int, float) if annotation is float else (annotation,))
+
+
+def _arguments(inside: str, text: str) -> dict[str, object]:
+    """What stands between the parentheses: Python's keywords and values, where a bare word means itself."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+        call = ast.parse(f"_({inside})", mode="eval").body
+        read = {
+            k.arg: k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value) for k in call.keywords
+        }
+        if call.args or call.func.id != "_" or None in read or len(read) < len(call.keywords):
+            raise ValueError("a value without a name, a name twice, or a second pair of parentheses")
+    except (AttributeError, SyntaxError, ValueError):
+        raise UserError(f"cannot read the arguments of {text!r}", "write for example ema(groups=8)") from None
+    return read
