@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from foveal import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -17,11 +20,34 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape))
 
 
+def drawn_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
+    """A value for every name of a state dict: at their initial zeros and ones wrong forms can agree."""
+    state = {}
+    for offset, (name, shape) in enumerate(sorted(shapes.items())):
+        value = 0.7 * draw(1000 + 100 * seed + offset, *shape)
+        state[name] = value.square() + 0.3 if name.endswith("running_var") else value
+    return state
+
+
 def filled(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """The module with every parameter drawn anew: at their initial zeros and ones wrong forms can agree."""
-    for offset, (_, parameter) in enumerate(sorted(module.named_parameters())):
-        parameter.data.copy_(0.7 * draw(1000 + 100 * seed + offset, *parameter.shape))
+    """The module with every parameter and statistic drawn anew, weights in proportion to their number of inputs."""
+    own = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    drawn = drawn_state({name: tensor.shape for name, tensor in own.items()}, seed)
+    for name, tensor in own.items():
+        inputs = tensor[0].numel() if name.endswith(".weight") and tensor.dim() > 1 else 1
+        tensor.copy_(drawn[name] / inputs**0.5)
     return module
+
+
+def fitting(cls: type, channels: int) -> torch.nn.Module:
+    """`cls` at its defaults, or with the arguments of which its refusal says that they fit."""
+    try:
+        return cls(channels)
+    except UserError as refusal:
+        said = refusal
+    assert str(channels) in said.message, said
+    assert said.hint.endswith(" fits"), said
+    return cls(**{"channels": channels} | {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", said.hint)})
 
 
 def run_form(module: torch.nn.Module, form: str, x: torch.Tensor, dy: torch.Tensor) -> dict[str, torch.Tensor]:

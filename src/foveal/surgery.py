@@ -11,7 +11,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from .attention import ATTENTIONS, find
+from .attention import ATTENTIONS, PARTS, find
 from .errors import UserError
 from .spec import Spec
 
@@ -101,4 +101,4 @@ def _restore(base: type[nn.Module]) -> nn.Module:
     return cls.__new__(cls)
 
 
-torch.serialization.add_safe_globals([*ATTENTIONS.values(), IdentityStart, _restore])
+torch.serialization.add_safe_globals([*ATTENTIONS.values(), *PARTS, IdentityStart, _restore])

@@ -4,16 +4,63 @@ To add one, write its file and name its class in the tuple below; commands, YAML
 """
 
 import difflib
+from importlib import import_module
 
 from ..errors import UserError
-from ._base import FORMS, Attention, Card, costs
+from ._base import FORMS, Attention, BatchNorm, Card, ConvNorm, costs, forms
+from .cab import ChannelAttentionBlock
+from .cbam import CBAM
+from .coord import CoordAttention
+from .eca import ECA
 from .ema import EMAttention
+from .fla import FocusedLinearAttention
+from .hab import HybridAttentionBlock
+from .lsk import LSKBlock
+from .lska import LSKA
+from .mhsa import MHSA
+from .msda import MSDA
+from .nam import NAM
+from .ocab import OverlappingCrossAttentionBlock
+from .placebo import Placebo
+from .sa import ShuffleAttention
+from .se import SqueezeExcitation
+from .sea import SeaAttention
+from .simam import SimAM
+from .triplet import TripletAttention
 
-ATTENTIONS: dict[str, type[Attention]] = {cls.card.name: cls for cls in (EMAttention,)}
+ATTENTIONS: dict[str, type[Attention]] = {
+    cls.card.name: cls
+    for cls in (
+        EMAttention,
+        CoordAttention,
+        LSKA,
+        LSKBlock,
+        MSDA,
+        MHSA,
+        FocusedLinearAttention,
+        SeaAttention,
+        ChannelAttentionBlock,
+        HybridAttentionBlock,
+        OverlappingCrossAttentionBlock,
+        SqueezeExcitation,
+        CBAM,
+        ECA,
+        ShuffleAttention,
+        NAM,
+        SimAM,
+        TripletAttention,
+        Placebo,
+    )
+}
+
+# Modules of ours that attentions are made of.
+PARTS = (BatchNorm, ConvNorm)
 
 # Checkpoints pickle a class by its path: `foveal.EMAttention` stays true when a file moves.
 for _cls in ATTENTIONS.values():
     _cls.__module__ = "foveal"
+for _cls in PARTS:
+    _cls.__module__ = "foveal.attention"
 
 _NAMES = {
     alias.casefold(): cls for cls in ATTENTIONS.values() for alias in (cls.card.name, cls.__name__, *cls.card.aliases)
@@ -23,6 +70,11 @@ _NAMES = {
 def known(name: str) -> bool:
     """Whether `name` is an attention's short name, class name or alias, in any case."""
     return name.casefold() in _NAMES
+
+
+def mathematics(name: str) -> str:
+    """What the file of the attention with this short name says at its head."""
+    return import_module(f".{name}", __name__).__doc__.strip()
 
 
 def find(name: str) -> type[Attention]:
@@ -37,4 +89,18 @@ def find(name: str) -> type[Attention]:
     raise UserError(f"no attention is named {name!r}", f"did you mean {_NAMES[near].card.name!r}? (foveal list)")
 
 
-__all__ = ["ATTENTIONS", "FORMS", "Attention", "Card", "EMAttention", "costs", "find", "known"]
+__all__ = [
+    "ATTENTIONS",
+    "FORMS",
+    "PARTS",
+    "Attention",
+    "BatchNorm",
+    "Card",
+    "ConvNorm",
+    "costs",
+    "find",
+    "forms",
+    "known",
+    "mathematics",
+    *(cls.__name__ for cls in ATTENTIONS.values()),
+]

@@ -1,5 +1,6 @@
-"""What every attention shares: its card, and the choice of the form that runs."""
+"""What every attention shares: its card, the choice of the form that runs, and a convolution with its norm."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,21 +22,31 @@ class Card:
         title: the paper's name for it.
         paper: address of the paper.
         year: of publication.
+        source: the authors' code, as owner/repository; "" if there is none.
+        licence: of that code, none of which is in this package.
         kind: what its gate depends on, e.g. "spatial".
-        paper_place: places where the authors put it, in the grammar of `foveal add --at`.
+        paper_place: where the authors put it, or what comes nearest in a detector, as `foveal add --at` takes it.
+        avoid: when it is a bad idea.
         aliases: other names that model YAMLs use for it.
         constraints: what it asks of its input.
-        notes: what a user would otherwise find out late, one sentence each.
+        differs: where code and paper differ, and which of them this is.
+        copies: what copies in circulation get wrong.
+        notes: what else a user would find out late.
     """
 
     name: str
     title: str
     paper: str
     year: int
+    source: str
+    licence: str
     kind: str
     paper_place: str
+    avoid: str
     aliases: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -46,7 +57,11 @@ class Attention(nn.Module):
 
     - `reference(x)`: the paper, box by box;
     - `fast(x)`: the same function and gradients for less work, in plain torch operations that export;
-    - `gates(x)`: its maps by name, a dict of tensors with values in 0..1. Nothing is kept on the module.
+    - `gates(x)`: what it weighs by, a dict of tensors. Nothing is kept on the module. The names say what each is:
+      `spatial` (B, G, H, W), `channel` (B, C'), `rows` (B, C', H), `columns` (B, C', W) and `elements`
+      (B, C', H, W) are gates between 0 and 1; `factor` (B, C, H, W) multiplies the input and has no bounds; `received`
+      (B, heads, H, W) is the share of all attention that goes to each position. Attentions between positions take
+      `matrix=True` and add `attention` (B, ..., queries, keys), whose rows sum to 1.
 
     Attributes:
         channels: C.
@@ -55,10 +70,13 @@ class Attention(nn.Module):
     """
 
     card: ClassVar[Card]
+    renamed: ClassVar[dict[str, str]] = {}  # from the authors' names, or beginnings of names, to ours
     form: str = "auto"
 
     def __init__(self, channels: int):
         super().__init__()
+        if channels < 1:
+            raise UserError(f"{type(self).__name__}(channels={channels}): channels must be positive", "channels=64")
         self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,7 +86,8 @@ class Attention(nn.Module):
             UserError: an unknown form, or an input that is not (B, channels, H, W).
         """
         # A tracer turns sizes into tensors and warns at the comparison; what it traces was checked before.
-        if not torch.jit.is_tracing() and (x.dim() != 4 or x.shape[1] != self.channels):
+        tracing = torch.jit.is_tracing()
+        if not tracing and (x.dim() != 4 or x.shape[1] != self.channels):
             raise UserError(
                 f"{self.card.name}: input has shape {tuple(x.shape)}, but must be (B, {self.channels}, H, W)",
                 f"build it with channels={x.shape[1]}" if x.dim() == 4 else "add the batch dimension: x[None]",
@@ -76,11 +95,44 @@ class Attention(nn.Module):
         form = "fast" if self.form == "auto" else self.form
         if form not in FORMS:
             raise UserError(f"{self.card.name}: no form is named {form!r}", f"forms: auto, {', '.join(FORMS)}")
-        return getattr(self, form)(x)
+        out = getattr(self, form)(x).to(x.dtype)
+        return out if tracing else out.contiguous(memory_format=_memory_format(x))
 
     def fast(self, x: Tensor) -> Tensor:
         """The same function for less work; override where one exists."""
         return self.reference(x)
+
+    @classmethod
+    def from_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The authors' state dict in our names and shapes, ready for `load_state_dict`."""
+        return {_rename(name, cls.renamed): tensor for name, tensor in state_dict.items()}
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` that keeps the paper's eps and momentum: a detector sets its own on that exact class."""
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its batch norm, `conv` and `norm` in the state dict.
+
+    Args:
+        convolution: without bias unless the paper has both.
+        momentum: of the norm's running statistics.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, momentum: float = 0.1):
+        super().__init__()
+        self.conv = convolution
+        self.norm = BatchNorm(convolution.out_channels, momentum=momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, then normalise."""
+        return self.norm(self.conv(x))
+
+
+def forms(cls: type[Attention]) -> list[str]:
+    """The forms that `cls` has of its own; one that it lacks is answered by `reference`."""
+    return [form for form in FORMS if getattr(cls, form) is not getattr(Attention, form, None)]
 
 
 @torch.no_grad()
@@ -98,3 +150,32 @@ def costs(cls: type[Attention], channels: int = 256, size: int = 40) -> dict[str
             getattr(module, form)(x)
         counts[f"flops_{form}"] = counter.get_total_flops()
     return counts
+
+
+def require_divisor(cls: type[Attention], channels: int, name: str, value: int, multiple: int = 1) -> None:
+    """Check that `channels` is a multiple of `value * multiple`, `value` being the argument `name` of `cls`.
+
+    Raises:
+        UserError: it is not; the hint names the largest value below that fits.
+    """
+    if value > 0 and channels > 0 and channels % (value * multiple) == 0:
+        return
+    fits = [n for n in range(1, min(channels, max(value, 1)) + 1) if channels % (n * multiple) == 0]
+    rule = name if multiple == 1 else f"{multiple} * {name}"
+    raise UserError(
+        f"{cls.__name__}(channels={channels}, {name}={value}): channels must be a positive multiple of {rule}",
+        f"{name}={fits[-1]} fits" if fits else f"channels={multiple * 64}, {name}=1 fits",
+    )
+
+
+def _rename(name: str, renamed: Mapping[str, str]) -> str:
+    for theirs, ours in renamed.items():
+        if name == theirs or name.startswith(theirs + "."):
+            return ours + name[len(theirs) :]
+    return name
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format

@@ -18,10 +18,6 @@ Three facts make `fast`, exact up to rounding (docs/ema.md derives them):
 2. A fixed mix of a convolution's output channels is one convolution with mixed weights: C outputs become one.
 3. The mean of a 3x3 convolution needs only its input's mean over nine windows.
 
-No difference between the paper's text and the released code is known to us; the figure was not compared. Copies with
-the same class name exist that compute something else, and most copies default to 8 groups instead of 32: the same
-name with a different number of parameters.
-
 Shapes: B batch, G groups, N = B*G slabs, C channels per group, H rows, W columns.
 Multiply-accumulates of a slab: reference 9*C*C*H*W + C*C*(H+W) + 2*C*H*W; fast 9*C*H*W + C*C*(H+W) + O(C*C).
 """
@@ -30,8 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ._base import Attention, Card
+from ._base import Attention, Card, require_divisor
 
 
 class EMAttention(Attention):
@@ -54,27 +49,32 @@ class EMAttention(Attention):
         title="Efficient Multi-Scale Attention",
         paper="https://arxiv.org/abs/2305.13563",
         year=2023,
-        kind="spatial, one map per group",
+        source="YOLOonMe/EMA-attention-module",
+        licence="none",
+        kind="one map per group",
         paper_place="backbone.P4,backbone.P5",
+        avoid="in narrow layers: with one channel a group both of its softmaxes are the constant 1",
         aliases=("EMA",),
-        constraints=("channels must be a multiple of groups", "any height and width from 1"),
+        constraints=("channels must be a multiple of groups", "any height and width"),
+        differs=(
+            "no difference known; the figure was not compared",
+            "one of the two softmaxes is softmax(gn.bias) and sees no input: cross-spatial learning is one-sided",
+        ),
+        copies=(
+            "groups=32 is the authors' default, groups=8 that of most copies; the two are different modules",
+            "EMA(256, 8): the authors' code ignores the second number, most copies take it as the number of groups",
+            "adaptive pools to (None, 1) export to ONNX files that are wrong at every size but the traced one",
+        ),
         notes=(
             "nothing to do with EMA the weight average, which Ultralytics keeps for every model",
             "a fresh gate is about 0.5 and halves its input: hence the identity start in pretrained models",
-            "one of its two softmaxes is softmax(gn.bias) and sees no input: cross-spatial learning is one-sided",
-            "groups=32 is the authors' default, groups=8 that of most copies; the two are different modules",
             "the paper reports single runs and no spread; whether it helps on your data is to be measured",
         ),
     )
 
     def __init__(self, channels: int, *, groups: int = 32):
         super().__init__(channels)
-        if groups < 1 or channels < 1 or channels % groups:
-            fits = max((d for d in range(1, min(channels, groups) + 1) if channels % d == 0), default=1)
-            raise UserError(
-                f"EMAttention(channels={channels}, groups={groups}): channels must be a positive multiple of groups",
-                f"groups={fits} fits" if channels > 0 else "channels=64, groups=32 fits",
-            )
+        require_divisor(type(self), channels, "groups", groups)
         self.groups = groups
         width = channels // groups
         self.gn = nn.GroupNorm(width, width)

@@ -1,0 +1,52 @@
+r"""Placebo: EMA's parameters behind a gate that sees no input.
+
+The control arm of a study: whatever it gains over the plain model comes from more parameters, from another course of
+the training or from chance, and not from attention. EMA is computed on a single pixel of ones instead of on x:
+
+    out = x * EMA's map of a 1 x 1 map of ones             one number, the same at every position of every image
+
+Parameters have the names and shapes of `ema`. Those that a single pixel cannot reach (the norm's weight, the strips'
+convolution, eight of nine taps) get a gradient of zero.
+"""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from .ema import EMAttention
+
+
+class Placebo(EMAttention):
+    """`EMAttention` with a gate that no input can change.
+
+    Args:
+        channels: width of the input; a multiple of `groups`.
+        groups: as in `EMAttention`.
+
+    Raises:
+        UserError: `channels` is not a positive multiple of `groups`.
+    """
+
+    card = replace(
+        EMAttention.card,
+        name="placebo",
+        title="Placebo (EMA's parameters, no attention)",
+        source="",
+        licence="Apache-2.0",
+        kind="one learned constant",
+        avoid="in a model that is meant to be good: it is the control arm of a study",
+        aliases=(),
+        differs=("no paper has it; it shares EMA's parameters and place",),
+        copies=(),
+        notes=("costs less time than EMA, since its gate is computed from one pixel",),
+    )
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """`spatial` (B, groups, H, W): the same number everywhere."""
+        return {"spatial": self._fast_map(x).expand(x.shape[0], -1, *x.shape[2:])}
+
+    def _reference_map(self, x: Tensor) -> Tensor:
+        return super()._reference_map(x.new_ones(1, self.channels, 1, 1))
+
+    def _fast_map(self, x: Tensor) -> Tensor:
+        return super()._fast_map(x.new_ones(1, self.channels, 1, 1))
