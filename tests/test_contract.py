@@ -10,8 +10,9 @@ import warnings
 import pytest
 import torch
 
+import foveal
 from foveal import ATTENTIONS, UserError
-from foveal.attention import FORMS
+from foveal.attention import FORMS, BatchNorm
 from helpers import draw, filled, fitting, run_form
 
 SHAPES = [(2, 64, 7, 13), (1, 64, 8, 8), (2, 64, 1, 9), (3, 64, 9, 1), (2, 64, 1, 1), (1, 256, 5, 4), (2, 32, 6, 5)]
@@ -210,6 +211,19 @@ def test_onnx_with_dynamic_sizes(cls):
         other = draw(7, *shape).float()
         (got,) = session.run(None, {"x": other.numpy()})
         assert error(torch.from_numpy(got), module(other)) <= 1e-5, shape
+
+
+@attentions
+@forms
+def test_fused_for_inference(cls, form):
+    module, x, _ = make(cls, (2, 64, 7, 5))
+    module.form = form
+    fused = foveal.fuse(module)
+    assert error(fused(x), module(x)) <= 1e-12 * max(1.0, float(module(x).abs().max()))
+    assert not any(isinstance(part, BatchNorm) for part in fused.modules()) or cls is foveal.NAM
+    again = foveal.fuse(fused)
+    assert torch.equal(again(x), fused(x))
+    assert again.state_dict().keys() == fused.state_dict().keys()
 
 
 @attentions

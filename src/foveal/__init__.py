@@ -34,6 +34,7 @@ _HOMES = {
     "TripletAttention": "attention",
     "UserError": "errors",
     "add": "graft",
+    "fuse": "fusion",
 }
 
 __all__ = ["__version__", *_HOMES]
