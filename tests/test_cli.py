@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from foveal import ATTENTIONS
 from helpers import GOLDEN, last_json
 
 FOVEAL = str(Path(sys.executable).with_name("foveal"))
@@ -25,7 +26,7 @@ def foveal(*arguments: str, cwd=None, **env: str) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.parametrize("command", ["", "list", "show", "add", "demo"])
+@pytest.mark.parametrize("command", ["", "list", "show", "add", "bench", "demo"])
 def test_help_is_frozen(command):
     # Commands and flags are promises: adding one is a decision that shows in this file's diff.
     done = foveal(*command.split(), "--help")
@@ -46,10 +47,15 @@ def test_help_is_instant():
 
 
 def test_list_and_show():
-    listed = json.loads(foveal("list", "--json").stdout)
-    assert [entry["name"] for entry in listed] == ["ema"]
-    assert listed[0]["parameters"] == 672
-    assert "60.9" in foveal("list").stdout
+    listed = {entry["name"]: entry for entry in json.loads(foveal("list", "--json").stdout)}
+    assert [*listed] == [*ATTENTIONS]
+    assert (listed["ema"]["parameters"], listed["ema"]["flops_reference"]) == (672, 60_948_480)
+    assert listed["ema"]["places"] == ["backbone.P4", "backbone.P5"]
+    assert (listed["ema"]["forms"], listed["eca"]["forms"]) == (["reference", "fast"], ["reference"])
+    assert (listed["lsk"]["licence"], listed["coord"]["licence"]) == ("CC-BY-NC-4.0", "MIT")
+    table = foveal("list").stdout
+    assert "60.9" in table
+    assert "CC-BY-NC-4.0" in table
     shown = foveal("show", "EMA").stdout
     assert "softmax(mean(y1)) . y2" in shown
     assert "https://arxiv.org/abs/2305.13563" in shown

@@ -32,17 +32,19 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list")
 def list_attentions(as_json: _Json = False) -> None:
     """The attentions and what they cost (at 256 channels, 40 x 40)."""
-    from .attention import ATTENTIONS, FORMS, costs
+    from .attention import ATTENTIONS
 
-    entries = [{**_card(cls), **costs(cls)} for cls in ATTENTIONS.values()]
+    entries = [_entry(cls) for cls in ATTENTIONS.values()]
     if as_json:
         return _print_json(entries)
-    heads = ("name", "title", "year", "gate", "parameters", "MFLOPs", "as fast")
+    heads = ("name", "title", "year", "parameters", "MFLOPs", "forms", "place", "licence of the source")
     body = [
         (
-            *(e[key] for key in ("name", "title", "year", "kind")),
+            *(e[key] for key in ("name", "title", "year")),
             f"{e['parameters']:,}",
-            *(f"{e[f'flops_{form}'] / 1e6:.1f}" for form in FORMS),
+            f"{e['flops_reference'] / 1e6:.1f}",
+            *(", ".join(e[key]) for key in ("forms", "places")),
+            e["licence"],
         )
         for e in entries
     ]
@@ -54,22 +56,24 @@ def show(
     name: Annotated[str, typer.Argument(help="Short name, class name or alias: ema.")], as_json: _Json = False
 ) -> None:
     """One attention's card: mathematics, costs, honest notes."""
-    from .attention import FORMS, costs, find
+    from .attention import find
 
     cls = find(name)
-    entry = {**_card(cls), **costs(cls)}
+    entry = _entry(cls)
     if as_json:
         return _print_json(entry)
     print(entry["mathematics"], end="\n\n")
-    for key in ("name", "year", "paper", "kind", "paper_place"):
-        print(f"{key.replace('_', ' '):<12} {entry[key]}")
+    for key in ("name", "year", "paper", "source", "licence", "kind"):
+        print(f"{key:<12} {entry[key]}")
+    print(f"{'place':<12} {', '.join(entry['places'])}")
     print(f"{'in YAML':<12} C3k2+{cls.card.name}, or a row [-1, 1, {(*cls.card.aliases, cls.card.name)[0]}, []]")
     print(f"{'parameters':<12} {entry['parameters']:,} at 256 channels")
-    for form in FORMS:
+    for form in entry["forms"]:
         print(f"{form:<12} {entry[f'flops_{form}'] / 1e6:.1f} MFLOPs at 256 channels, 40 x 40")
-    for key in ("constraints", "notes"):
+    for key in ("constraints", "differs", "copies", "notes"):
         for sentence in entry[key]:
-            print(f"{key[:-1]:<12} {sentence}")
+            print(f"{key.removesuffix('s'):<12} {sentence}")
+    print(f"{'avoid':<12} {entry['avoid']}")
 
 
 @app.command()
@@ -105,6 +109,41 @@ def add(
     print(f"GFLOPs        {flops / 1e9:.3f} -> {flops_after / 1e9:.3f} at {added.image_size} x {added.image_size}")
     print(f"difference    {added.difference:g} between the outputs before and after, on a photograph")
     print(f"written       {added.output}")
+
+
+@app.command()
+def bench(
+    specs: Annotated[
+        list[str] | None,
+        typer.Argument(help='Such as ema or "ema(groups=8)". [default: all that have a fast form]'),
+    ] = None,
+    channels: Annotated[int, typer.Option(help="Of the input.")] = 256,
+    size: Annotated[str, typer.Option(help="Of the input: 40, or 40x60 for height x width.")] = "40",
+    batch: Annotated[int, typer.Option(help="Of the input.")] = 1,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="Of the CPU. [default: torch's choice]")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write or replace.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Time and peak memory of each form of an attention.
+
+    Forward passes and training steps, the forms in turns. A form that disagrees with the reference is not timed, and
+    the exit code is then 1. Numbers in brackets are quartiles; a speed-up above 1 is faster than the reference.
+    """
+    from .bench import bench as call
+
+    settings = {"channels": channels, "size": size, "batch": batch, "dtype": dtype, "device": device}
+    measured = call(specs or (), **settings, threads=threads, output=output)
+    if as_json:
+        _print_json(dataclasses.asdict(measured))
+    else:
+        heads = ("attention", "mode", "form", "milliseconds", "speed-up", "peak MB", "error", "of gradients")
+        _print_table(heads, map(_bench_row, measured.rows))
+    wrong = [row for row in measured.rows if row.disagreement]
+    for row in wrong:
+        print(f"{row.attention}, {row.mode}, {row.form}: {row.disagreement}", file=sys.stderr)
+    raise typer.Exit(1 if wrong else 0)
 
 
 @app.command(
@@ -164,9 +203,26 @@ def _load_host() -> None:
         importlib.import_module("foveal.yolo")
 
 
-def _card(cls: type) -> dict:
-    home = sys.modules[cls.reference.__module__]  # the class itself says it lives in foveal
-    return {**dataclasses.asdict(cls.card), "mathematics": home.__doc__.strip()}
+def _entry(cls: type) -> dict:
+    from .attention import costs, forms, mathematics
+
+    card = dataclasses.asdict(cls.card)
+    more = {"places": cls.card.paper_place.split(","), "forms": forms(cls), "mathematics": mathematics(cls.card.name)}
+    return card | more | costs(cls)
+
+
+def _bench_row(row) -> tuple[str, ...]:
+    def spread(quartiles: Sequence[float], digits: int) -> str:
+        low, median, high = (f"{value:.{digits}f}" for value in quartiles)
+        return f"{median} ({low}-{high})"
+
+    return (
+        *(row.attention, row.mode, row.form),
+        spread(row.milliseconds, 3) if row.milliseconds else "not timed",
+        spread(row.speedup, 2) if row.speedup else "",
+        "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}",
+        *("" if error is None else f"{error:.0e}" for error in (row.error, row.gradient_error)),
+    )
 
 
 def _print_json(data: object) -> None:
