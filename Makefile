@@ -8,7 +8,7 @@ FLOOR  := $(VENV)/floor
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-floor check format
+.PHONY: help setup demo test test-floor check format docs
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,3 +41,6 @@ check: $(VENV)/ready ## Lint and check the format
 format: $(VENV)/ready ## Apply the format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/ready ## Write docs/attentions.md from the cards
+	$(BIN)/python docs/attentions.py > docs/attentions.md

@@ -56,7 +56,7 @@ def test_any_attention_of_any_width_and_size(asked, channels, height, width, tra
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(sorted(ATTENTIONS)),
-    st.sampled_from(["yolov8", "yolo11", "yolo12"]),
+    st.sampled_from(["yolov8", "yolo11", "yolo12", "yolo26"]),
     st.sampled_from("ns"),
     st.sampled_from(["neck", "P3", "P4", "P5", "backbone", "backbone.P3", "sppf", "psa", "paper", "0", "7", "99"]),
     st.sampled_from(["identity", "paper"]),

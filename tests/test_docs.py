@@ -1,12 +1,13 @@
 """What the documents say is so."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from foveal import cli
-from helpers import GOLDEN, in_fresh_process
+from helpers import GOLDEN, in_fresh_process, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,3 +46,8 @@ def test_every_command_is_in_both_readmes():
             f"foveal {command} " in page.read_text() or f"foveal {command}\n" in page.read_text()
             for command in commands
         )
+
+
+def test_the_page_of_attentions_is_what_the_cards_say(tmp_path):
+    printed = run([sys.executable, str(ROOT / "docs" / "attentions.py")], tmp_path)
+    assert printed == (ROOT / "docs" / "attentions.md").read_text(), "make docs writes it anew"

@@ -8,6 +8,7 @@ import pytest
 
 import foveal
 from foveal import ATTENTIONS
+from foveal.attention import costs
 from helpers import GOLDEN, in_fresh_process
 
 ROOT = Path(__file__).parents[1]
@@ -16,9 +17,9 @@ SOURCE = ROOT / "src" / "foveal"
 # A file imports only from rungs below its own.
 LADDER = [
     {"errors"},
-    {"attention"},
+    {"files", "fusion", "attention"},
     {"spec"},
-    {"surgery", "insert"},
+    {"surgery", "insert", "bench"},
     {"yolo"},
     {"graft"},
     {"demo"},
@@ -78,14 +79,22 @@ def test_attentions_load_without_ultralytics(tmp_path):
 @pytest.mark.parametrize("cls", ATTENTIONS.values(), ids=ATTENTIONS)
 def test_every_attention_is_complete(cls):
     card = cls.card
+    assert cls.__name__ in foveal.__all__
     assert files()[f"attention/{card.name}.py"]
-    assert (GOLDEN / f"{card.name}.json").exists(), "no golden numbers"
-    assert card.paper.rsplit("/", 1)[-1] in (ROOT / "NOTICE").read_text(), "not in NOTICE"
+    notice = (ROOT / "NOTICE").read_text()
+    if card.source:  # the control arm has none
+        assert (GOLDEN / f"{card.name}.json").exists(), "no golden numbers"
+        assert card.source in notice
+        assert card.source in (GOLDEN / "README.md").read_text() or card.name == "se"  # whose numbers are a port's
+    assert card.paper.rsplit("/", 1)[-1] in notice, "not in NOTICE"
     assert cls.reference.__doc__
     assert cls.gates.__doc__
-    assert card.notes
+    assert card.differs
+    assert card.constraints
     for readme in ("README.md", "README.zh-CN.md"):
-        assert f"| `{card.name}` |" in (ROOT / readme).read_text(), readme
+        (row,) = re.findall(rf"^\| `{card.name}` \|.*", (ROOT / readme).read_text(), re.MULTILINE)
+        assert card.paper in row, readme
+        assert f"| {costs(cls)['parameters']:,} |" in row, readme
 
 
 def test_every_attention_file_is_in_the_tuple():
