@@ -58,6 +58,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """The same by `scaled_dot_product_attention`, whose kernels take four dimensions."""
+    # The CPU's kernel has no gradient for a bias, and what torch then runs instead is slower than this.
+    if bias.requires_grad and q.device.type == "cpu":
+        return attend(q, k, v, bias)
     # One bias for all windows counts them as samples; a bias for each counts them as heads.
     first = 0 if bias.dim() == 3 else 1
     bias = bias if bias.dim() == 3 else bias.flatten(0, 1)

@@ -6,7 +6,8 @@ authors' release (Jongchan/attention-module, MIT); written from the mathematics.
     y   = x * sigmoid(mlp(mean over H, W of x) + mlp(maximum over H, W of x))       C to C // reduction to C, ReLU
     out = y * sigmoid(BN(conv7x7([maximum over channels of y | mean over channels of y])))
 
-Multiply-accumulates: 4*C*C / reduction + 98*H*W. `fast` calls the perceptron once for both poolings.
+Multiply-accumulates: 4*C*C / reduction + 98*H*W. There is no `fast` form of its own: one call of the perceptron
+for both poolings was measured and gains nothing.
 """
 
 import torch
@@ -63,11 +64,6 @@ class CBAM(Attention):
 
     def reference(self, x: Tensor) -> Tensor:
         """The paper, box by box."""
-        x = x * (self._mlp(x.mean((2, 3))) + self._mlp(x.amax((2, 3)))).sigmoid()[:, :, None, None]
-        return x * self._map(x)
-
-    def fast(self, x: Tensor) -> Tensor:
-        """The same function with one call of the perceptron."""
         x = x * self._channel(x)[:, :, None, None]
         return x * self._map(x)
 
@@ -80,9 +76,7 @@ class CBAM(Attention):
         return self.fc2(self.fc1(pooled).relu())
 
     def _channel(self, x: Tensor) -> Tensor:
-        # The second layer is linear: its two outputs' sum is its output of the sum, with the bias twice.
-        hidden = self.fc1(torch.stack([x.mean((2, 3)), x.amax((2, 3))])).relu().sum(0)
-        return (self.fc2(hidden) + self.fc2.bias).sigmoid()
+        return (self._mlp(x.mean((2, 3))) + self._mlp(x.amax((2, 3)))).sigmoid()
 
     def _map(self, x: Tensor) -> Tensor:
         return self.spatial(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)).sigmoid()

@@ -11,8 +11,9 @@ the mathematics.
     out     = linear(z * q . (k^T v / N) + depthwise 5x5(v))     one depthwise kernel of d channels for all heads
 
 Shapes: B batch, n heads, d channels per head, N = H*W positions.
-Multiply-accumulates: (4*C*C + 2*C*d + C + k*k*C) * N: linear in N. `fast` divides t by its largest value before the
-power, which cancels, and multiplies q, k and v in single precision at least: half precision overflows in both places.
+Multiply-accumulates: (4*C*C + 2*C*d + C + k*k*C) * N: linear in N. `fast` differs in half precision only, where powers
+and products of norms overflow: there it divides t by its largest value before the power, which cancels, and multiplies
+q, k and v in single precision.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from ..errors import UserError
 from ._base import Attention, Card, require_divisor
 
 _TINY = 1e-6  # the authors'
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class FocusedLinearAttention(Attention):
@@ -148,6 +150,8 @@ def _focus(t: Tensor, power: float) -> Tensor:
 
 
 def _safe_focus(t: Tensor, power: float) -> Tensor:
+    if t.dtype not in _HALF:
+        return _focus(t, power)
     # The largest value cancels, so it needs no gradient.
     return t.norm(dim=2, keepdim=True) * F.normalize((t / t.detach().amax(2, keepdim=True)) ** power, dim=2)
 
@@ -163,7 +167,7 @@ def _mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _safe_mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    # In single precision at least: products of norms leave the range of half, and autocast would choose half.
-    with torch.autocast(q.device.type, enabled=False):
-        wide = torch.promote_types(v.dtype, torch.float32)
-        return _mix(q.to(wide), k.to(wide), v.to(wide)).to(v.dtype)
+    if v.dtype not in _HALF:
+        return _mix(q, k, v)
+    with torch.autocast(q.device.type, enabled=False):  # which would choose half precision again
+        return _mix(q.float(), k.float(), v.float()).to(v.dtype)

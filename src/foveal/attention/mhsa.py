@@ -98,8 +98,8 @@ class MHSA(Attention):
         height, width = x.shape[2:]
         q, k, v = self._qkv(x)
         per_row, per_column = self._position_logits(q, height, width)
-        rows = torch.eye(height, dtype=x.dtype, device=x.device).repeat_interleave(width, 0)
-        columns = torch.eye(width, dtype=x.dtype, device=x.device).repeat(height, 1)
+        rows = torch.eye(height, dtype=k.dtype, device=x.device).repeat_interleave(width, 0)
+        columns = torch.eye(width, dtype=k.dtype, device=x.device).repeat(height, 1)
         onehot = torch.cat([rows, columns], 1).expand(*k.shape[:2], -1, -1)
         q = torch.cat([q, per_row, per_column], 3)
         k = torch.cat([k, onehot], 3)

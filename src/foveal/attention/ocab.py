@@ -140,7 +140,8 @@ class OverlappingCrossAttentionBlock(Attention):
         batch, windows = q.shape[:2]
         q = q.reshape(batch, windows, size**2, self.heads, per_head).transpose(2, 3)
         kv = columns.reshape(batch, 2, self.heads, per_head, reach**2, windows)
-        k, v = kv.permute(1, 0, 5, 2, 4, 3).unbind(0)
+        # Contiguous in d, without which the fused kernels step aside.
+        k, v = kv.permute(1, 0, 5, 2, 4, 3).contiguous().unbind(0)
         return q, k, v
 
     def _bias(self) -> Tensor:
