@@ -425,6 +425,7 @@ def test_mhsa_reads_timms_names_and_parts():
         (lambda: MSDA(64, kernel_size=4), "kernel_size=4.*kernel_size=3 fits"),
         (lambda: MHSA(66), "channels=66, heads=4.*heads=3 fits"),
         (lambda: MHSA(64, size=0), "size=0.*size=40 fits"),
+        (lambda: MHSA(64, size=[4, 5, 6]), r"size=\[4, 5, 6\].*size=40 fits"),
         (lambda: FocusedLinearAttention(60), "channels=60, heads=8.*heads=6 fits"),
         (lambda: FocusedLinearAttention(64, kernel_size=4), "kernel_size=4.*kernel_size=5 fits"),
         (lambda: FocusedLinearAttention(64, focusing_factor=0), "focusing_factor=0.*focusing_factor=3 fits"),

@@ -13,6 +13,7 @@ from ultralytics.nn import tasks
 
 from foveal import ATTENTIONS, IdentityStart, Spec, UserError, graft, insert
 from foveal import yolo as host
+from foveal.attention import BatchNorm
 from helpers import draw, filled
 
 
@@ -46,6 +47,8 @@ def test_at_its_place(name, scale, tmp_path):
     model = attended_twin(plain, name)
     starts = [module for module in model.modules() if isinstance(module, IdentityStart)]
     assert starts
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    assert all(norm.eps == 1e-5 and norm.momentum in (0.1, 0.01) for norm in norms)  # not what the host sets
 
     model.load(plain, verbose=False)
     assert plain.state_dict().keys() <= model.state_dict().keys()

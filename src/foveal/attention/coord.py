@@ -8,8 +8,8 @@ the authors' release (houqb/CoordAttention, MIT); written from the mathematics.
     out = x * sigmoid(conv1x1(y[:H])) * sigmoid(conv1x1(y[H:]))
 
 Shapes: B batch, C channels, m reduced channels, H rows, W columns.
-Multiply-accumulates: 2*C*m*(H+W) in both forms; the time goes into reading and writing x. `fast` multiplies the two
-profiles first, so that x is read once and saved once for the gradient.
+Multiply-accumulates: 2*C*m*(H+W). There is no `fast` form of its own: the time goes into reading and writing x, and to
+multiply the two profiles before x was measured and gains nothing.
 """
 
 import torch
@@ -72,11 +72,6 @@ class CoordAttention(Attention):
         """The paper, box by box."""
         rows, columns = self._profiles(x)
         return x * rows * columns
-
-    def fast(self, x: Tensor) -> Tensor:
-        """The same function with one multiplication of x."""
-        rows, columns = self._profiles(x)
-        return x * (rows * columns)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`rows` (B, C, H) and `columns` (B, C, W); the gate of a pixel is their product."""

@@ -71,10 +71,11 @@ class MHSA(Attention):
     def __init__(self, channels: int, *, heads: int = 4, size: int | Sequence[int] = 40):
         super().__init__(channels)
         require_divisor(type(self), channels, "heads", heads)
-        height, width = (size, size) if isinstance(size, int) else size
-        if min(height, width) < 1:
-            raise UserError(f"MHSA(size={size}): must be positive", "size=40 fits")
+        sizes = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sizes) != 2 or min(sizes) < 1:
+            raise UserError(f"MHSA(size={size}): must be positive, one number or height and width", "size=40 fits")
         self.heads = heads
+        height, width = sizes
         per_head = channels // heads
         self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
         self.rel_h = nn.Parameter(torch.randn(2 * height - 1, per_head) * per_head**-0.5)
