@@ -70,9 +70,9 @@ def show(
     print(f"{'parameters':<12} {entry['parameters']:,} at 256 channels")
     for form in entry["forms"]:
         print(f"{form:<12} {entry[f'flops_{form}'] / 1e6:.1f} MFLOPs at 256 channels, 40 x 40")
-    for key in ("constraints", "differs", "copies", "notes"):
+    for key, label in {"constraints": "asks for", "differs": "differs", "copies": "in copies", "notes": "note"}.items():
         for sentence in entry[key]:
-            print(f"{key.removesuffix('s'):<12} {sentence}")
+            print(f"{label:<12} {sentence}")
     print(f"{'avoid':<12} {entry['avoid']}")
 
 
