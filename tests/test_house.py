@@ -17,7 +17,7 @@ SOURCE = ROOT / "src" / "foveal"
 # A file imports only from rungs below its own.
 LADDER = [
     {"errors"},
-    {"files", "fusion", "attention"},
+    {"files", "fusion", "verdict", "attention"},
     {"spec"},
     {"surgery", "insert", "bench"},
     {"yolo"},
@@ -26,8 +26,14 @@ LADDER = [
     {"cli"},
 ]
 # Packages that enter by one door.
-DOORS = {"ultralytics": {"yolo"}, "typer": {"cli"}, "matplotlib": {"demo"}, "PIL": {"graft", "demo"}}
-OPTIONAL = ("torch", "numpy", "ultralytics", "typer", "matplotlib", "onnx", "PIL", "yaml")
+DOORS = {
+    "ultralytics": {"yolo"},
+    "typer": {"cli"},
+    "matplotlib": {"demo"},
+    "PIL": {"graft", "demo"},
+    "scipy": {"verdict"},
+}
+OPTIONAL = ("torch", "numpy", "ultralytics", "typer", "matplotlib", "onnx", "PIL", "yaml", "scipy")
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:

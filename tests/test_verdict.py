@@ -1,0 +1,249 @@
+"""The statistics: average precision against its oracles, intervals and tests against simulated studies."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from foveal import verdict
+from foveal.verdict import Matches, Truth, average_precision, draw_images, holm, interval, judge, sign_flip
+
+COCO = Path(__file__).parents[2] / "shared" / "data" / "coco_eval_golden"
+
+
+def drawn(seed: int, images: int, detections: int, objects: int, classes: int) -> tuple[Matches, Truth]:
+    """Detections of which each class has no more hits than objects, in every order of confidence."""
+    rng = np.random.default_rng(seed)
+    truth = Truth(rng.integers(0, images, objects), rng.integers(0, classes, objects))
+    label = rng.integers(0, classes, detections)
+    hit = np.zeros((detections, 10), bool)
+    for c, threshold in itertools.product(range(classes), range(10)):
+        mine = rng.permutation(np.flatnonzero(label == c))
+        hit[mine[: rng.integers(0, 1 + min(len(mine), (truth.label == c).sum()))], threshold] = True
+    return Matches(rng.integers(0, images, detections), rng.random(detections), label, hit), truth
+
+
+sizes = st.tuples(st.integers(0, 10**6), st.integers(1, 20), st.integers(0, 120), st.integers(1, 60), st.integers(1, 4))
+
+
+@given(sizes)
+def test_average_precision_is_the_hosts(size):
+    metrics = pytest.importorskip("ultralytics.utils.metrics", reason="Ultralytics is not installed")
+    matches, truth = drawn(*size)
+    theirs = metrics.ap_per_class(matches.hit.astype(float), matches.confidence, matches.label, truth.label)
+    classes, ours = average_precision(matches, truth)
+    assert classes.tolist() == theirs[6].tolist()
+    assert np.abs(ours[0] - theirs[5]).max() <= 1e-9
+    map50, map50_95 = verdict.mean_average_precision(ours)
+    assert map50[0] == pytest.approx(theirs[5][:, 0].mean(), abs=1e-9)
+    assert map50_95[0] == pytest.approx(theirs[5].mean(), abs=1e-9)
+
+
+def test_average_precision_of_the_older_host_falls_in_a_line():
+    # One object of two found, then a miss: envelope 1 up to recall 1/2, then from 1/2 in a line to 0 at recall 1.
+    matches = Matches(np.zeros(2, int), np.array([0.9, 0.8]), np.zeros(2, int), np.array([[True], [False]]))
+    truth = Truth(np.zeros(2, int), np.zeros(2, int))
+    found = {
+        name: average_precision(matches, truth, None, name)[1].item() for name in ("ultralytics", "ultralytics-8.3")
+    }
+    assert found["ultralytics"] == pytest.approx(0.495)
+    assert found["ultralytics-8.3"] == pytest.approx(0.5 * 0.5 + 0.495 + 0.25 * 0.5 - 0.25, abs=0.01)
+
+
+def iou(box: list[float], boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    x, y, w, h = box
+    width = np.clip(np.minimum(x + w, boxes[:, 0] + boxes[:, 2]) - np.maximum(x, boxes[:, 0]), 0, None)
+    height = np.clip(np.minimum(y + h, boxes[:, 1] + boxes[:, 3]) - np.maximum(y, boxes[:, 1]), 0, None)
+    both = width * height
+    return both / np.where(crowd, w * h, w * h + boxes[:, 2] * boxes[:, 3] - both)
+
+
+def coco_matches() -> tuple[Matches, Truth]:
+    """COCO's rules: by confidence, the free object of largest overlap; a crowd takes any number and counts for none."""
+    stored = json.loads((COCO / "instances_val2014_100.json").read_text())
+    results = json.loads((COCO / "instances_val2014_fakebbox100_results.json").read_text())
+    place = {image: index for index, image in enumerate(sorted(image["id"] for image in stored["images"]))}
+    detections, objects = [], []
+    for image, label in itertools.product(place, [category["id"] for category in stored["categories"]]):
+        there = [a for a in stored["annotations"] if (a["image_id"], a["category_id"]) == (image, label)]
+        there.sort(key=lambda a: a["iscrowd"])
+        objects += [(place[image], label) for a in there if not a["iscrowd"]]
+        crowd = np.array([a["iscrowd"] for a in there], bool)
+        boxes = np.array([a["bbox"] for a in there]).reshape(-1, 4)
+        mine = [r for r in results if (r["image_id"], r["category_id"]) == (image, label)]
+        taken = np.zeros((10, len(there)), bool)
+        for result in sorted(mine, key=lambda r: -r["score"])[:100]:
+            overlap, hit, ignored = iou(result["bbox"], boxes, crowd), np.zeros(10, bool), np.zeros(10, bool)
+            for index, threshold in enumerate(np.linspace(0.5, 0.95, 10)):
+                fits = (overlap >= min(threshold, 1 - 1e-10)) & (~taken[index] | crowd)
+                candidates = np.flatnonzero(fits & ~crowd) if (fits & ~crowd).any() else np.flatnonzero(fits)
+                if len(candidates):
+                    best = candidates[np.flatnonzero(overlap[candidates] == overlap[candidates].max())[-1]]
+                    taken[index, best] = True
+                    hit[index], ignored[index] = not crowd[best], crowd[best]
+            detections.append((place[image], result["score"], label, hit, ignored))
+    image, confidence, label, hit, ignored = (np.array(column) for column in zip(*detections, strict=True))
+    return Matches(image, confidence, label, hit, ignored), Truth(*np.array(objects).T)
+
+
+def test_average_precision_of_coco_is_the_known_answer():
+    if not COCO.exists():
+        pytest.skip(f"needs {COCO}")
+    _, found = average_precision(*coco_matches(), definition="coco")
+    assert found.mean() == pytest.approx(0.504581, abs=1e-6)
+    assert found[..., 0].mean() == pytest.approx(0.696973, abs=1e-6)
+    assert found[..., 5].mean() == pytest.approx(0.572982, abs=1e-6)
+
+
+@given(sizes, st.sampled_from(["ultralytics", "coco", "ultralytics-8.3"]))
+def test_an_image_that_counts_twice_is_there_twice(size, definition):
+    matches, truth = drawn(*size)
+    images = 1 + max([*matches.image, *truth.image])
+    counts = np.ones((2, images), int)
+    counts[1] = 2
+    counts[0, 0] = 0
+    _, weighted = average_precision(matches, truth, counts, definition)
+    # All images twice leaves every precision and recall as it was, up to the lines between hits of one confidence.
+    _, once = average_precision(matches, truth, None, definition)
+    assert np.allclose(weighted[1], once[0], atol=1e-12)
+    without = Matches(*(a[matches.image != 0] for a in (matches.image, matches.confidence, matches.label, matches.hit)))
+    left = Truth(truth.image[truth.image != 0], truth.label[truth.image != 0])
+    classes, removed = average_precision(without, left, np.ones((1, images), int), definition)
+    here = np.isin(np.unique(truth.label), classes)
+    assert np.allclose(weighted[0][here], removed[0], atol=1e-12)
+    assert np.isnan(weighted[0][~here]).all()
+
+
+def test_sign_flips_are_counted_exactly():
+    differences = np.array([0.3, 0.1, -0.2, 0.5])
+    sums = [abs(np.dot(differences, signs)) for signs in itertools.product((1, -1), repeat=4)]
+    assert sign_flip(differences) == np.mean([s >= abs(differences.sum()) - 1e-12 for s in sums])
+    assert sign_flip(np.ones(6)) == 2**-5
+    assert sign_flip(np.zeros(6)) == 1
+    assert sign_flip(np.array([[1.0, 1.0], [1.0, -1.0]])).tolist() == [0.5, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_adjusts_as_defined(p):
+    adjusted = holm(p)
+    for index, value in enumerate(p):
+        rank = sum(other < value for other in p) + sum(other == value for other in p[:index])
+        assert adjusted[index] >= min(1, (len(p) - rank) * value) - 1e-12
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert (adjusted >= np.array(p) - 1e-12).all()
+    assert (adjusted <= 1).all()
+
+
+def test_power_is_the_t_tests():
+    rng = np.random.default_rng(0)
+    for effect, seeds in ((1.0, 6), (1.43, 6), (0.5, 20)):
+        found = stats.ttest_1samp(rng.normal(effect, 1, (20_000, seeds)), 0, axis=1).pvalue < 0.05
+        assert verdict.power(effect, seeds) == pytest.approx(found.mean(), abs=0.012)
+    known = {3: 3.26, 4: 2.13, 5: 1.68, 6: 1.43, 8: 1.16, 10: 1.00, 20: 0.66}
+    assert {n: round(verdict.detectable(n), 2) for n in known} == known
+    assert verdict.detectable(1) == np.inf
+
+
+def test_seeds_needed():
+    assert verdict.seeds_needed(10) == 6  # with five, sign flips cannot fall below 0.0625
+    assert verdict.seeds_needed(1.0) == 11  # a t test alone would find it with ten
+    assert verdict.seeds_needed(1.0, level=0.05 / 3) > 10
+    assert verdict.seeds_needed(1.0, images=0.05) > 10
+    assert verdict.seeds_needed(1.0, images=1.0) is None  # only more images would help
+
+
+# Simulated studies: seeds, images, and both together vary the difference; mu is the truth.
+STUDIES = {
+    "seeds only": (1, 0, 0),
+    "images only, alike for all seeds": (0.001, 10, 0.001),
+    "all three": (1, 3, 5),
+    "seeds and images together": (0.5, 0, 10),
+}
+
+
+def simulated(rng, studies: int, seeds: int, deviations: tuple[float, float, float], mu: float, images: int = 100):
+    by_seed, by_image, by_both = deviations
+    scores = mu + rng.normal(0, by_seed, (studies, seeds, 1)) + rng.normal(0, by_image, (studies, 1, images))
+    scores = scores + rng.normal(0, by_both, (studies, seeds, images))
+    counts = draw_images(images, 200, int(rng.integers(2**31)))
+    return scores.mean(-1), scores @ (counts.T / images)
+
+
+@pytest.mark.parametrize("seeds", [4, 6, 10])
+@pytest.mark.parametrize("name", STUDIES)
+def test_intervals_cover_the_truth_as_often_as_they_say(name, seeds):
+    rng = np.random.default_rng(seeds)
+    differences, resampled = simulated(rng, 3000, seeds, STUDIES[name], mu=1.0)
+    low, high = interval(differences, resampled)
+    assert 0.93 <= np.mean((low <= 1.0) & (high >= 1.0)) <= 0.97
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_no_effect_is_rarely_called_help(name):
+    differences, resampled = simulated(np.random.default_rng(7), 6000, 6, STUDIES[name], mu=0.0)
+    low, high = (bound.reshape(2000, 3) for bound in interval(differences, resampled))
+    found = holm(sign_flip(differences).reshape(2000, 3)) <= 0.05  # in studies of three arms
+    assert np.mean((found & (low > 0)).any(1)) <= 0.05
+    assert np.mean((found & (high < 0)).any(1)) <= 0.05
+    # The same decisions as `judge` makes.
+    for study in range(20):
+        arms = [(differences[i], resampled[i]) for i in range(3 * study, 3 * study + 3)]
+        helps = [each.word == "helps" for each in judge(arms, margin=1.0)]
+        assert helps == (found[study] & (low[study] > 0)).tolist()
+
+
+def test_an_effect_that_power_promises_is_found():
+    rng = np.random.default_rng(0)
+    seeds = verdict.seeds_needed(1.5)
+    differences, resampled = simulated(rng, 300, seeds, (1, 0, 0), mu=1.5)
+    found = [judge([each], margin=1.5)[0].word for each in zip(differences, resampled, strict=True)]
+    assert np.mean([word == "helps" for word in found]) >= 0.75
+    assert "hurts" not in found
+
+
+def test_underpowered_appears_when_it_should():
+    rng = np.random.default_rng(1)
+    for seeds, margin, expected in ((6, 0.5, "underpowered"), (6, 4.0, "no detectable difference")):
+        differences, resampled = simulated(rng, 100, seeds, (1, 0, 0), mu=0.0)
+        words = [judge([each], margin)[0].word for each in zip(differences, resampled, strict=True)]
+        assert np.mean([word == expected for word in words]) >= 0.9
+
+
+def one(differences, margin: float, spread: float = 0.0):
+    differences = np.array(differences, float)
+    noise = np.random.default_rng(0).normal(0, spread, 400)
+    return judge([(differences, differences[:, None] + noise)], margin)[0]
+
+
+def test_words():
+    assert one([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], margin=0.5).word == "helps"
+    assert one([-1.0, -1.1, -0.9, -1.2, -1.0, -0.8], margin=0.5).word == "hurts"
+    assert one([0.1, -0.1, 0.05, -0.05, 0.1, -0.1], margin=0.5).word == "no detectable difference"
+    unsure = one([2.0, -1.0, 1.5, -0.5, 1.0, 0.2], margin=0.5)
+    assert (unsure.word, unsure.seeds) == ("underpowered", 6)
+    assert unsure.needed > 6
+    # Five seeds that agree cannot be told from chance by sign flips; six can.
+    assert one([1.0, 1.1, 0.9, 1.2, 1.0], margin=2.0).word == "no detectable difference"
+    assert one([1.0, 1.1, 0.9, 1.2, 1.0], margin=0.5).word == "underpowered"
+    # All seeds agree, but other images might say otherwise.
+    assert one([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], margin=0.5, spread=2.0).word == "underpowered"
+    assert one([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], margin=0.5, spread=2.0).needed is None
+
+
+def test_seeds_that_agree_exactly():
+    same = one([1.0] * 6, margin=0.5)
+    assert (same.word, same.low, same.high) == ("helps", 1.0, 1.0)
+    assert one([0.0] * 6, margin=0.5).word == "no detectable difference"
+
+
+def test_holm_counts_the_arms():
+    good = np.array([1.0, 1.1, 0.9, 1.2, 1.0, 0.8])
+    arm = (good, good[:, None] + np.zeros(50))
+    assert [each.word for each in judge([arm], margin=5.0)] == ["helps"]
+    # 2^-5 times two is more than 0.05: two arms need seven seeds.
+    assert [each.p for each in judge([arm, arm], margin=5.0)] == [0.0625, 0.0625]
