@@ -125,6 +125,10 @@ def test_sign_flips_are_counted_exactly():
     assert sign_flip(differences) == np.mean([s >= abs(differences.sum()) - 1e-12 for s in sums])
     assert sign_flip(np.ones(6)) == 2**-5
     assert sign_flip(np.zeros(6)) == 1
+    many = np.random.default_rng(0).normal(0.3, 1, (5, 17))  # where flips are drawn
+    t_test = stats.ttest_1samp(many, 0, axis=1).pvalue
+    assert np.abs(sign_flip(many) - t_test).max() < 0.02
+    assert sign_flip(np.ones(30)) == 2**-15
     assert sign_flip(np.array([[1.0, 1.0], [1.0, -1.0]])).tolist() == [0.5, 1.0]
 
 
@@ -236,6 +240,8 @@ def test_words():
 
 
 def test_seeds_that_agree_exactly():
+    assert verdict.power(1e16, 6) == pytest.approx(1)
+    assert one([0.1] * 6, margin=0.5).word == "helps"
     same = one([1.0] * 6, margin=0.5)
     assert (same.word, same.low, same.high) == ("helps", 1.0, 1.0)
     assert one([0.0] * 6, margin=0.5).word == "no detectable difference"
