@@ -1,6 +1,10 @@
 """Writes the page of all attentions from their cards: python docs/attentions.py > docs/attentions.md."""
 
+import functools
+
 from foveal.attention import ATTENTIONS, costs, forms, mathematics
+
+costs = functools.cache(costs)  # the first size stands in the table and in each section
 
 HEAD = """# The attentions
 

@@ -47,7 +47,12 @@ def fitting(cls: type, channels: int) -> torch.nn.Module:
         said = refusal
     assert str(channels) in said.message, said
     assert said.hint.endswith(" fits"), said
-    return cls(**{"channels": channels} | {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", said.hint)})
+    return cls(**{"channels": channels} | hinted(said))
+
+
+def hinted(refusal: UserError) -> dict[str, int]:
+    """The arguments that a refusal says fit."""
+    return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", refusal.hint)}
 
 
 def run_form(module: torch.nn.Module, form: str, x: torch.Tensor, dy: torch.Tensor) -> dict[str, torch.Tensor]:

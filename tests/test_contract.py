@@ -220,6 +220,7 @@ def test_fused_for_inference(cls, form):
     module.form = form
     fused = foveal.fuse(module)
     assert error(fused(x), module(x)) <= 1e-12 * max(1.0, float(module(x).abs().max()))
+    # NAM's norm has no convolution before it.
     assert not any(isinstance(part, BatchNorm) for part in fused.modules()) or cls is foveal.NAM
     again = foveal.fuse(fused)
     assert torch.equal(again(x), fused(x))

@@ -1,7 +1,6 @@
 """Every attention at its card's place in the smallest and the largest YOLO11: identity start, one step, ONNX."""
 
 import copy
-import re
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from ultralytics.nn import tasks
 from foveal import ATTENTIONS, IdentityStart, Spec, UserError, graft, insert
 from foveal import yolo as host
 from foveal.attention import BatchNorm
-from helpers import draw, filled
+from helpers import draw, filled, hinted
 
 
 def build(cfg: dict) -> tasks.DetectionModel:
@@ -29,7 +28,7 @@ def attended_twin(plain: tasks.DetectionModel, name: str) -> tasks.DetectionMode
     try:
         return build(insert.with_suffix(plain.yaml, spec, rows))
     except UserError as refusal:
-        arguments = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", refusal.hint)}
+        arguments = hinted(refusal)
     return build(insert.with_suffix(plain.yaml, Spec(name, arguments), rows))
 
 

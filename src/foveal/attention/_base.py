@@ -145,10 +145,12 @@ def costs(cls: type[Attention], channels: int = 256, size: int = 40) -> dict[str
     module = cls(channels).eval()
     x = torch.zeros(1, channels, size, size)
     counts = {"parameters": sum(p.numel() for p in module.parameters())}
-    for form in FORMS:
+    for form in forms(cls):
         with FlopCounterMode(display=False) as counter:
             getattr(module, form)(x)
         counts[f"flops_{form}"] = counter.get_total_flops()
+    for form in FORMS:
+        counts.setdefault(f"flops_{form}", counts["flops_reference"])
     return counts
 
 
@@ -166,6 +168,14 @@ def require_divisor(cls: type[Attention], channels: int, name: str, value: int, 
         f"{cls.__name__}(channels={channels}, {name}={value}): channels must be a positive multiple of {rule}",
         f"{name}={fits[-1]} fits" if fits else f"channels={multiple * 64}, {name}=1 fits",
     )
+
+
+def instance_norm(
+    x: Tensor, channels: int, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Each channel of each sample less its mean, divided by its deviation."""
+    # Not F.group_norm, which refuses a single value per channel: a 1 x 1 map is legal here and normalises to 0.
+    return torch.group_norm(x, channels, weight, bias, eps)
 
 
 def _rename(name: str, renamed: Mapping[str, str]) -> str:

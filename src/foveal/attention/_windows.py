@@ -7,6 +7,11 @@ from torch import Tensor, nn
 from ..errors import UserError
 
 
+def whole(length: int, size: int) -> int:
+    """The next multiple of `size`."""
+    return length + -length % size
+
+
 def padded(x: Tensor, size: int) -> Tensor:
     """(B, H, W, C) with zeros below and to the right, up to multiples of `size`."""
     height, width = x.shape[1:3]
@@ -21,8 +26,9 @@ def cut(x: Tensor, size: int) -> Tensor:
 
 
 def joined(windows: Tensor, size: int, height: int, width: int) -> Tensor:
-    """The inverse of `cut`."""
+    """The inverse of `cut` after `padded`, still padded; height and width are those before padding."""
     batch, _, _, channels = windows.shape
+    height, width = whole(height, size), whole(width, size)
     grid = windows.reshape(batch, height // size, width // size, size, size, channels)
     return grid.transpose(2, 3).reshape(batch, height, width, channels)
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Attention, Card, require_divisor
+from ._base import Attention, Card, instance_norm, require_divisor
 
 
 class EMAttention(Attention):
@@ -109,7 +109,7 @@ class EMAttention(Attention):
         strips = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2)  # [N, C, H + W, 1]
         gates = self.conv1x1(strips).sigmoid()
         a, b = gates[:, :, :height], gates[:, :, height:].transpose(2, 3)
-        y1 = _instance_norm(x * a * b, self.gn.num_channels, self.gn.eps, self.gn.weight, self.gn.bias)
+        y1 = instance_norm(x * a * b, self.gn.num_channels, self.gn.eps, self.gn.weight, self.gn.bias)
         y2 = self.conv3x3(x)
         weights1 = y1.mean((2, 3)).softmax(1).unsqueeze(1)  # [N, 1, C]
         weights2 = y2.mean((2, 3)).softmax(1).unsqueeze(1)
@@ -138,7 +138,7 @@ class EMAttention(Attention):
 
         scale = (weights2 * self.gn.weight).reshape(batch, self.channels, 1, 1)
         shift = (weights2 @ self.gn.bias + weights1 @ self.conv3x3.bias).reshape(batch, self.groups, 1, 1)
-        terms = local + _instance_norm(x * (a * b), self.channels, self.gn.eps) * scale
+        terms = local + instance_norm(x * (a * b), self.channels, self.gn.eps) * scale
         logits = terms.reshape(batch, self.groups, per_group, height, width).sum(2) + shift
         return logits.sigmoid()
 
@@ -149,13 +149,6 @@ class EMAttention(Attention):
         # A product and a sum, because starting a convolution costs more than one so small computes.
         logits = self.conv1x1.weight.flatten(1) @ slabs + self.conv1x1.bias.unsqueeze(1)
         return logits.sigmoid().reshape(batch, self.channels, length)
-
-
-def _instance_norm(
-    x: Tensor, channels: int, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
-) -> Tensor:
-    # Not F.group_norm, which refuses a single value per channel: a 1 x 1 map is legal here and normalises to 0.
-    return torch.group_norm(x, channels, weight, bias, eps)
 
 
 def _window_means(x: Tensor, dim: int) -> Tensor:

@@ -177,7 +177,7 @@ class HybridAttentionBlock(Attention):
         """Windows (B, windows, s*s, c) back to (B, H, W, c) at the size of `like`."""
         height, width = like.shape[1:3]
         size, shift = self.window_size, self.shift_size
-        whole = _windows.joined(windows, size, height + -height % size, width + -width % size)
+        joined = _windows.joined(windows, size, height, width)
         if shift:
-            whole = whole.roll((shift, shift), (1, 2))
-        return whole[:, :height, :width]
+            joined = joined.roll((shift, shift), (1, 2))
+        return joined[:, :height, :width]

@@ -11,8 +11,8 @@ The tables r_h and r_w have a row per offset of a map of the size they were made
 offsets and takes exactly those; for a larger one the tables are stretched by linear interpolation.
 
 Shapes: B batch, n heads, d channels per head, N = H*W positions.
-Multiply-accumulates: 3*C*C*N + 2*C*N*N + C*N*(2*H - 1 + 2*W - 1). `fast`
-takes the offsets to positions before the product, and never writes the N x N logits.
+Multiply-accumulates: 3*C*C*N + 2*C*N*N + C*N*(2*H - 1 + 2*W - 1). `fast` takes the offsets to
+positions before the product, and never writes the N x N logits.
 """
 
 from collections.abc import Sequence

@@ -113,19 +113,23 @@ class OverlappingCrossAttentionBlock(Attention):
         q, k, _ = self._qkv(x.permute(0, 2, 3, 1))
         p = _windows.probabilities(q, k, self._bias())
         size, reach = self.window_size, self.window_size + self.overlap
-        whole = (height + -height % size, width + -width % size)
         columns = (p.mean(3) / p.shape[1]).permute(0, 2, 3, 1).flatten(1, 2)  # [B, heads * M * M, windows]
-        received = F.fold(columns, whole, reach, padding=self.overlap // 2, stride=size)
+        received = F.fold(
+            columns,
+            (_windows.whole(height, size), _windows.whole(width, size)),
+            reach,
+            padding=self.overlap // 2,
+            stride=size,
+        )
         found = {"received": received[:, :, :height, :width]}
         return found | ({"attention": p} if matrix else {})
 
     def _block(self, x: Tensor, attend: Callable[..., Tensor]) -> Tensor:
         tokens = x.permute(0, 2, 3, 1)
         height, width = tokens.shape[1:3]
-        size = self.window_size
         mixed = attend(*self._qkv(tokens), self._bias()).transpose(2, 3).flatten(3)
-        whole = _windows.joined(mixed, size, height + -height % size, width + -width % size)
-        tokens = tokens + self.proj(whole[:, :height, :width])
+        joined = _windows.joined(mixed, self.window_size, height, width)
+        tokens = tokens + self.proj(joined[:, :height, :width])
         tokens = tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens))))
         return tokens.permute(0, 3, 1, 2)
 

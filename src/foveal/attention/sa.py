@@ -17,7 +17,7 @@ No multiply-accumulates. There is no `fast` form of its own.
 import torch
 from torch import Tensor, nn
 
-from ._base import Attention, Card, require_divisor
+from ._base import Attention, Card, instance_norm, require_divisor
 
 
 class ShuffleAttention(Attention):
@@ -88,6 +88,5 @@ class ShuffleAttention(Attention):
         slabs = x.reshape(batch * self.groups, 2 * half, height, width)
         u, v = slabs[:, :half], slabs[:, half:]
         channel = (self.channel_weight * u.mean((2, 3), keepdim=True) + self.channel_bias).sigmoid()
-        # Not F.group_norm, which refuses a single value per channel: a 1 x 1 map is legal here and normalises to 0.
-        normed = torch.group_norm(v, half, self.norm.weight, self.norm.bias, self.norm.eps)
+        normed = instance_norm(v, half, self.norm.eps, self.norm.weight, self.norm.bias)
         return u, v, channel, (self.spatial_weight * normed + self.spatial_bias).sigmoid()
