@@ -16,6 +16,8 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         write(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the name without its content
         os.replace(part, target)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise UserError(f"cannot write {target}: {error}", "free some space or choose another folder with -o") from None
