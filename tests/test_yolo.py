@@ -295,7 +295,7 @@ def test_every_task_has_a_trainer_that_workers_can_import(tmp_path):
     assert detr.task_map["detect"]["trainer"] is host.RTDETRTrainer
 
 
-def test_validation_images_in_every_way_to_name_them(tmp_path):
+def test_images_of_a_split_in_every_way_to_name_them(tmp_path):
     pictures = [tmp_path / folder / f"{i}.png" for folder in ("a", "b") for i in range(2)]
     for picture in pictures:
         picture.parent.mkdir(exist_ok=True)
@@ -303,7 +303,7 @@ def test_validation_images_in_every_way_to_name_them(tmp_path):
     (tmp_path / "list.txt").write_text("./a/0.png\n" + f"{pictures[3]}\n")
     for val, expected in (("a", pictures[:2]), ("[a, b]", pictures), ("list.txt", [pictures[0], pictures[3]])):
         (tmp_path / "data.yaml").write_text(f"path: {tmp_path}\ntrain: a\nval: {val}\nnames: [x]\n")
-        assert host.validation_images(str(tmp_path / "data.yaml")) == expected
+        assert host.images(str(tmp_path / "data.yaml"), "val") == expected
 
 
 # What can be wrong with the host -----------------------------------------------------------------------------------

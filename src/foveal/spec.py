@@ -98,6 +98,6 @@ def _arguments(inside: str, text: str) -> dict[str, object]:
         }
         if call.args or call.func.id != "_" or None in read or len(read) < len(call.keywords):
             raise ValueError("a value without a name, a name twice, or a second pair of parentheses")
-    except (AttributeError, SyntaxError, ValueError):
+    except (AttributeError, SyntaxError, TypeError, ValueError):
         raise UserError(f"cannot read the arguments of {text!r}", "write for example ema(groups=8)") from None
     return read

@@ -46,12 +46,17 @@ if _numbers(ultralytics.__version__) < _numbers(FLOOR):
     )
 
 from ultralytics import cfg as grammar  # noqa: E402  (after the version is known to fit)
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset  # noqa: E402
+from ultralytics.data.dataset import YOLODataset  # noqa: E402
+from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths  # noqa: E402
 from ultralytics.models import rtdetr, yolo  # noqa: E402
 from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.utils import ASSETS, LOGGER  # noqa: E402
+from ultralytics.utils.metrics import compute_ap  # noqa: E402
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
+# How this release ends a curve that reaches recall 0.5 at full precision: see `verdict.average_precision`.
+AVERAGE_PRECISION = "ultralytics" if compute_ap([0.5], [1.0])[0] < 0.6 else "ultralytics-8.3"
+DetectionValidator, RTDETRValidator = yolo.detect.DetectionValidator, rtdetr.val.RTDETRValidator
 
 
 class Registered:
@@ -113,7 +118,8 @@ def _place(layer: nn.Module, at_row: insert.Placed, width: int, scale: str | Non
         )
     repeats = len(layer) if at_row.own_row and isinstance(layer, nn.Sequential) else 1
     specs = at_row.specs * repeats
-    attentions = [surgery.build(spec, width) for spec in specs]
+    with torch.random.fork_rng(devices=[]):  # what the host draws later must be what it draws for the plain model
+        attentions = [surgery.build(spec, width) for spec in specs]
     if at_row.own_row:
         placed = attentions[0] if repeats == 1 else nn.Sequential(*attentions)
         placed.i, placed.f, placed.type = layer.i, layer.f, f"foveal.{specs[0].name}"
@@ -257,7 +263,7 @@ def load(source: str | PathLike) -> YOLO | RTDETR:
     source = str(source)
     if not source.endswith((".pt", ".yaml", ".yml")):
         raise UserError(f"{source!r} is neither a .pt file nor a model YAML", "give one such as yolo11n.pt")
-    cls = RTDETR if "rtdetr" in Path(source).stem.lower() else YOLO
+    cls = RTDETR if is_rtdetr(source) else YOLO
     try:
         return cls(source)
     except UserError:
@@ -267,6 +273,11 @@ def load(source: str | PathLike) -> YOLO | RTDETR:
             raise UserError(f"there is no file {source!r}", "the host also knows names such as yolo11n.yaml") from None
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{source!r} cannot be loaded as a model: {reason}", "give one such as yolo11n.pt") from None
+
+
+def is_rtdetr(source: str) -> bool:
+    """Whether a file or name is one of RT-DETR's, as the host tells it."""
+    return "rtdetr" in Path(source).stem.lower()
 
 
 def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
@@ -279,9 +290,9 @@ def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
     return built
 
 
-def validation_images(data: str) -> list[Path]:
-    """The validation images of a data file, which names folders or lists of files, one or several."""
-    named = check_det_dataset(data, autodownload=False)["val"]
+def images(data: str, split: str) -> list[Path]:
+    """The images of one split of a data file, which names folders or lists of files, one or several."""
+    named = data_file(data)[split]
     found = []
     for place in map(Path, named if isinstance(named, list) else [named]):
         if place.is_dir():
@@ -289,6 +300,67 @@ def validation_images(data: str) -> list[Path]:
         else:
             found += [place.parent / line for line in place.read_text().splitlines() if line]
     return found
+
+
+def labels(pictures: list[Path]) -> list[Path]:
+    """The label file of each image, whether it exists or not."""
+    return [Path(path) for path in img2label_paths([str(picture) for picture in pictures])]
+
+
+def data_file(data: str) -> dict:
+    """A data file as the host reads it: splits with absolute paths, `names`, `path`.
+
+    What is not there is downloaded, if the file says from where.
+
+    Raises:
+        UserError: no such file, or one the host refuses.
+    """
+    try:
+        return check_det_dataset(data)
+    except (
+        AssertionError,
+        AttributeError,
+        KeyError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        yaml.YAMLError,
+    ) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"the data file {data!r} cannot be used: {said}", "check the paths in it") from None
+
+
+def has_labels(data: str, split: str) -> bool:
+    """Whether a data file has labels of a split: published ones often name a test whose labels never were."""
+    if not data_file(data).get(split):
+        return False
+    try:
+        return any(file.exists() for file in labels(images(data, split)))
+    except OSError:
+        return False
+
+
+def scan(data: str) -> None:
+    """Read all labels once, as training does, so that the host's caches beside them are there."""
+    described = data_file(data)
+    for split in ("train", "val", "test"):
+        if described.get(split):
+            YOLODataset(described[split], data=described, task="detect", augment=False)
+
+
+def train_arguments(given: dict) -> dict:
+    """All training arguments, the host's own values where none is given.
+
+    Raises:
+        UserError: one the host does not know, or a value it refuses.
+    """
+    try:
+        grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
+        return vars(grammar.get_cfg(overrides=given))
+    except (SyntaxError, TypeError, ValueError) as error:
+        said = str(error).strip().partition("\n\n")[0]
+        raise UserError(f"training arguments: {said}", "write for example epochs=50 imgsz=640") from None
 
 
 def checkpoint(model: nn.Module, like: dict) -> dict:
@@ -320,8 +392,20 @@ def command(arguments: list[str]) -> None:
         raise UserError(str(error).strip(), "check the path") from None
 
 
+def key_values(arguments: list[str]) -> dict[str, object]:
+    """`epochs=50 lr0=1e-3` read as the host reads it.
+
+    Raises:
+        UserError: one that has another form.
+    """
+    try:
+        return dict(grammar.parse_key_value_pair(argument) for argument in arguments)
+    except (AssertionError, ValueError, SyntaxError):
+        raise UserError(f"cannot read {' '.join(arguments)!r} as training arguments", "write epochs=50") from None
+
+
 def _tune(arguments: list[str]) -> None:
-    given = dict(grammar.parse_key_value_pair(argument) for argument in arguments if "=" in argument)
+    given = key_values([argument for argument in arguments if "=" in argument])
     own = {key: given.pop(key) for key in ("iterations", "use_ray") if key in given}
     grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
     if "model" not in given:
