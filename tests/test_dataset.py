@@ -1,0 +1,174 @@
+"""The digest of a data set: what it does not see, what it does, and that files are read once."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from foveal import UserError
+
+pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+
+from foveal import dataset
+from foveal.dataset import Contents, contents
+
+TABLE = {"train": "images/train", "val": "images/val", "test": "images/test", "names": ["ant", "bee"]}
+
+
+def write_data(root: Path, **changed) -> Path:
+    """A data set of files that only look like images; the second image of a split has no label file."""
+    for split, index in ((s, i) for s in ("train", "val", "test") for i in range(2)):
+        for part, suffix, content in (("images", ".jpg", f"image {split} {index}"), ("labels", ".txt", "0 .5 .5 1 1")):
+            file = root / part / split / f"{index}{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if part == "images" or index == 0:
+                file.write_text(content)
+    table = {key: value for key, value in {**TABLE, **changed}.items() if value is not None}
+    (root / "data.yaml").write_text(yaml.safe_dump(table))
+    return root / "data.yaml"
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return write_data(tmp_path / "data")
+
+
+def digest(data: Path, cache: Path | None = None) -> Contents:
+    return contents(str(data), cache or data.parent.parent / "fresh" / "none.json")
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path):
+    (tmp_path / "fresh").mkdir()
+
+
+def test_a_data_set_that_is_moved_copied_or_touched_is_the_same(data, tmp_path, monkeypatch):
+    before = contents(str(data), tmp_path / "cache.json")
+    assert before.files.keys() == {
+        *(f"images/{s}/{i}.jpg" for s in dataset.SPLITS for i in range(2)),
+        *(f"labels/{s}/{i}.txt" for s in dataset.SPLITS for i in range(2)),
+    }
+    assert before.files["labels/val/1.txt"] == ""
+    copied = shutil.copytree(data.parent, tmp_path / "deeper" / "copy")
+    assert contents(str(copied / "data.yaml"), tmp_path / "another.json") == before
+    os.utime(data.parent / "images/train/0.jpg", (1, 1))
+    assert contents(str(data), tmp_path / "cache.json") == before
+    moved = data.parent.rename(tmp_path / "moved")
+    for cache in ("cache.json", "third.json"):
+        assert contents(str(moved / "data.yaml"), tmp_path / cache) == before
+    (tmp_path / "link").symlink_to(moved)
+    assert contents(str(tmp_path / "link" / "data.yaml"), tmp_path / "sixth.json") == before
+    monkeypatch.chdir(moved)
+    assert contents("data.yaml", tmp_path / "fourth.json") == before
+    assert before.difference(before) == ""
+    write_data(moved, names={0: "ant", 1: "bee"}, path=str(moved))
+    assert contents(str(moved / "data.yaml"), tmp_path / "fifth.json") == before
+
+
+CHANGES = {
+    "labels/train/0.txt": lambda root: (root / "labels/train/0.txt").write_text("1 .5 .5 1 1"),
+    "images/test/1.jpg": lambda root: (root / "images/test/1.jpg").write_bytes(b"image test 2"),
+    "images/val/2.jpg and 1 more": lambda root: (root / "images/val/2.jpg").write_bytes(b"new"),
+    "images/val/1.jpg and 1 more": lambda root: (root / "images/val/1.jpg").unlink(),
+    "labels/val/0.txt": lambda root: (root / "labels/val/0.txt").unlink(),
+    "labels/val/1.txt": lambda root: (root / "labels/val/1.txt").touch(),
+    "images/train/0.jpg and 3 more": lambda root: (
+        (root / "images/train").rename(root / "images/train2") and write_list(root, "images/train2")
+    ),
+    "the classes or splits": lambda root: write_data(root, names=["bee", "ant"]),
+    "images/test/0.jpg and 3 more": lambda root: write_data(root, test=None),
+}
+
+
+def write_list(root: Path, folder: str) -> None:
+    """Name the training images one by one."""
+    (root / "list.txt").write_text("".join(f"./{folder}/{index}.jpg\n" for index in range(2)))
+    table = yaml.safe_load((root / "data.yaml").read_text())
+    (root / "data.yaml").write_text(yaml.safe_dump({**table, "train": "list.txt"}))
+
+
+@pytest.mark.parametrize("named", CHANGES)
+def test_a_change_of_the_data_is_seen_and_named(data, tmp_path, named):
+    before = contents(str(data), tmp_path / "cache.json")
+    CHANGES[named](data.parent)
+    after = contents(str(data), tmp_path / "cache.json")
+    assert after.digest != before.digest
+    if named == "images/train/0.jpg and 3 more":  # and as many new ones
+        named = "images/train/0.jpg and 7 more"
+    assert after.difference(before) == before.difference(after) == named
+    assert contents(str(data), tmp_path / "another.json") == after
+
+
+def test_a_list_of_images_is_the_same_as_their_folder(data, tmp_path):
+    before = digest(data)
+    write_list(data.parent, "images/train")
+    assert digest(data) == before
+
+
+def test_splits_that_are_exchanged_are_a_change(data):
+    before = digest(data)
+    write_data(data.parent, train="images/val", val="images/train")
+    assert digest(data).digest != before.digest
+
+
+def test_only_what_may_have_changed_is_read_again(data, tmp_path, monkeypatch):
+    reads, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path.name) or read_bytes(path))
+    cache = tmp_path / "cache.json"
+    before = contents(str(data), cache)
+    assert len(reads) == 9
+    kept = cache.read_bytes()
+    reads.clear()
+    assert contents(str(data), cache) == before
+    assert reads == []
+    os.utime(data.parent / "images/val/0.jpg", (5, 5))
+    assert contents(str(data), cache) == before
+    assert contents(str(data), cache) == before
+    assert reads == ["0.jpg"]
+    # The same size at another time is read; what a changed cache says is no file of ours.
+    (data.parent / "images/val/0.jpg").write_text("image val 7")
+    os.utime(data.parent / "images/val/0.jpg", (6, 6))
+    assert contents(str(data), cache).difference(before) == "images/val/0.jpg"
+    reads.clear()
+    for damaged in (
+        b"",
+        b"[]",
+        b"5",
+        b"null",
+        kept[:50],
+        b"\xff",
+        b'{"images/val/0.jpg": 5}',
+        b'{"images/val/0.jpg": []}',
+    ):
+        cache.write_bytes(damaged)
+        assert contents(str(data), cache).files.keys() == before.files.keys()
+        assert json.loads(cache.read_text()).keys() == json.loads(kept).keys()
+    one = {name: [*stamp[:2], 5] for name, stamp in json.loads(cache.read_text()).items()}
+    for wrong in (one, {name: stamp[:2] for name, stamp in one.items()}):
+        cache.write_text(json.dumps(wrong))
+        assert contents(str(data), cache).difference(before) == "images/val/0.jpg"
+
+
+def test_data_that_cannot_be_read(data, tmp_path):
+    with pytest.raises(UserError, match="cannot be used"):
+        digest(tmp_path / "nowhere.yaml")
+    write_data(data.parent, train="images/nowhere")
+    with pytest.raises(UserError, match=r"the data set .*data\.yaml' cannot be read: .*nowhere"):
+        digest(data)
+    write_data(data.parent, val="images/nowhere")
+    with pytest.raises(UserError, match=r"cannot be used: .*nowhere"):
+        digest(data)
+    write_data(data.parent)
+    (data.parent / "labels/train/1.txt").mkdir()  # unreadable whoever asks
+    with pytest.raises(UserError, match=r"cannot be read: .*1\.txt"):
+        digest(data)
+
+
+def test_difference_names_the_first_of_several():
+    one = Contents("a", {"x": "1", "y": "2"})
+    assert dataclasses.replace(one, digest="b").difference(one) == "the classes or splits"
+    assert Contents("b", {"x": "1", "z": "2"}).difference(one) == "y and 1 more"
