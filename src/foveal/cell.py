@@ -1,0 +1,233 @@
+"""One cell of a study, from its plan to `result.json`, which is written last and whole.
+
+A cell's folder is an ordinary Ultralytics run with a few files more. It can be killed at any moment: the next process
+continues after the last whole epoch. A lock, which the system frees when its holder dies, keeps two from the same cell.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from . import recording
+from . import yolo as host
+from .dataset import Contents, contents
+from .errors import UserError
+from .files import write_whole
+from .graft import add
+from .plan import Cell, Plan, versions
+from .verdict import average_precision, mean_average_precision
+
+BUSY = 75  # exit code of a process that finds its cell taken, as sysexits.h has it for "try again later"
+PLAN, CELLS, DATA, RESULT, FAILURE, LOCK, LOG = (
+    *("plan.yaml", "cells", "data.json", "result.json", "failure.json", "lock", "log.txt"),
+)
+KINDS = ("best", "last")  # of weights that are judged
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell measured.
+
+    Attributes:
+        arm: name of the arm.
+        pair: the seed by which it is paired.
+        seed: the seed it drew from.
+        map: mAP50-95 of best.pt on the split judged; also `map_last` of last.pt, and both for mAP50.
+        disagreement: largest difference of the four to those computed again from the stored detections.
+        epochs: trained.
+        batch: images in a batch, which the host may have lowered for want of memory.
+        batches: a digest of all batches, for each epoch.
+        start: a digest of each tensor before training.
+        finite: whether all trained tensors are.
+        parameters: of the trained model.
+        seconds: of training, evaluation of every epoch included.
+        peak_bytes: most memory used; of the GPU if there was one, else of the process.
+        resumed: how often it was interrupted and went on.
+        device: where it ran.
+        data: digest of the data set.
+        versions: of what decides a result.
+        finished: when, in UTC.
+    """
+
+    arm: str
+    pair: int
+    seed: int
+    map: float
+    map50: float
+    map_last: float
+    map50_last: float
+    disagreement: float
+    epochs: int
+    batch: int
+    batches: list[str]
+    start: dict[str, str]
+    finite: bool
+    parameters: int
+    seconds: float
+    peak_bytes: int | None
+    resumed: int
+    device: str
+    data: str
+    versions: dict[str, str]
+    finished: str
+
+    @classmethod
+    def load(cls, folder: Path) -> "Result | None":
+        """The result in a cell's folder, None if there is none."""
+        try:
+            return cls(**json.loads((folder / RESULT).read_text()))
+        except (FileNotFoundError, NotADirectoryError, TypeError, ValueError):  # also one of another release
+            return None
+
+
+@contextlib.contextmanager
+def held(folder: Path, patience: float = 0) -> Iterator[bool]:
+    """Hold a cell's lock; whether that worked within so many seconds."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def run(study: Path, key: str, device: str = "cpu") -> bool:
+    """Train and judge one cell of the study in a folder.
+
+    Returns:
+        False if another process holds the cell, True when its result is there.
+
+    Raises:
+        UserError: no such cell as things are now.
+    """
+    plan = Plan.read(study / PLAN)
+    now = contents(plan.data, study / DATA)
+    cell = next((cell for cell in plan.cells(now.digest) if cell.key == key), None)
+    if cell is None:
+        raise UserError(
+            f"{key} is no cell of {study} as its plan, data and installed versions are now",
+            f"list them with foveal study cells {study}",
+        )
+    folder = study / CELLS / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, patience=5) as mine:  # somebody who only looks holds it for a moment
+        if not mine:
+            return False
+        if Result.load(folder) is None:
+            try:
+                _measure(plan, cell, now, study, folder, device)
+            except Exception as error:  # whatever it is, `status` must be able to say it later
+                failure = {"reason": _in_words(error), "traceback": traceback.format_exc()}
+                write_whole(folder / FAILURE, lambda part: part.write_text(json.dumps(failure)))
+                raise
+    return True
+
+
+def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path, device: str) -> None:
+    (folder / FAILURE).unlink(missing_ok=True)
+    with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
+        host.scan(plan.data)
+    record = _trained(plan, cell, study, folder, device)
+    settings = {key: plan.train[key] for key in ("imgsz", "batch", "workers", "single_cls") if key in plan.train}
+    settings |= {"device": device, "project": study.name, "name": cell.key}
+    found, disagreement = {}, 0.0
+    for kind in KINDS:
+        weights = folder / "weights" / f"{kind}.pt"
+        detections, found[kind] = recording.evaluate(weights, plan.data, plan.split, folder, **settings)
+        detections.save(folder / f"{kind}.npz")
+        _, again = average_precision(detections.matches(), detections.truth(), definition=host.AVERAGE_PRECISION)
+        ours = [float(value[0]) for value in mean_average_precision(again)]
+        theirs = (found[kind]["map50"], found[kind]["map"])
+        disagreement = max(disagreement, *(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
+    after = contents(plan.data, study / DATA)
+    if changed := after.difference(before):
+        raise UserError(f"the data set changed while the cell was training: {changed}", "run the study again")
+    models = [host.load(folder / "weights" / f"{kind}.pt").model for kind in KINDS]
+    result = Result(
+        arm=cell.arm.name,
+        pair=cell.pair,
+        seed=cell.seed,
+        map=found["best"]["map"],
+        map50=found["best"]["map50"],
+        map_last=found["last"]["map"],
+        map50_last=found["last"]["map50"],
+        disagreement=disagreement,
+        epochs=len(record["batches"]),
+        batch=record["batch"],
+        batches=record["batches"],
+        start=record["start"],
+        finite=all(bool(tensor.isfinite().all()) for model in models for tensor in model.state_dict().values()),
+        parameters=sum(parameter.numel() for parameter in models[0].parameters()),
+        seconds=round(sum(record["seconds"]), 1),
+        peak_bytes=record["peak_bytes"],
+        resumed=record["resumed"],
+        device=device,
+        data=before.digest,
+        versions=versions(),
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    write_whole(folder / RESULT, lambda part: part.write_text(json.dumps(dataclasses.asdict(result), indent=1)))
+    for file in (folder / recording.RESUME, *folder.glob("start.*")):
+        file.unlink(missing_ok=True)
+
+
+def _trained(plan: Plan, cell: Cell, study: Path, folder: Path, device: str) -> dict:
+    """Train, or go on training, or find it done; what the trainer recorded."""
+    checkpoint = recording.resumable(folder)
+    epochs = host.train_arguments(plan.train)["epochs"]
+    if checkpoint and checkpoint["epoch"] + 1 >= epochs and _whole(folder):
+        return checkpoint["foveal"]["record"]
+    if checkpoint and checkpoint["epoch"] + 1 < epochs:
+        settings = {"resume": str(folder / recording.RESUME), "device": device}
+    else:
+        _clear(folder)
+        settings = {**plan.train, "seed": cell.seed, "device": device, "model": str(_start(cell, folder))}
+        settings |= {"project": study.name, "name": cell.key, "exist_ok": True, "save_dir": str(folder.resolve())}
+    trainer = recording.trainer(cell.arm.model)(overrides={**settings, "data": plan.data})
+    trainer.train()
+    return recording.resumable(folder)["foveal"]["record"]
+
+
+def _whole(folder: Path) -> bool:
+    """Whether both trained models can be read: the host does not write them in one step."""
+    try:
+        for kind in KINDS:
+            torch.load(folder / "weights" / f"{kind}.pt", map_location="cpu", weights_only=False)
+        return True
+    except (OSError, RuntimeError, EOFError):
+        return False
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name not in (LOCK, LOG):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _start(cell: Cell, folder: Path) -> str:
+    """The file that training starts from."""
+    if cell.arm.spec is None:
+        return cell.arm.model
+    target = folder / f"start{Path(cell.arm.model).suffix}"
+    torch.manual_seed(cell.seed)  # the attention's first weights
+    added = add(cell.arm.model, cell.arm.spec, output=target, force=True)
+    print(f"{cell.arm.spec}: {added.tensors[0]}/{added.tensors[1]} tensors kept", file=sys.stderr)
+    return str(target)
+
+
+def _in_words(error: Exception) -> str:
+    return error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,287 @@
+"""The host's trainers and validators, recording what a study needs and continuing exactly where they were killed.
+
+The stock trainer resumes from half-precision averages: a run that was interrupted ends elsewhere than one that was not,
+and nobody sees it in the result. Here
+
+- every epoch draws its order and augmentations from (seed, epoch) alone, whatever was drawn before it, so that arms see
+  the same batches and a resumed epoch is the one that was lost;
+- `resume.pt`, written whole after each epoch, is the host's checkpoint with the state it leaves out: weights, averages
+  and optimizer in full precision, gradients not applied yet, and the record so far.
+
+On a CPU a resumed run then equals an undisturbed one bit for bit. On a GPU they differ by what its kernels leave open.
+"""
+
+import hashlib
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import yolo as host
+from .detections import Detections
+from .files import write_whole
+
+RESUME = "resume.pt"
+RANK = int(os.environ.get("RANK", -1))  # of this process in multi-GPU training
+_NOT_YET = sys.maxsize
+
+
+def resumable(folder: Path) -> dict | None:
+    """The checkpoint from which a run in this folder goes on; None if there is none, or of another place."""
+    file = folder / RESUME
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=False)
+        return found if Path(found["train_args"]["save_dir"]) == folder.resolve() else None
+    except (OSError, RuntimeError, KeyError, EOFError):
+        return None
+
+
+class _Recording:
+    """Mixed into a trainer of the host.
+
+    All it needs is in the trainer's own arguments, because workers of a multi-GPU run make their trainer from those.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.record = {"start": {}, "batches": [], "seconds": [], "peak_bytes": None, "resumed": 0}
+        self._digest, self._position, self._began = hashlib.blake2b(digest_size=8), -1, 0.0
+        self._last_step, self._unapplied, self._steps_in_time, self._nominal = -1, {}, True, 1
+
+    def get_dataloader(self, dataset_path, batch_size=16, rank=0, mode="train"):
+        """The host's loader; that of training with epochs of its own."""
+        loader = super().get_dataloader(dataset_path, batch_size, rank, mode)
+        return _Epochs(loader, self) if mode == "train" else loader
+
+    def set_model_attributes(self):
+        """The host's hook between building the model and training it."""
+        super().set_model_attributes()
+        self.record["start"] = digests(self.model)
+
+    def begin_epoch(self) -> int:
+        """Called by the loader before the first batch; returns what the epoch draws from."""
+        self._digest, self._position, self._began = hashlib.blake2b(digest_size=8), -1, time.perf_counter()
+        return int(np.random.SeedSequence([self.args.seed, self.epoch, RANK + 1]).generate_state(1)[0])
+
+    def preprocess_batch(self, batch):
+        """The host's, of a batch whose content is noted first."""
+        self._position += 1
+        for name in batch["im_file"]:
+            self._digest.update(Path(name).name.encode())
+        for part in (batch["img"][..., ::8, ::8], batch["cls"], batch["bboxes"]):
+            self._digest.update(part.contiguous().cpu().numpy().tobytes())
+        if not self._steps_in_time:
+            self._wait_for_step()
+        return super().preprocess_batch(batch)
+
+    def optimizer_step(self):
+        """The host's, at a batch that is remembered."""
+        super().optimizer_step()
+        self._last_step = self._iteration()
+
+    def save_model(self):
+        """The host's, then everything that an exact continuation needs."""
+        saved = super().save_model()
+        self.record["batches"].append(self._digest.hexdigest())
+        self.record["seconds"].append(time.perf_counter() - self._began)
+        self.record["batch"] = self.batch_size
+        peak = _peak_bytes(self.device)
+        self.record["peak_bytes"] = peak and max(peak, self.record["peak_bytes"] or 0)
+        checkpoint = torch.load(self.last, map_location="cpu", weights_only=False)
+        checkpoint["foveal"] = {
+            "model": _plain(self.model).state_dict(),
+            "average": self.ema.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "gradients": {n: p.grad for n, p in _plain(self.model).named_parameters() if p.grad is not None},
+            "last_step": self._last_step,
+            "record": self.record,
+        }
+        write_whole(self.save_dir / RESUME, lambda path: torch.save(checkpoint, path))
+        return saved
+
+    def resume_training(self, ckpt):
+        """The host's, then in full precision."""
+        super().resume_training(ckpt)
+        if not self.resume or ckpt is None:
+            return
+        exact = ckpt["foveal"]
+        _plain(self.model).load_state_dict(exact["model"])
+        self.ema.ema.load_state_dict(exact["average"])
+        self.optimizer.load_state_dict(exact["optimizer"])
+        self.scaler.load_state_dict(exact["scaler"])
+        self.record, self._last_step = exact["record"], exact["last_step"]
+        self.record["resumed"] += 1
+        self._unapplied, self._steps_in_time = exact["gradients"], False
+        self._drop_lost_rows(ckpt["epoch"] + 1)
+
+    def _drop_lost_rows(self, epochs: int) -> None:
+        """Rows of results.csv that were written after `resume.pt`."""
+        if RANK in (-1, 0) and self.csv.exists():
+            lines = self.csv.read_text().splitlines(keepends=True)[: 1 + epochs]
+            write_whole(self.csv, lambda path: path.write_text("".join(lines)))
+
+    def _iteration(self) -> int:
+        return self._position + len(self.train_loader) * self.epoch
+
+    def _wait_for_step(self) -> None:
+        """Until the first step after a resume: hold the host back, which believes that none was ever made.
+
+        It steps once `accumulate` batches have passed since its own last step, of which it knows nothing.
+        """
+        if self._position == 0:
+            for name, parameter in _plain(self.model).named_parameters():
+                if name in self._unapplied:
+                    parameter.grad = self._unapplied[name].to(parameter.device)
+            self._unapplied = {}
+        if self.accumulate == _NOT_YET:  # else the host has set it anew, as it does while warming up
+            self.accumulate = self._nominal
+        self._steps_in_time = self._iteration() - self._last_step >= self.accumulate
+        if not self._steps_in_time:
+            self._nominal, self.accumulate = self.accumulate, _NOT_YET
+
+
+class DetectionTrainer(_Recording, host.DetectionTrainer):
+    """Ultralytics' trainer for `detect`, recording."""
+
+
+class RTDETRTrainer(_Recording, host.RTDETRTrainer):
+    """Ultralytics' trainer for RT-DETR, recording."""
+
+
+def trainer(model: str) -> type[_Recording]:
+    """The trainer for a model file or name."""
+    return RTDETRTrainer if host.is_rtdetr(model) else DetectionTrainer
+
+
+class _Epochs:
+    """A loader of the host whose every epoch draws from (seed, epoch) alone."""
+
+    def __init__(self, loader, trainer: _Recording):
+        self.loader, self.trainer = loader, trainer
+
+    def __getattr__(self, name: str):
+        return getattr(self.loader, name)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict]:
+        seed = self.trainer.begin_epoch()
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        self.loader.generator.manual_seed(seed)
+        _refill(self.loader.dataset)
+        self.loader.reset()
+        yield from self.loader
+
+
+def _refill(dataset) -> None:
+    """Draw anew the images that mosaics take their other three from: the host's are the last ones it loaded."""
+    if not getattr(dataset, "max_buffer_length", 0):
+        return
+    if dataset.cache != "ram":
+        for index in dataset.buffer:
+            dataset.ims[index] = None
+    dataset.buffer = random.sample(range(len(dataset)), dataset.max_buffer_length)
+
+
+def digests(model: nn.Module) -> dict[str, str]:
+    """A short digest of each tensor of a model, by name, in fp32."""
+    return {
+        name: hashlib.blake2b(_bytes(tensor), digest_size=8).hexdigest() for name, tensor in model.state_dict().items()
+    }
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        import resource  # not on Windows
+    except ModuleNotFoundError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().float().cpu().contiguous().numpy().tobytes()
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model inside the wrapper of multi-GPU training."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+class _Detecting:
+    """Mixed into a validator of the host: keeps every detection and its match."""
+
+    def init_metrics(self, model):
+        """The host's start of an evaluation."""
+        super().init_metrics(model)
+        self._kept = []
+
+    def _process_batch(self, preds, batch):
+        """The host's matching of one image."""
+        matched = super()._process_batch(preds, batch)
+        boxes, true_boxes = (self.scale_preds({"bboxes": b["bboxes"]}, batch)["bboxes"] for b in (preds, batch))
+        tensors = (boxes, preds["conf"], preds["cls"], true_boxes, batch["cls"])
+        self._kept.append((batch["im_file"], matched["tp"], *(t.cpu().numpy() for t in tensors)))
+        return matched
+
+    def detections(self) -> Detections:
+        """What was found: images by name, detections by falling confidence, equal ones in the host's order."""
+        paths, hits, boxes, confidences, labels, true_boxes, true_labels = zip(*self._kept, strict=True)
+        by_name = sorted(range(len(paths)), key=paths.__getitem__)
+        place = np.empty(len(paths), int)
+        place[by_name] = np.arange(len(paths))
+        confidence = np.concatenate(confidences).astype(np.float32)
+        order = np.argsort(-confidence)  # as in the host's `ap_per_class`, so that averages of it are the host's
+        return Detections(
+            name=np.array([Path(paths[index]).name for index in by_name]),
+            image=np.repeat(place, [len(of) for of in labels])[order],
+            box=np.concatenate([b.reshape(-1, 4) for b in boxes]).astype(np.float32)[order],
+            confidence=confidence[order],
+            label=np.concatenate(labels).astype(np.int32)[order],
+            hit=np.concatenate(hits)[order],
+            true_image=np.repeat(place, [len(of) for of in true_labels]),
+            true_box=np.concatenate([b.reshape(-1, 4) for b in true_boxes]).astype(np.float32),
+            true_label=np.concatenate(true_labels).astype(np.int32),
+        )
+
+
+class _DetectionValidator(_Detecting, host.DetectionValidator):
+    pass
+
+
+class _RTDETRValidator(_Detecting, host.RTDETRValidator):
+    pass
+
+
+def evaluate(weights: Path, data: str, split: str, folder: Path, **settings) -> tuple[Detections, dict[str, float]]:
+    """Detections of a trained model on one split, and the host's own averages of them.
+
+    Args:
+        weights: a .pt file.
+        data: a data file.
+        split: "val" or "test".
+        folder: for what the host writes.
+        settings: `imgsz`, `batch`, `device`, ...
+
+    Returns:
+        The detections; and `map50` and `map` (mAP50-95) as fractions.
+    """
+    model = host.load(weights)
+    kind = _RTDETRValidator if isinstance(model, host.RTDETR) else _DetectionValidator
+    settings = {"rect": True, "plots": False, "save_json": False, "verbose": False, **settings}
+    settings |= {"data": data, "split": split, "mode": "val", "model": str(weights), "save_dir": str(folder)}
+    validator = kind(args=settings)
+    validator(model=model.model)
+    box = validator.metrics.box
+    return validator.detections(), {"map50": float(box.map50), "map": float(box.map)}
