@@ -194,7 +194,7 @@ def test_rounds_fill_two_seconds(lasts, rounds, monkeypatch):
     monkeypatch.setattr(room, "PATIENCE", 2000.0)
     monkeypatch.setattr(room, "MOST", 50)
     monkeypatch.setattr(room, "_sample", lambda call, repeats, device: lasts / repeats)
-    times, _ = room._time({"reference": None, "fast": None}, torch.device("cpu"), None)
+    times, _ = room.interleaved({"reference": None, "fast": None}, torch.device("cpu"), None)
     assert [len(values) for values in times.values()] == [rounds] * 2
 
 

@@ -139,7 +139,7 @@ def bench(
             for training in (False, True) if train is None else (train,):
                 with torch.inference_mode(not training):
                     rows += _measure(title, *drawn, training, rounds)
-        result = Benchmark(_environment(place), settings, tuple(rows))
+        result = Benchmark(environment(place), settings, tuple(rows))
     finally:
         torch.set_num_threads(threads_before)
     if target:
@@ -169,15 +169,15 @@ def _measure(title: str, module: nn.Module, x: Tensor, dy: Tensor, training: boo
     agreeing = {form: _call(module, form, x, dy, training) for form, (wrong, *_) in verdicts.items() if not wrong}
     gc.collect()  # memory of the dead that is freed during a call would be missing from its peak
     peaks = {form: [_peak(call, x.device) for _ in range(3)] for form, call in agreeing.items()}
-    times, repeats = _time(agreeing, x.device, rounds) if agreeing else ({}, {})
+    times, repeats = interleaved(agreeing, x.device, rounds) if agreeing else ({}, {})
     rows = []
     for form, verdict in verdicts.items():
         row = Timing(title, "train" if training else "forward", form, *verdict)
         if form in agreeing:  # and so the reference is timed, too
             row = replace(
                 row,
-                milliseconds=_quartiles(times[form]),
-                speedup=_quartiles(np.divide(times["reference"], times[form])),
+                milliseconds=quartiles(times[form]),
+                speedup=quartiles(np.divide(times["reference"], times[form])),
                 peak_bytes=None if None in peaks[form] else sorted(peaks[form])[1],
                 rounds=len(times[form]),
                 repeats=repeats[form],
@@ -232,7 +232,7 @@ def _compare(
     return verdicts
 
 
-def _time(
+def interleaved(
     calls: dict[str, _Call], device: torch.device, rounds: int | None
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Milliseconds of a call in each round, and how many calls make a sample."""
@@ -292,11 +292,13 @@ def _kilobytes(key: str) -> int:
     return int(re.search(rf"{key}:\s+(\d+)", (PROC / "status").read_text())[1])
 
 
-def _quartiles(values: Sequence[float]) -> _Quartiles:
+def quartiles(values: Sequence[float]) -> _Quartiles:
+    """First quartile, median and third quartile."""
     return tuple(np.percentile(values, (25, 50, 75)).tolist())
 
 
-def _environment(device: torch.device) -> dict[str, object]:
+def environment(device: torch.device) -> dict[str, object]:
+    """What a measurement was made with and on."""
     cpu = PROC.parent / "cpuinfo"
     model = re.search(r"model name\s*: (.*)", cpu.read_text()) if cpu.exists() else None
     return {

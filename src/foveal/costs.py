@@ -1,0 +1,96 @@
+"""What an attention costs beside what it brings: parameters, FLOPs, milliseconds, memory, time of training."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import bench
+from . import yolo as host
+from .cell import Result
+from .files import write_whole
+from .study import Study
+
+FILE = "costs.json"
+
+
+def costs(study: Study, found: Mapping[tuple[str, int], Result], measure: bool = False) -> dict[str, dict[str, object]]:
+    """What each arm costs, by name.
+
+    Parameters, memory and time of training are its cells'. FLOPs of one image, and the milliseconds it takes, are of
+    one trained model of each arm and kept in a file, because times need a machine that does nothing else.
+
+    Args:
+        study: whose folder keeps the file.
+        found: its finished cells.
+        measure: take the times now, unless they are there.
+    """
+    size = int(host.train_arguments(study.plan.train)["imgsz"])
+    firsts = {
+        arm.name: next((pair for name, pair in sorted(found) if name == arm.name), None) for arm in study.plan.arms
+    }
+    weights = {
+        cell.arm.name: study.path(cell) / "weights" / "best.pt"
+        for cell in study.cells
+        if cell.pair == firsts[cell.arm.name]
+    }
+    kept = _kept_costs(study.folder / FILE)
+    if set(kept) != set(weights) or (measure and any(cost["milliseconds"] is None for cost in kept.values())):
+        kept = _measure(weights, size, device_of(found), measure)
+        text = json.dumps(kept, indent=1) + "\n"
+        write_whole(study.folder / FILE, lambda part: part.write_text(text))
+    table = {}
+    for arm in study.plan.arms:
+        mine = [result for (name, _), result in found.items() if name == arm.name]
+        peaks = [result.peak_bytes for result in mine if result.peak_bytes]
+        nothing = {"flops": None, "image_size": size, "milliseconds": None, "latency_ratio": None, "runtime": None}
+        table[arm.name] = {
+            "parameters": mine[0].parameters if mine else None,
+            **kept.get(arm.name, nothing),
+            "peak_bytes": max(peaks, default=None),
+            "train_seconds": [result.seconds for result in mine],
+        }
+    return table
+
+
+def _kept_costs(path: Path) -> dict[str, dict]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+@torch.inference_mode()
+def _measure(weights: dict[str, Path], size: int, device: str, timed: bool) -> dict[str, dict[str, object]]:
+    """FLOPs of one image, and the milliseconds it takes, the models in turns and as the host deploys them: fused."""
+    image = torch.zeros(1, 3, size, size, device=device)
+    models = {arm: host.load(path).model.to(device).eval() for arm, path in weights.items()}
+    flops = {}
+    for arm, model in models.items():
+        with FlopCounterMode(display=False) as counter:
+            model(image)
+        flops[arm] = counter.get_total_flops()
+    times = {}
+    if timed:
+        fused = {arm: model.fuse(verbose=False) for arm, model in models.items()}
+        calls = {arm: lambda model=model: model(image) for arm, model in fused.items()}
+        times, _ = bench.interleaved(calls, torch.device(device), None)
+    first = times.get("baseline")
+    return {
+        arm: {
+            "flops": flops[arm],
+            "image_size": size,
+            "milliseconds": bench.quartiles(times[arm]) if timed else None,
+            "latency_ratio": bench.quartiles(np.divide(times[arm], first)) if timed else None,
+            "runtime": f"torch {torch.__version__}, {device}, batch 1, fused" if timed else None,
+        }
+        for arm in models
+    }
+
+
+def device_of(found: Mapping[tuple[str, int], Result]) -> str:
+    """Where the finished cells ran, if this machine has it, too: "cuda" or "cpu"."""
+    return "cuda" if torch.cuda.is_available() and any(result.device != "cpu" for result in found.values()) else "cpu"

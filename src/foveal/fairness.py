@@ -1,0 +1,157 @@
+"""Were the arms treated alike? One finding for each thing that must hold."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from .cell import Result
+from .plan import Plan
+
+AGREEMENT = 1e-6  # between averages computed here and the host's
+# Arguments in which cells of a fair study may differ.
+OWN = ("model", "seed", "name", "project", "save_dir", "resume", "exist_ok", "data", "device", "pretrained")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that must hold: whether it does (None if nobody can tell, or it is no more than a caveat), and why."""
+
+    check: str
+    ok: bool | None
+    detail: str
+
+
+def check(
+    plan: Plan,
+    epochs: int,
+    results: Mapping[tuple[str, int], Result],
+    folders: Mapping[tuple[str, int], Path],
+    sources: Mapping[str, dict[str, str]],
+) -> list[Finding]:
+    """All findings about the finished cells of a study.
+
+    Args:
+        plan: of the study.
+        epochs: planned.
+        results: by arm and pair.
+        folders: of the same cells.
+        sources: of each model an arm starts from, a digest of every tensor; empty for fresh weights.
+    """
+    if not results:
+        return [Finding("evaluator", None, "nothing is finished yet")]
+    values = list(results.values())
+    return [
+        *_batches(results),
+        _same("epochs", {r.epochs for r in values} | {epochs}, f"all {epochs} epochs in every run, none stopped early"),
+        _same("batch", {r.batch for r in values}, "{} images in every batch"),
+        _arguments(folders.values()),
+        _pretrained(plan, results, sources),
+        _start(plan, results),
+        _all("finite", (r.finite for r in values), "all trained weights are finite", "weights that are not finite"),
+        _all(
+            "agreement",
+            (r.disagreement <= AGREEMENT for r in values),
+            "mAP computed again from the stored detections is Ultralytics' own, "
+            f"within {max(r.disagreement for r in values):.0e}",
+            f"mAP computed again differs from Ultralytics' by up to {max(r.disagreement for r in values):.0e}",
+        ),
+        Finding("split", True, "judged on test, which chose nothing")
+        if plan.split == "test"
+        else Finding("split", None, "judged on val, on which best.pt was chosen in every arm"),
+        _same("versions", {str(sorted(r.versions.items())) for r in values}, "the same versions everywhere"),
+        _same("device", {_kind(r.device) for r in values}, "every run on {}"),
+        _resumed(values),
+    ]
+
+
+def _all(check: str, holds: Iterable[bool], yes: str, no: str) -> Finding:
+    broken = sum(not ok for ok in holds)
+    return Finding(check, not broken, f"{broken} runs: {no}" if broken else yes)
+
+
+def _same(check: str, found: set, detail: str) -> Finding:
+    if len(found) == 1:
+        return Finding(check, True, detail.format(*found))
+    return Finding(check, False, f"not the same in all runs: {', '.join(sorted(map(str, found)))}")
+
+
+def _batches(results: Mapping[tuple[str, int], Result]) -> list[Finding]:
+    """Arms that draw from the same seed see the same batches, and no two seeds do."""
+    by_seed: dict[int, set[tuple[str, ...]]] = {}
+    for result in results.values():
+        by_seed.setdefault(result.seed, set()).add(tuple(result.batches))
+    unequal = sorted(seed for seed, found in by_seed.items() if len(found) > 1)
+    every = [found for seen in by_seed.values() for found in seen]
+    alike = len(every) - len(set(every))
+    return [
+        Finding("batches", False, f"arms saw different batches at seed {', '.join(map(str, unequal))}")
+        if unequal
+        else Finding("batches", True, "all arms saw the same batches at each seed, in every epoch"),
+        Finding("seeds", not alike, "two seeds saw the same batches" if alike else "no two seeds saw the same batches"),
+    ]
+
+
+def _arguments(folders: Iterable[Path]) -> Finding:
+    """All other training arguments, as the host wrote them down."""
+    written = [yaml.safe_load((folder / "args.yaml").read_text()) for folder in folders]
+    differ = differing(written)
+    first = written[0]
+    if differ:
+        return Finding("optimizer", False, f"training arguments differ: {', '.join(differ)}")
+    return Finding(
+        "optimizer", True, f"{first['optimizer']}, lr0 {first['lr0']:g}; all training arguments are the same"
+    )
+
+
+def differing(written: list[dict]) -> list[str]:
+    """Names of training arguments that are not the same in all runs, beyond those that may differ."""
+    names = {name for arguments in written for name in arguments} - set(OWN)
+    return sorted(name for name in names if any(a.get(name) != written[0].get(name) for a in written))
+
+
+def _pretrained(
+    plan: Plan, results: Mapping[tuple[str, int], Result], sources: Mapping[str, dict[str, str]]
+) -> Finding:
+    shares = {}
+    for arm in plan.arms:
+        source = sources[arm.model]
+        for result in (result for (name, _), result in results.items() if name == arm.name and source):
+            kept = sum(result.start.get(name) == digest for name, digest in source.items())
+            shares.setdefault(arm.model, {}).setdefault(f"{kept}/{len(source)}", set()).add(arm.name)
+    if not shares:
+        return Finding("pretrained", None, "every arm starts from fresh weights")
+    told = "; ".join(f"{share} in {', '.join(sorted(a))}" for of in shares.values() for share, a in of.items())
+    return Finding("pretrained", all(len(of) == 1 for of in shares.values()), f"pretrained tensors kept: {told}")
+
+
+def _start(plan: Plan, results: Mapping[tuple[str, int], Result]) -> Finding:
+    """What an arm shares with the baseline starts at the same values, also where weights are drawn."""
+    baseline, *others = plan.arms
+    before = {result.seed: result.start for (name, _), result in results.items() if name == baseline.name}
+    alike = [
+        (arm.name, all(before[result.seed].get(tensor, digest) == digest for tensor, digest in result.start.items()))
+        for arm in others
+        for (name, _), result in results.items()
+        if name == arm.name and arm.model == baseline.model and result.seed in before
+    ]
+    if not alike:
+        return Finding("start", None, "no arm shares the baseline's model and seeds yet")
+    unequal = sorted({name for name, equal in alike if not equal})
+    if unequal:
+        return Finding("start", False, f"tensors shared with the baseline start elsewhere in {', '.join(unequal)}")
+    return Finding("start", True, "every tensor shared with the baseline starts at the same value, at each seed")
+
+
+def _kind(device: str) -> str:
+    return "cpu" if device == "cpu" else "gpu"
+
+
+def _resumed(values: list[Result]) -> Finding:
+    resumed = [result for result in values if result.resumed]
+    if not resumed:
+        return Finding("resumed", True, "no run was interrupted")
+    exact = all(result.device == "cpu" for result in resumed)
+    detail = f"{len(resumed)} runs were interrupted and went on after their last whole epoch"
+    return Finding("resumed", True if exact else None, detail + (", exactly" if exact else ""))

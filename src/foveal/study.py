@@ -1,0 +1,282 @@
+"""A folder with a plan, a folder for each cell, and the loop that trains what is missing."""
+
+import concurrent.futures
+import csv
+import json
+import os
+import shlex
+import signal
+import statistics
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from . import yolo as host
+from .cell import BUSY, CELLS, DATA, FAILURE, LOG, PLAN, Result, held
+from .dataset import Contents, contents
+from .errors import UserError
+from .executors import Executor
+from .files import write_whole
+from .plan import Cell, Plan, load
+
+ATTEMPTS = 3  # of a cell whose process is killed; one that raises waits for the next `run`
+POLL = 2.0  # seconds between looks at cells that another process holds
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a cell is: "finished", "running", "failed", "interrupted" or "waiting"."""
+
+    cell: Cell
+    word: str
+    epochs: int = 0
+    reason: str = ""
+    result: Result | None = None
+
+
+class Study:
+    """A study in its folder.
+
+    Args:
+        folder: holds `plan.yaml`, see `Study.prepare`.
+
+    Raises:
+        UserError: no plan there, or one that cannot work now.
+    """
+
+    def __init__(self, folder: Path):
+        if not (folder / PLAN).is_file():
+            raise UserError(f"there is no study in {folder}: it has no {PLAN}", "start one with foveal study run PLAN")
+        self.folder = folder
+        self.plan = Plan.read(folder / PLAN)
+        self.contents = contents(self.plan.data, folder / DATA)
+        self.cells = self.plan.cells(self.contents.digest)
+        self.epochs = int(host.train_arguments(self.plan.train)["epochs"])
+
+    @classmethod
+    def prepare(cls, written: Mapping[str, object], beside: Path, folder: Path) -> "Study":
+        """Check a plan and write it into a study's folder, new or not.
+
+        Args:
+            written: the plan's keys.
+            beside: the folder from which its paths are meant.
+            folder: of the study.
+        """
+        plan = Plan.of(written, beside)
+        for arm in plan.arms:
+            host.load(arm.model)  # downloads what the host knows by name, so that its content is known from now on
+        folder.mkdir(parents=True, exist_ok=True)
+        moved = _seen_from(folder, dict(written), beside)
+        if not (folder / PLAN).is_file() or load(folder / PLAN) != moved:  # else comments would be lost
+            text = yaml.safe_dump(moved, sort_keys=False, allow_unicode=True)
+            write_whole(folder / PLAN, lambda part: part.write_text(text, encoding="utf-8"))
+        return cls(folder)
+
+    def path(self, cell: Cell) -> Path:
+        """The folder of a cell."""
+        return self.folder / CELLS / cell.key
+
+    def command(self, cell: Cell) -> list[str]:
+        """What runs one cell, in a process of its own on any machine that sees the folder."""
+        return [sys.executable, "-m", "foveal", "study", "cell", str(self.folder), cell.key]
+
+    def commands(self) -> list[str]:
+        """One command line for each cell that is not finished."""
+        return [
+            shlex.join(["foveal", *self.command(cell)[3:]])
+            for cell in self.cells
+            if Result.load(self.path(cell)) is None
+        ]
+
+    def states(self) -> list[State]:
+        """Of all cells, from what is on disk."""
+        return [self._state(cell) for cell in self.cells]
+
+    def results(self) -> dict[tuple[str, int], Result]:
+        """Of finished cells, by arm and pair."""
+        found = {(cell.arm.name, cell.pair): Result.load(self.path(cell)) for cell in self.cells}
+        return {where: result for where, result in found.items() if result}
+
+    def left_over(self) -> int:
+        """Finished cells in the folder that do not count: of other data, other versions or another plan."""
+        keys = {cell.key for cell in self.cells}
+        folders = (self.folder / CELLS).glob("*/") if (self.folder / CELLS).is_dir() else ()
+        return sum(folder.name not in keys and Result.load(folder) is not None for folder in folders)
+
+    def seconds_left(self, states: list[State]) -> float | None:
+        """Until all cells are finished, as far as finished and running ones tell."""
+        lasted = [state.result.seconds for state in states if state.result]
+        lasted += [
+            seconds * self.epochs / state.epochs
+            for state in states
+            if state.word == "running" and state.epochs and (seconds := _elapsed(self.path(state.cell)))
+        ]
+        if not lasted:
+            return None
+        missing = sum(1 - state.epochs / self.epochs for state in states if state.word != "finished")
+        return statistics.median(lasted) * missing / max(1, sum(state.word == "running" for state in states))
+
+    def run(self, executor: Executor, say: Callable[[str], None]) -> None:
+        """Train every cell that is not finished; returns when each is finished or has failed.
+
+        Several may run on one folder: a cell that another process holds is waited for.
+        """
+        self._note_contents(say)
+        waiting = deque(cell for cell in self.cells if Result.load(self.path(cell)) is None)
+        running: dict[concurrent.futures.Future, Cell] = {}
+        attempts: Counter[str] = Counter()
+        while waiting or running:
+            for _ in range(len(waiting)):
+                if len(running) >= executor.slots:
+                    break
+                cell = waiting.popleft()
+                if Result.load(self.path(cell)):  # by another process, meanwhile
+                    self._tell(cell, say)
+                elif self._taken(cell):
+                    waiting.append(cell)
+                else:
+                    attempts[cell.key] += 1
+                    running[self._submit(cell, executor)] = cell
+            if not running:  # others hold all that is left
+                time.sleep(POLL)
+            done, _ = concurrent.futures.wait(running, timeout=POLL, return_when="FIRST_COMPLETED")
+            for future in done:
+                cell = running.pop(future)
+                if self._again(cell, future, attempts, say):
+                    waiting.append(cell)
+
+    def _submit(self, cell: Cell, executor: Executor) -> concurrent.futures.Future:
+        try:
+            self.path(cell).mkdir(parents=True, exist_ok=True)
+            (self.path(cell) / FAILURE).unlink(missing_ok=True)
+            return executor.submit(self.command(cell), self.path(cell) / LOG)
+        except OSError as error:
+            failed: concurrent.futures.Future = concurrent.futures.Future()
+            failed.set_exception(error)
+            return failed
+
+    def _again(
+        self, cell: Cell, future: concurrent.futures.Future, attempts: Counter[str], say: Callable[[str], None]
+    ) -> bool:
+        """Whether a cell whose process has ended needs another."""
+        if Result.load(self.path(cell)):
+            self._tell(cell, say)
+            return False
+        if isinstance(error := future.exception(), OSError):  # no room for its folder or log, say
+            say(f"{cell.arm.name}, seed {cell.pair}: cannot be started: {error}")
+            return False
+        code = future.result()
+        if code == BUSY:  # no attempt: another process is at it
+            attempts[cell.key] -= 1
+            return True
+        if code < 0:
+            self._note_failure(cell, f"killed by {_signal(-code)}")
+        elif not (self.path(cell) / FAILURE).exists():
+            self._note_failure(cell, _last_words(self.path(cell) / LOG) or f"exit code {code}")
+        again = code < 0 and attempts[cell.key] < ATTEMPTS
+        reason = self._state(cell).reason
+        say(f"{cell.arm.name}, seed {cell.pair}: {reason}{'; going on' if again else f', see {self.path(cell) / LOG}'}")
+        return again
+
+    def _note_failure(self, cell: Cell, reason: str) -> None:
+        try:
+            target = self.path(cell) / FAILURE
+            write_whole(target, lambda part: part.write_text(json.dumps({"reason": reason, "traceback": ""})))
+        except UserError as error:  # a full disk: nothing can be noted, and the study goes on
+            print(error, file=sys.stderr)
+
+    def _note_contents(self, say: Callable[[str], None]) -> None:
+        """Keep the digests of the data set, and say what differs from those of an earlier run."""
+        notes = self.folder / "contents.json"
+        now = {"digest": self.contents.digest, "files": self.contents.files}
+        if notes.exists():
+            earlier = Contents(**json.loads(notes.read_text()))
+            if changed := self.contents.difference(earlier):
+                say(f"the data set is another than when this study last ran: {changed}")
+        if left_over := self.left_over():
+            say(f"{left_over} finished cells are of other data, versions or arguments: kept, and not counted")
+        write_whole(notes, lambda part: part.write_text(json.dumps(now)))
+
+    def _taken(self, cell: Cell) -> bool:
+        if not self.path(cell).is_dir():
+            return False
+        with held(self.path(cell)) as free:
+            return not free
+
+    def _state(self, cell: Cell) -> State:
+        folder = self.path(cell)
+        if result := Result.load(folder):
+            return State(cell, "finished", self.epochs, result=result)
+        epochs = len(_rows(folder))
+        if self._taken(cell):
+            return State(cell, "running", epochs)
+        try:
+            reason = json.loads((folder / FAILURE).read_text())["reason"]
+            return State(cell, "failed", epochs, reason)
+        except (OSError, ValueError, KeyError):
+            pass
+        return State(cell, "interrupted" if epochs else "waiting", epochs)
+
+    def _tell(self, cell: Cell, say: Callable[[str], None]) -> None:
+        states = self.states()
+        finished = sum(state.word == "finished" for state in states)
+        result, left = Result.load(self.path(cell)), self.seconds_left(states)
+        later = f", about {in_words(left)} left" if left else ""
+        say(f"[{finished}/{len(states)}] {cell.arm.name}, seed {cell.pair}: mAP50-95 {result.map:.4f}{later}")
+
+
+def in_words(seconds: float) -> str:
+    """A duration, as "35 s", "12 min" or "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    """The host's table of a run, one row for each epoch so far."""
+    try:
+        with (folder / "results.csv").open(newline="") as file:
+            return list(csv.DictReader(file, skipinitialspace=True))
+    except OSError:
+        return []
+
+
+def _elapsed(folder: Path) -> float:
+    rows = _rows(folder)
+    try:
+        return float(rows[-1]["time"])
+    except (IndexError, KeyError, TypeError, ValueError):  # none yet, or one half-written
+        return 0.0
+
+
+def _seen_from(folder: Path, written: dict, beside: Path) -> dict:
+    """The same plan with paths as they are seen from another folder; what is no file there is a name of the host's."""
+
+    def seen(name: object) -> object:
+        if isinstance(name, dict):
+            return {key: seen(value) for key, value in name.items()}
+        there = isinstance(name, str) and (beside / name).is_file()
+        return os.path.relpath(beside / name, folder) if there else name
+
+    arms = written["arms"]
+    arms = [seen(arm) for arm in arms] if isinstance(arms, list) else arms
+    return {**written, "model": seen(written["model"]), "data": seen(written["data"]), "arms": arms}
+
+
+def _last_words(log: Path) -> str:
+    """What a command said of the user's mistake that ended it."""
+    said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    return said[-1].removeprefix("error: ") if said else ""
+
+
+def _signal(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+    return f"{name}, as the system does when memory runs out" if name == "SIGKILL" else name

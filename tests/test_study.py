@@ -1,0 +1,377 @@
+"""The loop over cells, and what it survives: every kind of kill is done for real."""
+
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+
+from foveal import UserError, executors, report, results
+from foveal import cell as room
+from foveal.cell import BUSY, FAILURE, RESULT, Result, held
+from foveal.demo import draw_data
+from foveal.study import Study, in_words
+
+PLAN = {
+    "model": "yolo11n.yaml",
+    "data": "data/data.yaml",
+    "arms": ["ema@neck"],
+    "seeds": 2,
+    "train": {"epochs": 2, "imgsz": 64, "batch": 4, "nbs": 12, "warmup_epochs": 1, "verbose": False},
+}
+
+
+def prepared(folder: Path, **changes: object) -> Study:
+    """A study on drawn images, nothing trained yet; five batches an epoch, and a step after every third."""
+    draw_data(folder / "data", train=20, val=6)
+    return Study.prepare({**PLAN, **changes}, folder, folder)
+
+
+def fake(study: Study, cell, **changes: object) -> Result:
+    """A result as a finished cell leaves it."""
+    values = dict(arm=cell.arm.name, pair=cell.pair, seed=cell.seed, map=0.5, map50=0.6, map_last=0.5, map50_last=0.6)
+    values |= dict(disagreement=0.0, epochs=2, batch=4, batches=["a", "b"], start={}, finite=True, parameters=1)
+    values |= dict(seconds=10.0, peak_bytes=1, resumed=0, device="cpu", data="", versions={}, finished="")
+    study.path(cell).mkdir(parents=True, exist_ok=True)
+    (study.path(cell) / RESULT).write_text(json.dumps(values | changes))
+    return Result.load(study.path(cell))
+
+
+class Scripted:
+    """An executor that does what the test says instead of training."""
+
+    def __init__(self, script, slots: int = 2):
+        self.script, self.slots, self.submitted = script, slots, []
+
+    def submit(self, command: list[str], log: Path) -> concurrent.futures.Future:
+        self.submitted.append(command[-1])
+        future = concurrent.futures.Future()
+        try:
+            future.set_result(self.script(command[-1], self.submitted.count(command[-1])))
+        except OSError as error:
+            future.set_exception(error)
+        return future
+
+
+def by_key(study: Study) -> dict:
+    return {cell.key: cell for cell in study.cells}
+
+
+def test_every_cell_runs_once_and_what_is_finished_is_kept(tmp_path):
+    study, said = prepared(tmp_path), []
+    cells = by_key(study)
+    fake(study, study.cells[1], map=0.9)
+    executor = Scripted(lambda key, _: fake(study, cells[key]) and 0)
+    study.run(executor, said.append)
+    assert sorted(executor.submitted) == sorted(cell.key for i, cell in enumerate(study.cells) if i != 1)
+    assert study.results()["ema@neck", 0].map == 0.9
+    assert said[-1].startswith("[4/4] ")
+    again = Scripted(lambda *_: pytest.fail("nothing was missing"))
+    study.run(again, said.append)
+    assert not again.submitted
+
+
+def test_killed_cells_go_on_and_failed_ones_wait_for_the_next_run(tmp_path):
+    study, said = prepared(tmp_path), []
+    cells = by_key(study)
+    killed_once, killed, raised, lost = cells
+
+    def script(key: str, attempt: int) -> int:
+        if key == killed_once and attempt == 2:
+            fake(study, cells[key])
+            return 0
+        if key == raised:
+            (study.path(cells[key]) / FAILURE).write_text(json.dumps({"reason": "ValueError: no", "traceback": ""}))
+            return 1
+        if key == lost:
+            raise OSError(28, "No space left on device")
+        return -signal.SIGKILL
+
+    executor = Scripted(script)
+    study.run(executor, said.append)
+    assert {key: executor.submitted.count(key) for key in cells} == {killed_once: 2, killed: 3, raised: 1, lost: 1}
+    states = {state.cell.key: state for state in study.states()}
+    assert states[killed_once].word == "finished"
+    assert states[killed].word == "failed"
+    assert states[killed].reason == "killed by SIGKILL, as the system does when memory runs out"
+    assert states[raised].reason == "ValueError: no"
+    assert states[lost].word == "waiting"
+    assert any("cannot be started: [Errno 28] No space left on device" in line for line in said)
+    assert any("going on" in line for line in said)
+    # The next run tries them all again, and an old reason is not taken for a new one.
+    study.run(Scripted(lambda key, _: fake(study, cells[key]) and 0), said.append)
+    assert {state.word for state in study.states()} == {"finished"}
+
+
+def test_a_cell_that_another_process_holds_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("foveal.study.POLL", 0.01)
+    study = prepared(tmp_path)
+    cells = by_key(study)
+    theirs, raced, *_ = cells
+
+    def script(key: str, attempt: int) -> int:
+        if key == raced and attempt < 9:  # the other process was a moment faster, more often than a cell may be killed
+            return BUSY
+        fake(study, cells[key])
+        return 0
+
+    executor = Scripted(script)
+    study.path(cells[theirs]).mkdir(parents=True)
+    with held(study.path(cells[theirs])) as mine, concurrent.futures.ThreadPoolExecutor() as pool:
+        assert mine
+        assert {s.cell.key: s.word for s in study.states()}[theirs] == "running"
+        loop = pool.submit(study.run, executor, lambda _: None)
+        while len(study.results()) < 3:
+            time.sleep(0.01)
+        assert not loop.done()
+        fake(study, cells[theirs])
+        loop.result(timeout=30)
+    assert theirs not in executor.submitted
+    assert len(study.results()) == 4
+
+
+def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path):
+    study, said = prepared(tmp_path), []
+    cells = by_key(study)
+    study.run(Scripted(lambda key, _: fake(study, cells[key]) and 0), said.append)
+    label = tmp_path / "data/labels/train/0003.txt"
+    label.write_text(label.read_text().replace("\n", "\n0 0.5 0.5 0.1 0.1\n", 1))
+    changed = Study(tmp_path)
+    assert not changed.results()
+    assert changed.left_over() == 4
+    with pytest.raises(UserError, match=r"is no cell of .* as its plan, data and installed versions are now"):
+        room.run(tmp_path, study.cells[0].key)
+    changed.run(Scripted(lambda key, _: fake(changed, by_key(changed)[key]) and 0), said.append)
+    assert "the data set is another than when this study last ran: labels/train/0003.txt" in said
+    assert "4 finished cells are of other data, versions or arguments: kept, and not counted" in said
+    assert len(changed.results()) == 4
+
+
+def test_time_left_and_words():
+    assert [in_words(s) for s in (34.6, 600, 12000)] == ["35 s", "10 min", "3.3 h"]
+
+
+def test_states_tell_how_far_a_cell_is(tmp_path):
+    study = prepared(tmp_path, seeds=3)
+    finished, interrupted, _, running, *_ = study.cells
+    fake(study, finished)
+    for cell in (interrupted, running):
+        study.path(cell).mkdir(parents=True)
+        (study.path(cell) / "results.csv").write_text("epoch, time\n1, 30.0\n")
+    with held(study.path(running)):
+        states = study.states()
+        left = study.seconds_left(states)
+    assert [state.word for state in states[:4]] == ["finished", "interrupted", "waiting", "running"]
+    assert [state.epochs for state in states[:4]] == [2, 1, 0, 1]
+    # Median of 10 s and 60 s, for two halves and three whole cells.
+    assert left == pytest.approx(35 * 4)
+
+
+def test_a_plan_that_says_the_same_keeps_its_comments(tmp_path):
+    study = prepared(tmp_path)
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("# mine\n" + plan.read_text())
+    Study.prepare(PLAN, tmp_path, tmp_path)
+    assert plan.read_text().startswith("# mine\n")
+    Study.prepare({**PLAN, "seeds": 3}, tmp_path, tmp_path)
+    assert len(Study(tmp_path).cells) == len(study.cells) + 2
+
+
+def test_paths_of_a_plan_follow_it_into_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw_data(tmp_path / "data", train=4, val=2)
+    study = Study.prepare(PLAN, Path(), Path("deep/er"))
+    assert Path(study.plan.data).resolve() == tmp_path / "data/data.yaml"
+    assert "../../data/data.yaml" in (tmp_path / "deep/er/plan.yaml").read_text()
+    keys = [cell.key for cell in study.cells]
+    shutil.move(tmp_path / "deep/er", tmp_path / "deep/else")
+    assert [cell.key for cell in Study(tmp_path / "deep/else").cells] == keys
+    with pytest.raises(UserError, match=r"there is no study in nowhere: it has no plan\.yaml"):
+        Study(Path("nowhere"))
+
+
+# Real trainings --------------------------------------------------------------------------------------------------
+
+
+def values(study: Study) -> dict:
+    """All that must not depend on how often a study was killed."""
+    own = ("seconds", "peak_bytes", "resumed", "finished")
+    return {where: {k: v for k, v in vars(result).items() if k not in own} for where, result in study.results().items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Study:
+    """The study, trained without a disturbance."""
+    study = prepared(tmp_path_factory.mktemp("undisturbed"))
+    with executors.Local(jobs=2) as executor:
+        study.run(executor, print)
+    assert len(study.results()) == 4, [state.reason for state in study.states()]
+    return study
+
+
+def runner(study: Study) -> subprocess.Popen:
+    command = [sys.executable, "-m", "foveal", "study", "run", str(study.folder), "--jobs", "2"]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def workers(study: Study) -> list[int]:
+    """Processes that train a cell of the study, also those whose runner is gone."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            if "cell" in words and str(study.folder) in words:
+                found.append(int(entry.name))
+    return found
+
+
+def rows(study: Study) -> int:
+    """Epochs written down so far."""
+    return sum(len(file.read_text().splitlines()) for file in study.folder.glob("cells/*/results.csv"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(undisturbed, tmp_path):
+    study = prepared(tmp_path)
+    chance, kills, started = random.Random(0), 0, None
+    ways = itertools.cycle(["a worker", "everything", "the runner"])
+    try:
+        while len(study.results()) < len(study.cells):
+            if started is None or started.poll() is not None:
+                started = runner(study)
+            before, since = rows(study), time.monotonic()
+            while rows(study) == before and started.poll() is None and time.monotonic() - since < 60:
+                time.sleep(0.05)
+            time.sleep(chance.uniform(0, 0.6))  # in the middle of saving, judging, starting the next, ...
+            match next(ways):
+                case "a worker":
+                    doomed = workers(study)[:1]
+                case "the runner":
+                    doomed = [started.pid]
+                case _:
+                    doomed = [started.pid, *workers(study)]
+            for process in doomed:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            kills += 1
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                started.wait(0.2)
+            assert kills < 40
+    finally:
+        for process in [started.pid, *workers(study)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+    assert kills >= 4
+    assert any(result.resumed for result in study.results().values())
+    assert values(study) == values(undisturbed)
+    assert not list(study.folder.rglob("resume.pt")), "finished cells keep no more than they need"
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 12 MB, too small for the checkpoints of a training."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=False)
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing_that_is_finished(undisturbed, small_disk):
+    study = prepared(small_disk, seeds=1)
+    kept = study.cells[0]
+    fake(study, kept)
+    said = []
+    with executors.Local() as executor:
+        study.run(executor, said.append)
+    assert study.results()["baseline", 0].map == 0.5
+    assert len(study.results()) == 1
+    assert "ema@neck, seed 0" in said[-1]
+    assert "No space left" in said[-1] + (study.path(study.cells[1]) / "log.txt").read_text()
+    subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
+    with executors.Local() as executor:
+        study.run(executor, said.append)
+    assert values(study)["ema@neck", 0] == values(undisturbed)["ema@neck", 0]
+
+
+@pytest.mark.slow
+def test_what_comes_out(undisturbed):
+    found = results.assemble(undisturbed)
+    json.dumps(found, allow_nan=False)
+    assert found["complete"]
+    assert {f["check"]: f["ok"] for f in found["fairness"]} == {
+        **dict.fromkeys(("batches", "seeds", "epochs", "batch", "optimizer", "start", "finite", "agreement"), True),
+        **dict.fromkeys(("versions", "device", "resumed", "evaluator"), True),
+        **dict.fromkeys(("pretrained", "split"), None),  # fresh weights, and no test images
+    }
+    baseline, ema = found["arms"]
+    measured = undisturbed.results()
+    assert ema["map"] == [measured["ema@neck", seed].map for seed in (0, 1)]
+    differences = np.subtract(ema["map"], baseline["map"])
+    assert ema["verdict"]["differences"] == pytest.approx(differences.tolist(), abs=1e-9)
+    assert ema["verdict"]["mean"] == pytest.approx(differences.mean(), abs=1e-9)
+    assert ema["verdict"]["p"] >= 0.5
+    assert np.mean([row["ap"] for row in ema["classes"]]) == pytest.approx(np.mean(ema["map"]), abs=1e-9)
+    assert sum(size["objects"] for size in ema["sizes"]) == found["data"]["objects"]
+    assert ema["cost"]["parameters"] - baseline["cost"]["parameters"] == 1344
+    assert ema["cost"]["flops"] > baseline["cost"]["flops"]
+    assert [len(curve) for curve in ema["curves"]["map"]] == [2, 2]
+    # Kept for the next report, which says the same.
+    again = results.assemble(undisturbed)
+    assert {**again, "created": 0} == {**found, "created": 0}
+
+
+@pytest.mark.slow
+def test_a_report_of_a_study_under_way_says_so(undisturbed, tmp_path):
+    folder = tmp_path / "half"
+    shutil.copytree(undisturbed.folder, folder)
+    lost = [cell for cell in undisturbed.cells if cell.pair == 1 and cell.arm.spec]
+    shutil.rmtree(folder / "cells" / lost[0].key)
+    study = Study(folder)
+    found = results.assemble(study)
+    assert not found["complete"]
+    assert found["cells"] == {"planned": 4, "finished": 3, "failed": []}
+    assert found["verdict"] is None
+    report.write(found, folder, "zh")
+    page = re.sub("<[^>]+>", "", (folder / "report.html").read_text())
+    assert "计划 4 次训练，已完成 3 次；以上并非最终结论。" in page
+    shutil.rmtree(folder / "cells")
+    with pytest.raises(UserError, match="no run of the baseline is finished"):
+        results.assemble(Study(folder))
+
+
+def test_what_few_seeds_can_find_is_said_before(tmp_path):
+    assert "2 seeds cannot call anything a help: the smallest p is 0.5. 6 can" in results.before(prepared(tmp_path))
+    said = results.before(prepared(tmp_path, seeds=6))
+    assert "12 trainings of 2 epochs, 0 of them finished" in said
+    assert "6 seeds find a difference of 1.43 standard deviations" in said
+    two = results.before(prepared(tmp_path, seeds=6, arms=["ema@neck", "coord@neck", "A/A"]))
+    assert "6 seeds cannot call anything a help: the smallest p is 0.062. 7 can" in two
+
+
+@pytest.mark.slow
+def test_two_runners_share_the_work(undisturbed, tmp_path):
+    study = prepared(tmp_path, seeds=1)
+    both = [runner(study) for _ in range(2)]
+    assert [one.wait(300) for one in both] == [0, 0]
+    assert values(study) == {where: v for where, v in values(undisturbed).items() if where[1] == 0}
+    for cell in study.cells:  # one training each
+        assert (study.path(cell) / "log.txt").read_text().count("epochs completed") == 1
