@@ -1,0 +1,362 @@
+"""The report of a study: its results in, a page, a table for a paper and a table for pandas out.
+
+The page is one file that asks the network for nothing. Each number on it that comes from the results stands in an
+element that says from where and how it is written: `data-path="arms.2.verdict.mean" data-format="signed-points"`.
+"""
+
+import csv
+import functools
+import io
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup, escape
+
+from . import charts
+from .charts import Number
+from .errors import UserError
+from .files import write_whole
+
+TEMPLATES = Path(__file__).with_name("templates")
+LANGUAGES = ("en", "zh")
+NOTHING = "–"
+COLUMNS = ("arm", "role", "seed", "map", "map50", "map_last", "difference", "train_seconds")
+
+
+def write(results: dict, folder: Path, language: str = "en") -> list[Path]:
+    """Write `report.html`, `table.md` and `table.csv` into a folder, and return their paths.
+
+    Args:
+        results: of a study, as `results.json` holds them; average precisions are fractions.
+        folder: that exists.
+        language: of the page, "en" or "zh"; the tables are in English.
+
+    Raises:
+        UserError: there is no such language, or a file cannot be written.
+    """
+    if language not in LANGUAGES:
+        raise UserError(f"no report in language {language!r}", f"languages: {', '.join(LANGUAGES)}")
+    texts = {
+        "report.html": Page(results, language).render(),
+        "table.md": paper_table(results),
+        "table.csv": long_table(results),
+    }
+    for name, text in texts.items():
+        write_whole(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8", newline="\n"))
+    return [folder / name for name in texts]
+
+
+def sentence(results: dict, language: str = "en") -> str:
+    """The verdict in one line, as the page begins."""
+    return " ".join(part.striptags() for part in Page(results, language).verdict())
+
+
+# Numbers -------------------------------------------------------------------------------------------------------------
+
+
+def _decimals(value: float, digits: int) -> str:
+    text = f"{value:,.{digits}f}"
+    return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "−")  # zero has no sign
+
+
+def _signed(value: float, digits: int) -> str:
+    text = _decimals(value, digits)
+    return text if text.startswith("−") or not text.strip("0.") else f"+{text}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _yaml(plan: dict, indent: str = "") -> Iterator[str]:
+    """Lines of YAML: what is no mapping is written as JSON, which YAML reads."""
+    for key, value in plan.items():
+        if isinstance(value, dict) and value:
+            yield f"{indent}{key}:"
+            yield from _yaml(value, f"{indent}  ")
+        else:
+            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"
+
+
+# A list with nothing in it is shown like a value that is missing.
+FORMS = {
+    "text": str,
+    "yaml": lambda plan: "\n".join(_yaml(plan)),
+    "integer": lambda value: f"{value:,}",
+    "count": lambda values: f"{len(values):,}",
+    "points": lambda value: _decimals(100 * value, 1),
+    "signed-points": lambda value: _signed(100 * value, 1),
+    "mean-points": lambda values: _decimals(100 * statistics.fmean(values), 1),
+    "deviation-points": lambda values: _decimals(100 * statistics.stdev(values), 1) if values[1:] else NOTHING,
+    "deviations": lambda value: _decimals(value, 2),
+    "score": lambda value: _decimals(value, 2),
+    "signed-score": lambda value: _signed(value, 2),
+    "p": _p,
+    "p-relation": lambda value: _p(value) if value < 0.001 else f"= {_p(value)}",
+    "coverage": lambda value: f"{100 * (1 - value):g}",
+    "too-few-seeds": lambda level: str(math.ceil(-math.log2(level))),  # the most n with 2^(1 - n) > level
+    "giga": lambda value: _decimals(value / 1e9, 3),
+    "mebibytes": lambda value: _decimals(value / 2**20, 0),
+    "milliseconds": lambda value: _decimals(value, 1 if value >= 10 else 2),
+    "ratio": lambda value: f"{_decimals(value, 2)}×",
+    "mean-minutes": lambda values: _decimals(statistics.fmean(values) / 60, 1),
+}
+
+
+def look_up(results: object, path: str) -> object:
+    """The value at a path of names and indices joined by dots; None where the results end before it does."""
+    value = results
+    for step in path.split("."):
+        if isinstance(value, list):
+            value = value[int(step)] if int(step) < len(value) else None
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def shown(value: object, form: str) -> str:
+    """A value as it is written; one that is missing or without end is a dash."""
+    return NOTHING if value is None or value in ([], math.inf) else FORMS[form](value)
+
+
+def paired(arm: dict, baseline: dict) -> dict[int, float]:
+    """Difference of mAP50-95 to the baseline at each seed that both have."""
+    theirs = dict(zip(baseline["seeds"], baseline["map"], strict=True))
+    return {seed: value - theirs[seed] for seed, value in zip(arm["seeds"], arm["map"], strict=True) if seed in theirs}
+
+
+def _baseline(results: dict) -> int:
+    return next(index for index, arm in enumerate(results["arms"]) if arm["role"] == "baseline")
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def paper_table(results: dict) -> str:
+    """Markdown, one row for each arm."""
+    level = shown(results["statistics"]["level"], "coverage")
+    heads = ["Arm", "Seeds", "mAP50-95", "mAP50", f"Difference [{level} % interval]", "p", "Verdict"]
+    heads += ["Parameters", "GFLOPs", "Latency (ms)"]
+    lines = [heads, [":--", "--:", "--:", "--:", "--:", "--:", ":--", "--:", "--:", "--:"]]
+    for arm in results["arms"]:
+
+        def cell(path: str, form: str, arm: dict = arm) -> str:
+            return shown(look_up(arm, path), form)
+
+        difference = NOTHING
+        if arm["verdict"]:
+            bounds = [cell(f"verdict.{bound}", "signed-points") for bound in ("low", "high")]
+            difference = f"{cell('verdict.mean', 'signed-points')} [{', '.join(bounds)}]"
+        average = cell("map", "mean-points")
+        if arm["seeds"][1:]:
+            average += f" ± {cell('map', 'deviation-points')}"
+        name = " ".join(arm["name"].split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+        row = [name, cell("seeds", "count"), average, cell("map50", "mean-points"), difference]
+        row += [cell("verdict.p", "p"), cell("verdict.word", "text"), cell("cost.parameters", "integer")]
+        lines.append([*row, cell("cost.flops", "giga"), cell("cost.milliseconds.1", "milliseconds")])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def long_table(results: dict) -> str:
+    """CSV, one row for each arm and finished seed, all digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    baseline = results["arms"][_baseline(results)]
+    for arm in results["arms"]:
+        differences = {} if arm is baseline else paired(arm, baseline)
+        seconds = look_up(arm, "cost.train_seconds") or [None] * len(arm["seeds"])
+        columns = (arm["seeds"], arm["map"], arm["map50"], arm["map_last"], seconds)
+        for seed, *values, lasted in zip(*columns, strict=True):
+            writer.writerow((arm["name"], arm["role"], seed, *values, differences.get(seed), lasted))
+    return text.getvalue()
+
+
+# The page ------------------------------------------------------------------------------------------------------------
+
+
+class Page:
+    """What the template asks for.
+
+    Args:
+        results: of a study.
+        language: one of `LANGUAGES`.
+    """
+
+    def __init__(self, results: dict, language: str):
+        phrases = json.loads((TEMPLATES / "phrases.json").read_text(encoding="utf-8"))
+        self.phrases = {key: pair[language] for key, pair in phrases.items()}
+        self.results, self.arms, self.language = results, results["arms"], language
+        self.baseline = _baseline(results)
+        # Many names would cover each other in a chart: numbers stand for them.
+        self.keys = [str(1 + index) if len(self.arms) > 5 else "" for index in range(len(self.arms))]
+        again = [
+            index
+            for index, arm in enumerate(self.arms)
+            if arm["name"] == "A/A" and look_up(arm, "verdict.low") is not None
+        ]
+        self.noise = again[0] if again else None
+
+    def render(self) -> str:
+        """The page."""
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        return environment.get_template("report.html").render(
+            page=self, results=self.results, n=self.number, t=self.say, name=self.name
+        )
+
+    def value(self, path: str, form: str) -> Number:
+        """What stands in the results at a path."""
+        return Number(path, form, shown(look_up(self.results, path), form))
+
+    def number(self, path: str, form: str) -> Markup:
+        """The same as an element of the page."""
+        text = self.value(path, form).text
+        return Markup('<span data-path="{}" data-format="{}">{}</span>').format(path, form, text)
+
+    def name(self, text: object) -> Markup:
+        """Something that is the same in every language."""
+        breaking = Markup(re.sub("(?=[(@.])|(?<=,)", "<wbr>", escape(text)))  # long ones break where they have joints
+        return Markup('<span class="name" translate="no">{}</span>').format(breaking)
+
+    def say(self, key: str, **parts: object) -> Markup:
+        """A phrase in the page's language, its blanks filled."""
+        return Markup(escape(self.phrases[key])).format(**parts)
+
+    def known(self, prefix: str, key: str) -> Markup:
+        """The phrase of a word of the results, or the word itself where there is none."""
+        return self.say(f"{prefix}_{key}") if f"{prefix}_{key}" in self.phrases else self.name(key)
+
+    def word(self, word: str) -> Markup:
+        """The word of a verdict."""
+        return self.say(f"word_{word.replace(' ', '_')}")
+
+    def verdict(self) -> tuple[Markup, Markup]:
+        """The sentence that says it all: the word, and the numbers."""
+        if not self.results["verdict"]:
+            return self.say("verdict_missing"), self.say("verdict_missing_why")
+        index = [arm["name"] for arm in self.arms].index(self.results["verdict"]["arm"])
+        arm, at = self.arms[index], f"arms.{index}.verdict"
+        found = arm["verdict"]
+        end = found["word"].replace(" ", "_")
+        if end in ("helps", "hurts"):
+            end = "below_margin" if abs(found["mean"]) < self.results["statistics"]["margin"] else "stop"
+        elif end == "underpowered" and found["needed"] is None:
+            end = "only_images"
+        margin = self.number("statistics.margin", "points")
+        return self.say(f"verdict_{found['word'].replace(' ', '_')}", arm=self.name(arm["name"])), self.say(
+            "verdict_numbers",
+            metric=self.number("statistics.metric", "text"),
+            **{key: self.number(f"{at}.{key}", "signed-points") for key in ("mean", "low", "high")},
+            coverage=self.number("statistics.level", "coverage"),
+            p=self.number(f"{at}.p", "p-relation"),
+            seeds=self.number(f"{at}.seeds", "integer"),
+            end=self.say(f"verdict_end_{end}", margin=margin, needed=self.number(f"{at}.needed", "integer")),
+        )
+
+    def others(self) -> Iterator[tuple[int, dict]]:
+        """All arms but the baseline, and their places."""
+        return ((index, arm) for index, arm in enumerate(self.arms) if index != self.baseline)
+
+    def beside(self, group: str, index: int, place: int) -> int | None:
+        """Where the baseline has the class or size that an arm has at a place."""
+        name = self.arms[index][group][place]["name"]
+        names = [row["name"] for row in self.arms[self.baseline][group]]
+        return names.index(name) if name in names else None
+
+    def forest(self) -> Markup:
+        """Each arm's difference."""
+        effects = []
+        for index, arm in self.others():
+            at, found = f"arms.{index}.verdict", arm["verdict"]
+            seeds = found["differences"] if found else paired(arm, self.arms[self.baseline]).values()
+            low, high = (self.value(f"{at}.{bound}", "signed-points") for bound in ("low", "high"))
+            label = [self.value(f"{at}.mean", "signed-points"), *((" [", low, ", ", high, "]") if found else ())]
+            interval = [_points(found[key]) for key in ("mean", "low", "high")] if found else ()
+            dots = [100 * difference for difference in seeds]
+            effects.append(charts.Effect(arm["name"], arm["role"], *interval, seeds=dots, label=label))
+        again = None if self.noise is None else self.arms[self.noise]["verdict"]
+        noise = again and (100 * again["low"], 100 * again["high"])
+        ends = (self.phrases["worse"], self.phrases["better"])
+        margin = 100 * self.results["statistics"]["margin"]
+        return Markup(
+            charts.forest(effects, margin, noise, self.phrases["forest_title"], ends, self.phrases["points_unit"])
+        )
+
+    def cost_benefit(self) -> tuple[Markup, str] | None:
+        """Difference against latency where all arms have one, otherwise against FLOPs; and which."""
+        judged = [
+            (index, arm)
+            for index, arm in enumerate(self.arms)
+            if arm["cost"] and (arm["verdict"] or index == self.baseline)
+        ]
+        for key in ("latency_ratio", "flops"):
+            costs = {index: arm["cost"][key] for index, arm in judged}
+            if len(judged) < 2 or None in costs.values():
+                continue
+            effects = []
+            for index, arm in judged:
+                cost = costs[index] if key == "latency_ratio" else [costs[index] / 1e9]
+                found = arm["verdict"] or {"mean": 0.0}
+                interval = [_points(found.get(key)) for key in ("mean", "low", "high")]
+                name = self.keys[index] or arm["name"]
+                effects.append(charts.Effect(name, arm["role"], *interval, cost=cost))
+            words = [self.phrases[word] for word in ("cost_title", "cost_down", f"cost_{key}")]
+            margin = 100 * self.results["statistics"]["margin"]
+            return Markup(charts.cost_benefit(effects, margin, *words, unit="×" if key == "latency_ratio" else "")), key
+        return None
+
+    def learning(self) -> list[tuple[str, list[Markup]]]:
+        """For each arm its name and two charts, with the baseline for comparison."""
+        panels = []
+        for _, arm in [*self.others()] or [(self.baseline, self.arms[self.baseline])]:
+            drawn = []
+            for key, factor, height in (("map", 100, 170), ("loss", 1, 110)):
+                pair = [self.arms[self.baseline], *([arm] if arm["role"] != "baseline" else [])]
+                curves = [curve for each in pair if (curve := _curve(each, key, factor))]
+                if any(curve.name == arm["name"] for curve in curves):
+                    axis = self.phrases[f"learning_{key}"]
+                    drawn.append(Markup(charts.learning(curves, f"{arm['name']}: {axis}", axis, height)))
+            if drawn:
+                panels.append((arm["name"], drawn))
+        return panels
+
+    @functools.cached_property
+    def reach(self) -> float:
+        """Ends of the scale on which all classes and sizes are drawn."""
+        rows = [row for _, arm in self.others() for row in (*arm["classes"], *arm["sizes"])]
+        differences = [abs(row["difference"]) for row in rows if row["difference"] is not None]
+        bounds = [abs(row[key]) for row in rows for key in ("low", "high") if row[key] is not None]
+        most = max(differences, default=0.0)
+        return max(most, min(2.5 * most, max(bounds, default=0.0))) or 1.0
+
+    def glyph(self, row: dict) -> Markup:
+        """The difference of one class or size."""
+        known = row["difference"] is not None
+        return Markup(charts.glyph(row["difference"], row["low"], row["high"], self.reach) if known else "")
+
+
+def _points(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
+
+
+def _curve(arm: dict, key: str, factor: float) -> charts.Curve | None:
+    """Mean, least and most over seeds at each epoch; None where nothing is known."""
+    if not arm["curves"] or not arm["curves"][key]:
+        return None
+    columns = zip(arm["curves"]["epochs"], zip(*arm["curves"][key], strict=False), strict=False)
+    points = []
+    for epoch, values in columns:  # as far as all seeds go; a loss that is not a number is missing
+        if known := [factor * value for value in values if value is not None and math.isfinite(value)]:
+            points.append((epoch, statistics.fmean(known), min(known), max(known)))
+    return charts.Curve(arm["name"], arm["role"], *zip(*points, strict=True)) if points else None
