@@ -1,0 +1,361 @@
+"""Were two existing runs of Ultralytics treated alike, and is their difference more than the choice of images?
+
+All that is known of a run is what the stock trainer leaves behind: the arguments in `args.yaml`, a row for each epoch
+in `results.csv`, and two checkpoints, which hold the arguments as they were in the end. With one run of each, nothing
+here says what another seed would give.
+"""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from . import recording
+from . import yolo as host
+from .dataset import contents
+from .detections import Detections
+from .errors import UserError
+from .fairness import AGREEMENT, Finding, differing
+from .runs import Run, data_here
+from .verdict import LEVEL, average_precision, draw_images, mean_average_precision
+
+RESAMPLES = 2000
+SEEDED_WORKERS = (8, 4, 130)  # the host's first release whose loader workers draw from the seed
+# Training arguments with findings of their own, and those that change no weight.
+ELSEWHERE = ("epochs", "patience", "time", "optimizer", "batch", "seed", "plots", "verbose", "save_period", "cfg")
+IGNORED_BY_AUTO = ("lr0", "momentum", "warmup_bias_lr")
+
+_Runs = tuple[Run, Run]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Two runs, A and B, side by side.
+
+    Attributes:
+        runs: the two folders, as given.
+        findings: what must hold in a fair comparison.
+        split: what `maps` are of, "test" or "val".
+        maps: mAP50-95 of both best.pt; None if one is unknown.
+        difference: B's less A's.
+        low: lower bound of the difference on other images of the same kind; None if it was not evaluated here.
+        high: upper bound.
+        images: how many were evaluated; None if none.
+        parameters: of both best.pt, None for one that is missing.
+        sentence: the outcome.
+    """
+
+    runs: tuple[str, str]
+    findings: tuple[Finding, ...]
+    split: str
+    maps: tuple[float, float] | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    images: int | None
+    parameters: tuple[int | None, int | None]
+    sentence: str
+
+
+def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "cpu", evaluate: bool = True) -> Audit:
+    """Compare two training runs of detectors.
+
+    Both best.pt are evaluated on the same images if these are here, on test if the data has one with labels; else mAP
+    is what the runs wrote down. Nothing is written into the runs. Ultralytics keeps caches beside the labels it reads.
+
+    Args:
+        run_a: folder of the baseline's run.
+        run_b: folder of the other one.
+        data: data file to evaluate on, downloaded if it says from where; by default that of the runs, if it is here.
+        device: of the evaluation, as Ultralytics takes it.
+        evaluate: False compares only what the runs wrote down.
+
+    Raises:
+        UserError: folders that are no such runs or the same one, files that cannot be read, or data that does not fit.
+    """
+    if run_a.resolve() == run_b.resolve():
+        raise UserError(f"{run_a} and {run_b} are the same folder", "name the folders of two runs")
+    a, b = runs = Run.read("A", run_a), Run.read("B", run_b)
+    with tempfile.TemporaryDirectory(prefix="foveal-audit-") as place:
+        here = [data_here(run, Path(place)) for run in runs]
+        findings = [
+            _complete(runs),
+            _epochs(runs),
+            _patience(runs),
+            _time(runs),
+            _batch(runs),
+            _optimizer(runs),
+            _arguments(runs),
+            _data(runs, here, Path(place)),
+            _same("classes", [run.of_best("classes") for run in runs], "the same classes: {}"),
+            _seeds(runs),
+            _pretrained(runs),
+            _resumed(runs),
+            _finite(runs),
+            _same("versions", [run.version for run in runs], "Ultralytics {} in both"),
+            _device(runs),
+        ]
+        chosen = data or next((copy for _, copy in filter(None, here)), None)
+        if not evaluate:
+            judged = _written_down(runs, "not asked for")
+        elif chosen is None:
+            judged = _written_down(runs, "the data is not here: say where")
+        elif "best" not in a.weights.keys() & b.weights.keys() or a.of_best("classes") != b.of_best("classes"):
+            judged = _written_down(runs, "there are no two best.pt of the same classes")
+        else:
+            judged = _evaluated(runs, chosen, Path(place), device)
+    findings += judged.findings
+    findings.append(
+        Finding("split", True, "judged on test, which chose nothing")
+        if judged.split == "test"
+        else Finding("split", None, "judged on val, on which best.pt was chosen in both")
+    )
+    more = "foveal study run --model FILE --data FILE --arms ema@neck,A/A"
+    findings.append(Finding("runs", None, f"one run of each says nothing about the noise of the seed: {more}"))
+    return Audit(
+        runs=(str(run_a), str(run_b)),
+        findings=tuple(findings),
+        split=judged.split,
+        maps=judged.maps,
+        difference=judged.difference,
+        low=judged.low,
+        high=judged.high,
+        images=judged.images,
+        parameters=(a.of_best("parameters"), b.of_best("parameters")),
+        sentence=_sentence(findings, judged),
+    )
+
+
+# Findings ------------------------------------------------------------------------------------------------------------
+
+
+def _same(check: str, values: Sequence[object], detail: str) -> Finding:
+    a, b = values
+    if None in (a, b):
+        return Finding(check, None, f"cannot be told (A: {a}; B: {b})")
+    return Finding(check, True, detail.format(a)) if a == b else Finding(check, False, f"A: {a}; B: {b}")
+
+
+def _complete(runs: _Runs) -> Finding:
+    missing = []
+    for run in runs:
+        missing += [f"{run.name} has no {kind}.pt" for kind in ("best", "last") if kind not in run.weights]
+        if run.epochs < run.arguments["epochs"] and not run.arguments.get("time"):
+            why = "stopped early" if run.stopped else "interrupted, or still at it"
+            missing.append(f"{run.name} has {run.epochs} of {run.arguments['epochs']} epochs: {why}")
+    return Finding("complete", not missing, "; ".join(missing) or "both runs have all their files and epochs")
+
+
+def _epochs(runs: _Runs) -> Finding:
+    told = [f"{run.epochs} epochs trained, {run.arguments['epochs']} asked for" for run in runs]
+    return _same("epochs", told, "{} in both")
+
+
+def _patience(runs: _Runs) -> Finding:
+    could = [run for run in runs if 0 < (run.arguments.get("patience") or 0) < run.arguments["epochs"]]
+    told = "; ".join(f"{run.name}: {run.arguments.get('patience')}" for run in runs)
+    if any(run.stopped for run in could):
+        return Finding("patience", False, f"early stopping ended a run (patience of {told})")
+    if could:
+        return Finding("patience", None, f"early stopping could have ended a run, and did not (patience of {told})")
+    return Finding("patience", True, "early stopping could not end a run")
+
+
+def _time(runs: _Runs) -> Finding:
+    a, b = (run.arguments.get("time") for run in runs)
+    if a or b:
+        return Finding("time", False, f"trained by hours, where a slower model gets fewer epochs (A: {a}; B: {b})")
+    return Finding("time", True, "trained by epochs, not by hours")
+
+
+def _batch(runs: _Runs) -> Finding:
+    """The host chooses the batch if it is below 1, and lowers it where memory runs out."""
+    asked, used = zip(*((run.arguments.get("batch"), run.in_the_end("batch")) for run in runs), strict=True)
+    if any(type(value) is not int or value < 1 for value in asked):
+        told = f"A: {asked[0]}, which became {used[0]}; B: {asked[1]}, which became {used[1]}"
+        return Finding("batch", False, f"memory chose the batch of a run ({told})")
+    return _same("batch", used, "{} images in every batch")
+
+
+def _optimizer(runs: _Runs) -> Finding:
+    names = [run.arguments.get("optimizer") for run in runs]
+    if names == ["auto", "auto"]:
+        detail = "auto in both: it ignores lr0, and chooses alike for equal data, batch and epochs only"
+        return Finding("optimizer", None, detail)
+    return _same("optimizer", names, "{} in both")
+
+
+def _arguments(runs: _Runs) -> Finding:
+    """All others, but for those that one of two releases does not know."""
+    a, b = (run.arguments for run in runs)
+    ignored = IGNORED_BY_AUTO if a.get("optimizer") == b.get("optimizer") == "auto" else ()
+    shared = (a.keys() & b.keys()).difference(ELSEWHERE, ignored)
+    names = differing([{name: of[name] for name in shared} for of in (a, b)])
+    told = "; ".join(f"{name} is {a[name]} in A and {b[name]} in B" for name in names)
+    return Finding("arguments", not names, told or "all other training arguments are the same")
+
+
+def _data(runs: _Runs, here: Sequence[tuple[Path, str] | None], folder: Path) -> Finding:
+    a, b = (run.arguments.get("data") for run in runs)
+    if None in here:
+        return Finding("data", None, f"cannot be compared, because it is not all here (A: {a}; B: {b})")
+    if here[0][0] == here[1][0]:
+        return Finding("data", True, f"{a} in both")
+    mine, theirs = (contents(copy, folder / f"{Path(copy).stem}.json") for _, copy in here)
+    if changed := theirs.difference(mine):
+        return Finding("data", False, f"A: {a}; B: {b}; they differ in {changed}")
+    return Finding("data", True, f"{a} and {b} hold the same images, labels and classes")
+
+
+def _seeds(runs: _Runs) -> Finding:
+    a, b = (run.arguments.get("seed") for run in runs)
+    if a != b:
+        return Finding("seeds", None, f"seed {a} in A and {b} in B, so their batches may differ as well")
+    workers = [run.arguments.get("workers") for run in runs]
+    versions = [tuple(map(int, re.findall(r"\d+", str(run.version))[:3])) for run in runs]
+    if any(workers) and min(versions) < SEEDED_WORKERS:
+        why = "before Ultralytics 8.4.130 it does not reach the loader's workers: all seeds draw the same augmentations"
+        return Finding("seeds", None, f"seed {a} in both, but {why}")
+    if 0 in workers and any(run.arguments.get("device") != "cpu" for run in runs):
+        return Finding("seeds", None, f"seed {a} in both, but without workers a model can shift what its batches draw")
+    return Finding("seeds", True, f"seed {a} in both, which gives them the same batches")
+
+
+def _resumed(runs: _Runs) -> Finding:
+    names = [run.name for run in runs if run.arguments.get("resume")]
+    if names:
+        why = "Ultralytics goes on from half-precision averages, not from where it was"
+        return Finding("resumed", None, f"interrupted and resumed: {', '.join(names)}; {why}")
+    return Finding("resumed", True, "no run was resumed")
+
+
+def _finite(runs: _Runs) -> Finding:
+    broken = [f"{kind}.pt of {run.name}" for run in runs for kind, of in run.weights.items() if not of.finite]
+    told = f"not finite: {', '.join(broken)}" if broken else "all trained weights are finite"
+    return Finding("finite", not broken, told)
+
+
+def _device(runs: _Runs) -> Finding:
+    a, b = (run.arguments.get("device") for run in runs)
+    return Finding("device", True, f"{a} in both") if a == b else Finding("device", None, f"A: {a}; B: {b}")
+
+
+def _pretrained(runs: _Runs) -> Finding:
+    """Of each start, the tensors that fit the trained model by name and shape: those the host's loader took."""
+    starts = [run.start for run in runs]
+    said = ["what, nobody can tell" if start is None else start or "fresh weights" for start in starts]
+    told = f"A started from {said[0]}; B from {said[1]}"
+    if "" in starts and None not in starts:
+        return Finding("pretrained", None if starts == ["", ""] else False, told)
+    models = [start and _model(start) for start in starts]
+    if None in models or not all("best" in run.weights for run in runs):
+        return Finding("pretrained", None, f"{told}; not all files are here, so tensors cannot be counted")
+    sources = [model.state_dict() for model in models]
+    kept = [
+        sum(run.of_best("shapes").get(name) == tensor.shape for name, tensor in source.items())
+        for run, source in zip(runs, sources, strict=True)
+    ]
+    shares = [f"{run.name} kept {of} of {len(source)}" for run, of, source in zip(runs, kept, sources, strict=True)]
+    told = f"{told}; of its tensors {' and '.join(shares)}"
+    mine, theirs = (set(recording.digests(model).values()) for model in models)
+    if not (mine <= theirs or theirs <= mine):  # an attention's start holds all tensors of the plain one
+        return Finding("pretrained", False, f"{told}, and the two files hold other weights")
+    return Finding("pretrained", len(sources[0]) - kept[0] == len(sources[1]) - kept[1], told)
+
+
+def _model(file: str) -> nn.Module | None:
+    try:
+        return host.load(file).model if Path(file).is_file() else None
+    except UserError:
+        return None
+
+
+# Averages ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Fields of `Audit`."""
+
+    findings: list[Finding]
+    split: str
+    maps: tuple[float, float] | None
+    low: float | None = None
+    high: float | None = None
+    images: int | None = None
+
+    @property
+    def difference(self) -> float | None:
+        return self.maps and self.maps[1] - self.maps[0]
+
+
+def _written_down(runs: _Runs, why: str) -> _Judged:
+    a, b = (run.best_map for run in runs)
+    detail = f"not evaluated here ({why}); mAP is the best that each run wrote down"
+    return _Judged([Finding("evaluator", None, detail)], "val", None if None in (a, b) else (a, b))
+
+
+def _evaluated(runs: _Runs, data: str, folder: Path, device: str) -> _Judged:
+    classes = list(host.data_file(data)["names"].values())
+    if classes != runs[0].of_best("classes") and not runs[0].arguments.get("single_cls"):
+        raise UserError(f"{data} has the classes {classes}, and the runs have others", "give the data of the runs")
+    split = "test" if host.has_labels(data, "test") else "val"
+    shared = {"device": device, "single_cls": bool(runs[0].arguments.get("single_cls"))}
+    found, averages, disagreement = [], [], 0.0
+    for run in runs:
+        best = run.folder / "weights" / "best.pt"
+        detections, theirs = recording.evaluate(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
+        if not len(detections.true_image):
+            raise UserError(f"no image of {split} in {data} has an object", "give data with labels")
+        map50, ours = _averages(detections)
+        disagreement = max(disagreement, abs(map50[0] - theirs["map50"]), abs(ours[0] - theirs["map"]))
+        found.append(detections)
+        averages.append(ours)
+    findings = [
+        Finding(
+            "agreement",
+            bool(disagreement <= AGREEMENT),
+            f"mAP computed again from the detections and Ultralytics' own are within {disagreement:.0e}",
+        )
+    ]
+    maps, images = (float(averages[0][0]), float(averages[1][0])), len(found[0].name)
+    if any(
+        not np.array_equal(getattr(found[0], k), getattr(found[1], k)) for k in ("name", "true_image", "true_label")
+    ):
+        findings.append(Finding("evaluator", False, f"judged on other images (A: {images}; B: {len(found[1].name)})"))
+        return _Judged(findings, split, maps)
+    findings.append(Finding("evaluator", True, f"both judged on the same {images} images"))
+    spread = (averages[1] - averages[0])[1:].std(ddof=1)
+    reach = float(NormalDist().inv_cdf(1 - LEVEL / 2) * spread)
+    return _Judged(findings, split, maps, maps[1] - maps[0] - reach, maps[1] - maps[0] + reach, images)
+
+
+def _averages(found: Detections) -> tuple[NDArray, NDArray]:
+    """mAP50 and mAP50-95, on all images and on resampled ones, each (1 + resamples,); the draws are always the same."""
+    images = len(found.name)
+    drawn = draw_images(images, RESAMPLES)
+    drawn = drawn[drawn[:, np.unique(found.true_image)].any(1)]  # without objects there is no average
+    counts = np.concatenate([np.ones((1, images), np.int32), drawn])
+    return mean_average_precision(average_precision(found.matches(), found.truth(), counts, host.AVERAGE_PRECISION)[1])
+
+
+def _sentence(findings: Sequence[Finding], judged: _Judged) -> str:
+    broken = [finding.check for finding in findings if finding.ok is False]
+    fair = f"Not a fair comparison: {', '.join(broken)}." if broken else "Nothing unfair was found."
+    if judged.difference is None:
+        return f"{fair} What mAP the two reached is not written down."
+    difference = f"The mAP50-95 of B less that of A is {judged.difference:+.4f}"
+    if judged.low is None or judged.high is None:
+        return f"{fair} {difference}, as far as it is known, and there is no interval."
+    within = judged.low <= 0 <= judged.high
+    more = "no more than the choice of images can make" if within else "more than the choice of images makes"
+    return (
+        f"{fair} {difference} on {judged.images} images of {judged.split}, and {judged.low:+.4f} to {judged.high:+.4f} "
+        f"on others like them, {more}. What another seed would give, one run of each cannot tell."
+    )
