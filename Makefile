@@ -25,8 +25,8 @@ $(FLOOR)/ready: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(FLOOR) ultralytics==8.3.200
 	touch $@
 
-demo: $(VENV)/ready ## Train YOLO11n without and with EMA: DATA=my.yaml WEIGHTS=yolo11n.pt for your own
-	$(BIN)/foveal demo $(if $(DATA),--data '$(DATA)') $(if $(WEIGHTS),--weights '$(WEIGHTS)')
+demo: $(VENV)/ready ## A small study on drawn images, from nothing to its report
+	$(BIN)/foveal demo
 
 test: $(VENV)/ready test-floor ## Run all tests, also against the oldest supported Ultralytics
 	$(PYTEST)

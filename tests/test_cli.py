@@ -26,11 +26,14 @@ def foveal(*arguments: str, cwd=None, **env: str) -> subprocess.CompletedProcess
     )
 
 
-@pytest.mark.parametrize("command", ["", "list", "show", "add", "bench", "demo"])
+STUDY = ["study", *(f"study {verb}" for verb in ("run", "status", "cells", "cell", "report"))]
+
+
+@pytest.mark.parametrize("command", ["", "list", "show", "add", "bench", *STUDY, "audit", "demo"])
 def test_help_is_frozen(command):
     # Commands and flags are promises: adding one is a decision that shows in this file's diff.
     done = foveal(*command.split(), "--help")
-    golden = GOLDEN / "help" / f"{command or 'foveal'}.txt"
+    golden = GOLDEN / "help" / f"{command.replace(' ', '-') or 'foveal'}.txt"
     if os.environ.get("GOLDEN") == "update":
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(done.stdout)
@@ -67,7 +70,11 @@ def test_list_and_show():
     [
         (["show", "emma"], "error: no attention is named 'emma'\n\nhint: did you mean 'ema'? (foveal list)\n"),
         (["add", "x.txt", "ema"], "error: 'x.txt' is neither a .pt file nor a model YAML\n\nhint: give one such as"),
-        (["demo", "--data", "none.yaml"], "error: there is no data file 'none.yaml'\n\nhint: leave it out"),
+        (["study", "run"], "error: the plan does not say 'model'\n\nhint: model: FILE\n"),
+        (["study", "run", "none.yaml", "epochs=3"], "error: cannot read the plan none.yaml: No such file"),
+        (["study", "status", "."], "error: there is no study in .: it has no plan.yaml\n\nhint: start one with"),
+        (["study", "report", "none", "--lang", "zh"], "error: there is no study in none"),
+        (["audit", ".", "."], "error: . and . are the same folder\n\nhint: name the folders of two runs\n"),
     ],
 )
 def test_mistakes_are_two_lines_and_exit_code_2(arguments, error, tmp_path):

@@ -1,10 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from foveal import UserError, demo
+pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+
+from foveal import demo
 
 
 def test_data_are_drawn_alike_everywhere(tmp_path):
@@ -37,23 +37,13 @@ def test_boxes_enclose_what_was_drawn():
             assert np.abs(centre - demo.COLOURS[label]).max() < 60 + 6 * 6
 
 
-def test_files_that_cannot_be_used_are_explained(tmp_path):
-    pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
-    with pytest.raises(UserError, match=r"there is no data file 'none.yaml'"):
-        demo.run("none.yaml", "", tmp_path / "demo", 1)
-    with pytest.raises(UserError, match=r"is a model for the task 'classify'; give one that detects"):
-        demo.run("", "yolo11n-cls.yaml", tmp_path / "demo", 1)
-    assert not (tmp_path / "demo").exists()
-
-
-@pytest.mark.slow
-def test_demo_on_your_data(weights, tmp_path):
-    data = demo.draw_data(tmp_path / "data", train=8, val=4)
-    arms = demo.run(str(data), str(weights), tmp_path / "demo", 1, image_size=64)
-    assert list(arms) == ["plain", "ema"]
-    assert arms["ema"]["parameters"] > arms["plain"]["parameters"]
-    assert arms["ema"]["GFLOPs at 640"] > arms["plain"]["GFLOPs at 640"]
-    assert all(arm["milliseconds"] > 0 and 0 <= arm["mAP50"] <= 1 for arm in arms.values())
-    assert json.loads((tmp_path / "demo" / "results.json").read_text())["arms"] == arms
-    assert Image.open(tmp_path / "demo" / "predictions.png").size == (3 * 480, 2 * 480)
-    assert Image.open(tmp_path / "demo" / "gates.png").width > 1000
+def test_the_demo_is_a_study_that_goes_on_where_it_is(tmp_path):
+    study = demo.prepare(tmp_path)
+    assert [(cell.arm.name, cell.pair) for cell in study.cells[:4]] == [
+        *(("baseline", 0), ("ema@neck", 0), ("placebo", 0), ("A/A", 0)),
+    ]
+    assert len(study.cells) == 8
+    assert [arm.role for arm in study.plan.arms] == ["baseline", "treatment", "control", "control"]
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.png")}
+    assert [cell.key for cell in demo.prepare(tmp_path).cells] == [cell.key for cell in study.cells]
+    assert all(path.stat().st_mtime_ns == then for path, then in times.items())

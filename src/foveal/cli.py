@@ -4,19 +4,17 @@ Data goes to stdout and talk to stderr. Exit codes: 0 done, 1 the answer is no, 
 stand inside the commands, so that `foveal --help` is instant.
 """
 
-import contextlib
 import dataclasses
-import importlib
-import json
-import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import cli_study
 from .errors import UserError
+from .printing import load_host, print_json, print_table
 
 app = typer.Typer(
     help="Attention for YOLO that keeps your weights.",
@@ -36,7 +34,7 @@ def list_attentions(as_json: _Json = False) -> None:
 
     entries = [_entry(cls) for cls in ATTENTIONS.values()]
     if as_json:
-        return _print_json(entries)
+        return print_json(entries)
     heads = ("name", "title", "year", "parameters", "MFLOPs", "forms", "place", "licence of the source")
     body = [
         (
@@ -48,7 +46,7 @@ def list_attentions(as_json: _Json = False) -> None:
         )
         for e in entries
     ]
-    _print_table(heads, body)
+    print_table(heads, body)
 
 
 @app.command()
@@ -61,7 +59,7 @@ def show(
     cls = find(name)
     entry = _entry(cls)
     if as_json:
-        return _print_json(entry)
+        return print_json(entry)
     print(entry["mathematics"], end="\n\n")
     for key in ("name", "year", "paper", "source", "licence", "kind"):
         print(f"{key:<12} {entry[key]}")
@@ -94,13 +92,13 @@ def add(
     Prints the rows that changed, the tensors kept, parameters and FLOPs before and after, and how far the outputs of
     the two models are apart: by nothing, unless --start paper.
     """
-    _load_host()
+    load_host()
     from .graft import add as call
 
     added = call(model, spec, at=at, start=start or None, output=output or None, own_row=own_row, force=force)
     if as_json:
-        return _print_json(dataclasses.asdict(added))
-    _print_table(("row", "before", "after"), [(c.row, c.before or "(new)", c.after) for c in added.changes])
+        return print_json(dataclasses.asdict(added))
+    print_table(("row", "before", "after"), [(c.row, c.before or "(new)", c.after) for c in added.changes])
     kept, total = added.tensors
     (params, params_after), (flops, flops_after) = added.parameters, added.flops
     print()
@@ -136,10 +134,10 @@ def bench(
     settings = {"channels": channels, "size": size, "batch": batch, "dtype": dtype, "device": device}
     measured = call(specs or (), **settings, threads=threads, output=output)
     if as_json:
-        _print_json(dataclasses.asdict(measured))
+        print_json(dataclasses.asdict(measured))
     else:
         heads = ("attention", "mode", "form", "milliseconds", "speed-up", "peak MB", "error", "of gradients")
-        _print_table(heads, map(_bench_row, measured.rows))
+        print_table(heads, map(_bench_row, measured.rows))
     wrong = [row for row in measured.rows if row.disagreement]
     for row in wrong:
         print(f"{row.attention}, {row.mode}, {row.form}: {row.disagreement}", file=sys.stderr)
@@ -159,33 +157,9 @@ def yolo(context: typer.Context) -> None:
     command(context.args)
 
 
-@app.command()
-def demo(
-    data: Annotated[str, typer.Option(help="Your data.yaml. [default: images drawn on the spot]")] = "",
-    weights: Annotated[str, typer.Option(help="A .pt file to start from. [default: a fresh YOLO11n]")] = "",
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything written.")] = Path("demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Of each of the two trainings.")] = 15,
-    image_size: Annotated[
-        int | None, typer.Option("--imgsz", min=32, help="[default: 96 for drawn images, 320 for yours]")
-    ] = None,
-    as_json: _Json = False,
-) -> None:
-    """Train YOLO11n without and with EMA and look at both.
-
-    Takes a few minutes on two cores and downloads nothing.
-    """
-    os.environ.setdefault("YOLO_OFFLINE", "1")  # read when the host is imported: nothing here needs the network,
-    os.environ.setdefault("YOLO_VERBOSE", "False")  # and a line for each epoch says enough
-    _load_host()
-    from .demo import run
-
-    arms = run(data, weights, output, epochs, image_size)
-    if as_json:
-        return _print_json(arms)
-    heads = ("", *next(iter(arms.values())))
-    _print_table(heads, [(name, *(f"{value:,}" for value in arm.values())) for name, arm in arms.items()])
-    print("\nOne seed proves nothing: two runs that differ in their seed alone often differ by more than this.")
-    print(f"written  {output}/results.json, predictions.png, gates.png and both trained models")
+app.add_typer(cli_study.app, name="study")
+app.command()(cli_study.audit)
+app.command()(cli_study.demo)
 
 
 def main() -> None:
@@ -195,12 +169,6 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
         sys.exit(2)
-
-
-def _load_host() -> None:
-    """Import Ultralytics so that its log, and what it prints when it is first used, go to stderr."""
-    with contextlib.redirect_stdout(sys.stderr):
-        importlib.import_module("foveal.yolo")
 
 
 def _entry(cls: type) -> dict:
@@ -223,14 +191,3 @@ def _bench_row(row) -> tuple[str, ...]:
         "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}",
         *("" if error is None else f"{error:.0e}" for error in (row.error, row.gradient_error)),
     )
-
-
-def _print_json(data: object) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False))
-
-
-def _print_table(heads: Sequence[str], body: Iterable[Sequence]) -> None:
-    rows = [tuple(map(str, row)) for row in (heads, *body)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,5 @@
+"""`python -m foveal` is the command `foveal`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,227 @@
+"""The commands about studies: `foveal study ...`, `foveal audit` and `foveal demo`."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import UserError
+from .printing import load_host, print_json, print_table, say
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+app = typer.Typer(help="Does an attention help on your data, and is that noise?", no_args_is_help=True)
+_Folder = Annotated[Path, typer.Argument(help="Of the study.")]
+
+
+@app.command("run")
+def run_study(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PLAN] [KEY=VALUE]...", help="A plan or the folder of a study, and arguments of the training."
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="A .pt file, or a model YAML or its name.")] = "",
+    data: Annotated[str, typer.Option(help="A data.yaml.")] = "",
+    arms: Annotated[str, typer.Option(help='Such as "ema@neck,coord@neck,A/A,placebo,one size up".')] = "",
+    seeds: Annotated[int | None, typer.Option(help="How many runs of each arm. [default: 6]")] = None,
+    folder: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the study.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trainings at once, on each device. [default: 1; with Ray all that fit]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, 0 or 0,1: one training on each.")] = "cpu",
+    executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    address: Annotated[str, typer.Option(help="Of a Ray cluster. [default: one on this machine]")] = "",
+) -> None:
+    """Train every arm with every seed, and report.
+
+    foveal study run --model yolo11n.pt --data my.yaml --arms ema@neck,A/A,placebo epochs=50 imgsz=640
+
+    Says first what so many seeds can find. Whatever is interrupted goes on when the same command is given again.
+    """
+    load_studies()
+    from . import executors
+
+    given = {"model": model, "data": data, "arms": arms, "seeds": seeds}
+    study = _prepared(arguments or [], {key: value for key, value in given.items() if value}, folder)
+    if executor not in ("local", "ray"):
+        raise UserError(f"there is no executor {executor!r}", "local and ray are known")
+    if executor == "local":
+        _run(study, executors.Local(jobs or 1, device.split(",")))
+    else:
+        _run(study, executors.Ray(address or None, jobs, gpus=0 if device == "cpu" else 1))
+
+
+@app.command("status")
+def study_status(
+    folder: _Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds until all is finished.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """What is finished, running, failed and missing, and how long it will take."""
+    load_studies()
+    from .study import POLL, Study, in_words
+
+    while True:
+        study = Study(folder)
+        states = study.states()
+        if as_json:
+            print_json([_state_entry(state) for state in states])
+        else:
+            heads = ("arm", "seed", "state", "epochs", "mAP50-95", "why")
+            print_table(heads, [_state_row(state, study.epochs) for state in states])
+            left = study.seconds_left(states)
+            finished = sum(state.word == "finished" for state in states)
+            print(f"\n{finished} of {len(states)} finished" + (f", about {in_words(left)} left" if left else ""))
+        if not watch or all(state.word in ("finished", "failed") for state in states):
+            return
+        time.sleep(POLL)
+        print("\033[2J\033[H" if sys.stdout.isatty() else "")
+
+
+@app.command("cells")
+def study_cells(folder: _Folder) -> None:
+    """One command for each training that is missing: for a cluster's queue, or another machine that sees the folder."""
+    load_studies()
+    from .study import Study
+
+    print("\n".join(Study(folder).commands()))
+
+
+@app.command("cell")
+def study_cell(
+    folder: _Folder,
+    key: Annotated[str, typer.Argument(help="Name of the cell, as `cells` prints it.")],
+    device: Annotated[str, typer.Option(help="As Ultralytics takes it.")] = "cpu",
+) -> None:
+    """Train and judge one cell. Exit code 75: another process is at it."""
+    load_studies()
+    from .cell import BUSY, run
+
+    if not run(folder, key, device):
+        say(f"another process is at {key}")
+        raise typer.Exit(BUSY)
+
+
+@app.command("report")
+def study_report(folder: _Folder, language: Annotated[str, typer.Option("--lang", help="en or zh.")] = "en") -> None:
+    """Write results.json, report.html, table.md and table.csv, also of a study under way."""
+    load_studies()
+    from .study import Study
+
+    _report(Study(folder), language, measure=False)
+
+
+def audit(
+    run_a: Annotated[Path, typer.Argument(help="Folder of the baseline's run: runs/detect/train.")],
+    run_b: Annotated[Path, typer.Argument(help="Folder of the other one.")],
+    data: Annotated[str, typer.Option(help="Data file to judge on. [default: that of the runs, if it is here]")] = "",
+    device: Annotated[str, typer.Option(help="As Ultralytics takes it.")] = "cpu",
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Judge both best.pt on the same images.")
+    ] = True,
+    as_json: _Json = False,
+) -> None:
+    """Are two runs of Ultralytics a fair comparison?
+
+    And is their difference more than the choice of images? Exit code 1 if something is unfair.
+    """
+    load_studies()
+    from .audit import audit as call
+
+    with contextlib.redirect_stdout(sys.stderr):  # the host's tables
+        found = call(run_a, run_b, data=data or None, device=device, evaluate=evaluate)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+    else:
+        words = {True: "holds", False: "BROKEN", None: "note"}
+        print_table(("", "what", "found"), [(words[f.ok], f.check, f.detail) for f in found.findings])
+        if found.maps:
+            print(f"\nmAP50-95  A {found.maps[0]:.4f}  B {found.maps[1]:.4f} on {found.split}")
+        print(f"\n{found.sentence}")
+    raise typer.Exit(any(finding.ok is False for finding in found.findings))
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the study.")] = Path("demo"),
+) -> None:
+    """A small study on drawn images, from nothing to its report.
+
+    Takes a few minutes on two cores and downloads nothing.
+    """
+    os.environ.setdefault("YOLO_OFFLINE", "1")  # read when the host is imported
+    load_studies()
+    from .demo import prepare
+    from .executors import Local
+
+    _run(prepare(output), Local(jobs=2))
+
+
+def _prepared(arguments: list[str], given: dict, folder: Path | None):
+    """The study that `foveal study run` is about: a plan or a folder, options, and arguments of the training."""
+    from .cell import PLAN
+    from .plan import load
+    from .study import Study
+    from .yolo import key_values
+
+    named = [argument for argument in arguments if "=" not in argument]
+    if len(named) > 1:
+        raise UserError(f"{named[1]!r} is neither the plan nor an argument of the training", "write epochs=50")
+    train = key_values([argument for argument in arguments if "=" in argument])
+    if not named:
+        return Study.prepare({**given, "train": train}, Path(), folder or Path("study"))
+    path = Path(named[0])
+    path = path / PLAN if path.is_dir() else path
+    written = load(path)
+    own = written.get("train") or {}
+    written |= given | {"train": own | train if isinstance(own, dict) else own}  # what is no mapping is refused later
+    return Study.prepare(written, path.parent, folder or (path.parent if path.name == PLAN else path.with_suffix("")))
+
+
+def _run(study, executor) -> None:
+    """Train what is missing and report; exit code 1 if a training has failed."""
+    from . import results
+
+    say(results.before(study))
+    try:
+        with executor:
+            study.run(executor, say)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
+    _report(study, "en", measure=True)
+    raise typer.Exit(1 if any(state.word != "finished" for state in study.states()) else 0)
+
+
+def _report(study, language: str, measure: bool) -> None:
+    from . import report, results
+
+    found = results.assemble(study, measure)
+    for path in (results.write(found, study.folder), *report.write(found, study.folder, language)):
+        say(f"written  {path}")
+    print(report.sentence(found, language))
+
+
+def _state_row(state, epochs: int) -> tuple[str, ...]:
+    score = f"{state.result.map:.4f}" if state.result else ""
+    return (state.cell.arm.name, str(state.cell.pair), state.word, f"{state.epochs}/{epochs}", score, state.reason)
+
+
+def _state_entry(state) -> dict:
+    entry = {"key": state.cell.key, "arm": state.cell.arm.name, "seed": state.cell.pair, "state": state.word}
+    return entry | {"epochs": state.epochs, "reason": state.reason, "map": state.result and state.result.map}
+
+
+def load_studies() -> None:
+    """The host, and what only studies need."""
+    load_host()
+    for package in ("scipy", "jinja2"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"studies need {package}, which is not installed", "pip install 'foveal[study]'")
