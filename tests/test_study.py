@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -213,12 +214,15 @@ def values(study: Study) -> dict:
     return {where: {k: v for k, v in vars(result).items() if k not in own} for where, result in study.results().items()}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Study:
-    """The study, trained without a disturbance."""
-    study = prepared(tmp_path_factory.mktemp("undisturbed"))
-    with executors.Local(jobs=2) as executor:
-        study.run(executor, print)
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, worker_id) -> Study:
+    """The study, trained without a disturbance; once, also where tests run in several processes."""
+    place = tmp_path_factory.getbasetemp()
+    folder = (place if worker_id == "master" else place.parent) / "undisturbed"
+    with FileLock(f"{folder}.lock"):
+        study = Study(folder) if (folder / "plan.yaml").exists() else prepared(folder)
+        with executors.Local(jobs=2) as executor:
+            study.run(executor, print)
     assert len(study.results()) == 4, [state.reason for state in study.states()]
     return study
 
@@ -365,6 +369,32 @@ def test_what_few_seeds_can_find_is_said_before(tmp_path):
     assert "6 seeds find a difference of 1.43 standard deviations" in said
     two = results.before(prepared(tmp_path, seeds=6, arms=["ema@neck", "coord@neck", "A/A"]))
     assert "6 seeds cannot call anything a help: the smallest p is 0.062. 7 can" in two
+
+
+def above(process: int, name: str) -> int:
+    """The nearest ancestor of a process whose command line begins so."""
+    while process > 1:
+        stat = Path(f"/proc/{process}/stat").read_text()
+        process = int(stat.rpartition(")")[2].split()[1])
+        if Path(f"/proc/{process}/cmdline").read_text().startswith(name):
+            return process
+    raise LookupError(name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_on_ray_a_killed_worker_costs_an_epoch_at_most(undisturbed, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    study, said = prepared(tmp_path, seeds=1), []
+    with executors.Ray(jobs=2) as executor, concurrent.futures.ThreadPoolExecutor() as pool:
+        loop = pool.submit(study.run, executor, said.append)
+        while not rows(study):
+            time.sleep(0.05)
+            assert not loop.done(), said
+        os.kill(above(workers(study)[0], "ray::"), signal.SIGKILL)
+        loop.result(timeout=300)
+    assert any("killed by SIGKILL" in line and "going on" in line for line in said)
+    assert values(study) == {where: v for where, v in values(undisturbed).items() if where[1] == 0}
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ continues after the last whole epoch. A lock, which the system frees when its ho
 import contextlib
 import dataclasses
 import json
+import pickle
 import shutil
 import sys
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -131,8 +131,8 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
             try:
                 _measure(plan, cell, now, study, folder, device)
             except Exception as error:  # whatever it is, `status` must be able to say it later
-                failure = {"reason": _in_words(error), "traceback": traceback.format_exc()}
-                write_whole(folder / FAILURE, lambda part: part.write_text(json.dumps(failure)))
+                failure = json.dumps({"reason": _in_words(error)})
+                write_whole(folder / FAILURE, lambda part: part.write_text(failure))
                 raise
     return True
 
@@ -208,7 +208,7 @@ def _whole(folder: Path) -> bool:
         for kind in KINDS:
             torch.load(folder / "weights" / f"{kind}.pt", map_location="cpu", weights_only=False)
         return True
-    except (OSError, RuntimeError, EOFError):
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         return False
 
 

@@ -29,14 +29,10 @@ def costs(study: Study, found: Mapping[tuple[str, int], Result], measure: bool =
         measure: take the times now, unless they are there.
     """
     size = int(host.train_arguments(study.plan.train)["imgsz"])
-    firsts = {
-        arm.name: next((pair for name, pair in sorted(found) if name == arm.name), None) for arm in study.plan.arms
-    }
-    weights = {
-        cell.arm.name: study.path(cell) / "weights" / "best.pt"
-        for cell in study.cells
-        if cell.pair == firsts[cell.arm.name]
-    }
+    weights: dict[str, Path] = {}
+    for cell in study.cells:
+        if (cell.arm.name, cell.pair) in found:
+            weights.setdefault(cell.arm.name, study.path(cell) / "weights" / "best.pt")
     kept = _kept_costs(study.folder / FILE)
     if set(kept) != set(weights) or (measure and any(cost["milliseconds"] is None for cost in kept.values())):
         kept = _measure(weights, size, device_of(found), measure)
@@ -79,13 +75,15 @@ def _measure(weights: dict[str, Path], size: int, device: str, timed: bool) -> d
         calls = {arm: lambda model=model: model(image) for arm, model in fused.items()}
         times, _ = bench.interleaved(calls, torch.device(device), None)
     first = times.get("baseline")
+    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
+    runtime = f"torch {torch.__version__}, {device}{threads}, batch 1, fused"
     return {
         arm: {
             "flops": flops[arm],
             "image_size": size,
             "milliseconds": bench.quartiles(times[arm]) if timed else None,
             "latency_ratio": bench.quartiles(np.divide(times[arm], first)) if timed else None,
-            "runtime": f"torch {torch.__version__}, {device}, batch 1, fused" if timed else None,
+            "runtime": runtime if timed else None,
         }
         for arm in models
     }

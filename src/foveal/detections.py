@@ -75,7 +75,9 @@ class Detections:
             with np.load(path) as arrays:
                 return cls(**arrays)
         except _UNREADABLE as error:
-            raise UserError(f"cannot read detections from {path}: {error}", "run the study again") from None
+            raise UserError(
+                f"cannot read detections from {path}: {error}", "delete its folder and run the study again"
+            ) from None
 
     def truth(self) -> Truth:
         """The objects, for `verdict.average_precision`."""

@@ -13,6 +13,7 @@ On a CPU a resumed run then equals an undisturbed one bit for bit. On a GPU they
 
 import hashlib
 import os
+import pickle
 import random
 import sys
 import time
@@ -38,7 +39,7 @@ def resumable(folder: Path) -> dict | None:
     try:
         found = torch.load(file, map_location="cpu", weights_only=False)
         return found if Path(found["train_args"]["save_dir"]) == folder.resolve() else None
-    except (OSError, RuntimeError, KeyError, EOFError):
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
         return None
 
 

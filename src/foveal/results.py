@@ -77,8 +77,8 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     names = list(host.data_file(plan.data)["names"].values())
     truth = Detections.load(next(iter(folders.values())) / "best.npz")
     arms = [_arm(arm, found, folders, averages, names, truth) | {"cost": cost[arm.name]} for arm in plan.arms]
-    _judge(arms, found, averages, plan.margin)
-    _over_placebo(arms, found, averages)
+    _judge(arms, averages, plan.margin)
+    _over_placebo(arms, averages)
     findings = fairness.check(plan, study.epochs, found, folders, _sources(plan.arms))
     if any(not np.array_equal(truth.name, Detections.load(f / "best.npz").name) for f in folders.values()):
         findings.append(fairness.Finding("evaluator", False, "arms were judged on different images"))
@@ -292,7 +292,7 @@ def _images(arm: str, folders: dict[tuple[str, int], Path]) -> dict[str, object]
     }
 
 
-def _judge(arms: list[dict], found: dict, averages: _Averages, margin: float) -> None:
+def _judge(arms: list[dict], averages: _Averages, margin: float) -> None:
     """Put in the verdicts; those of treatments account for each other, and controls stand for themselves."""
     for key, kind in (("verdict", "best"), ("verdict_last", "last")):
         compared = {
@@ -316,7 +316,7 @@ def _finite(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def _over_placebo(arms: list[dict], found: dict, averages: _Averages) -> None:
+def _over_placebo(arms: list[dict], averages: _Averages) -> None:
     """What is left of each treatment's difference when the placebo's is taken away."""
     placebo = next((a["name"] for a in arms if a["role"] == "control" and a["name"].startswith("placebo")), None)
     for arm in arms:

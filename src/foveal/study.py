@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import statistics
 import sys
@@ -25,6 +26,7 @@ from .files import write_whole
 from .plan import Cell, Plan, load
 
 ATTEMPTS = 3  # of a cell whose process is killed; one that raises waits for the next `run`
+SCARCE = 100e6  # bytes of disk; less is worth a word where something failed
 POLL = 2.0  # seconds between looks at cells that another process holds
 
 
@@ -174,19 +176,20 @@ class Study:
         if code == BUSY:  # no attempt: another process is at it
             attempts[cell.key] -= 1
             return True
-        if code < 0:
-            self._note_failure(cell, f"killed by {_signal(-code)}")
-        elif not (self.path(cell) / FAILURE).exists():
-            self._note_failure(cell, _last_words(self.path(cell) / LOG) or f"exit code {code}")
+        folder = self.path(cell)
+        reason = f"killed by {_signal(-code)}" if code < 0 else _noted(folder) or _last_words(folder / LOG)
+        reason = reason or f"exit code {code}"
+        if (free := shutil.disk_usage(self.folder).free) < SCARCE:
+            reason += f"; {free / 1e6:.0f} MB of disk are free"
+        self._note_failure(cell, reason)
         again = code < 0 and attempts[cell.key] < ATTEMPTS
-        reason = self._state(cell).reason
-        say(f"{cell.arm.name}, seed {cell.pair}: {reason}{'; going on' if again else f', see {self.path(cell) / LOG}'}")
+        say(f"{cell.arm.name}, seed {cell.pair}: {reason}{'; going on' if again else f', see {folder / LOG}'}")
         return again
 
     def _note_failure(self, cell: Cell, reason: str) -> None:
         try:
             target = self.path(cell) / FAILURE
-            write_whole(target, lambda part: part.write_text(json.dumps({"reason": reason, "traceback": ""})))
+            write_whole(target, lambda part: part.write_text(json.dumps({"reason": reason})))
         except UserError as error:  # a full disk: nothing can be noted, and the study goes on
             print(error, file=sys.stderr)
 
@@ -205,8 +208,11 @@ class Study:
     def _taken(self, cell: Cell) -> bool:
         if not self.path(cell).is_dir():
             return False
-        with held(self.path(cell)) as free:
-            return not free
+        try:
+            with held(self.path(cell)) as free:
+                return not free
+        except OSError:  # a full disk has no room for a lock, and nobody has one
+            return False
 
     def _state(self, cell: Cell) -> State:
         folder = self.path(cell)
@@ -215,11 +221,8 @@ class Study:
         epochs = len(_rows(folder))
         if self._taken(cell):
             return State(cell, "running", epochs)
-        try:
-            reason = json.loads((folder / FAILURE).read_text())["reason"]
+        if reason := _noted(folder):
             return State(cell, "failed", epochs, reason)
-        except (OSError, ValueError, KeyError):
-            pass
         return State(cell, "interrupted" if epochs else "waiting", epochs)
 
     def _tell(self, cell: Cell, say: Callable[[str], None]) -> None:
@@ -266,6 +269,14 @@ def _seen_from(folder: Path, written: dict, beside: Path) -> dict:
     arms = written["arms"]
     arms = [seen(arm) for arm in arms] if isinstance(arms, list) else arms
     return {**written, "model": seen(written["model"]), "data": seen(written["data"]), "arms": arms}
+
+
+def _noted(folder: Path) -> str:
+    """Why a cell failed, if that is known."""
+    try:
+        return json.loads((folder / FAILURE).read_text())["reason"]
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def _last_words(log: Path) -> str:
