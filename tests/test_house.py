@@ -21,7 +21,7 @@ LADDER = [
     {"detections", "spec", "report"},
     {"surgery", "insert", "bench"},
     {"yolo"},
-    {"graft", "dataset", "plan", "recording"},
+    {"graft", "dataset", "plan", "recording", "averages"},
     {"cell"},
     {"study", "fairness", "runs"},
     {"costs", "audit", "demo"},

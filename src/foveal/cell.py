@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from . import recording
+from . import averages, recording
 from . import yolo as host
 from .dataset import Contents, contents
 from .errors import UserError
@@ -153,6 +153,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         ours = [float(value[0]) for value in mean_average_precision(again)]
         theirs = (found[kind]["map50"], found[kind]["map"])
         disagreement = max(disagreement, *(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
+        averages.load(folder, kind)  # here, because cells run side by side and a report does not
     after = contents(plan.data, study / DATA)
     if changed := after.difference(before):
         raise UserError(f"the data set changed while the cell was training: {changed}", "run the study again")

@@ -204,9 +204,10 @@ def _report(study, language: str, measure: bool) -> None:
     from . import report, results
 
     found = results.assemble(study, measure)
-    for path in (results.write(found, study.folder), *report.write(found, study.folder, language)):
-        say(f"written  {path}")
+    written = [results.write(found, study.folder), *report.write(found, study.folder, language)]
     print(report.sentence(found, language))
+    for path in written:
+        say(f"written  {path}")
 
 
 def _state_row(state, epochs: int) -> tuple[str, ...]:

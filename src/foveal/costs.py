@@ -81,8 +81,8 @@ def _measure(weights: dict[str, Path], size: int, device: str, timed: bool) -> d
         arm: {
             "flops": flops[arm],
             "image_size": size,
-            "milliseconds": bench.quartiles(times[arm]) if timed else None,
-            "latency_ratio": bench.quartiles(np.divide(times[arm], first)) if timed else None,
+            "milliseconds": list(bench.quartiles(times[arm])) if timed else None,
+            "latency_ratio": list(bench.quartiles(np.divide(times[arm], first))) if timed else None,
             "runtime": runtime if timed else None,
         }
         for arm in models

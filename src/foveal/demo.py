@@ -18,7 +18,7 @@ PLAN = {
     "arms": ["ema@neck", "placebo", "A/A"],
     "seeds": 2,
     "train": {
-        "epochs": 12,
+        "epochs": 7,
         "imgsz": IMAGE_SIZE,
         "batch": 8,
         "nbs": 8,

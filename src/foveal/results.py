@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import zipfile
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import bench, fairness, recording
+from . import averages, bench, fairness, recording
 from . import yolo as host
 from .cell import KINDS, Result
 from .costs import costs, device_of
@@ -22,17 +21,8 @@ from .errors import UserError
 from .files import write_whole
 from .plan import Arm, versions
 from .study import Study
-from .verdict import (
-    LEVEL,
-    Verdict,
-    average_precision,
-    detectable,
-    draw_images,
-    interval,
-    judge,
-)
+from .verdict import LEVEL, Verdict, detectable, interval, judge
 
-RESAMPLES = 2000
 SHOWN = 10  # images won, and lost
 
 
@@ -72,13 +62,13 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     if not any(arm == "baseline" for arm, _ in found):
         raise UserError(f"no run of the baseline is finished in {study.folder}", f"foveal study run {study.folder}")
     folders = {(c.arm.name, c.pair): study.path(c) for c in study.cells if (c.arm.name, c.pair) in found}
-    averages = {where: {kind: _averages(folder, kind) for kind in KINDS} for where, folder in folders.items()}
+    averaged = {where: {kind: averages.load(folder, kind) for kind in KINDS} for where, folder in folders.items()}
     cost = costs(study, found, measure)
     names = list(host.data_file(plan.data)["names"].values())
     truth = Detections.load(next(iter(folders.values())) / "best.npz")
-    arms = [_arm(arm, found, folders, averages, names, truth) | {"cost": cost[arm.name]} for arm in plan.arms]
-    _judge(arms, averages, plan.margin)
-    _over_placebo(arms, averages)
+    arms = [_arm(arm, found, folders, averaged, names, truth) | {"cost": cost[arm.name]} for arm in plan.arms]
+    _judge(arms, averaged, plan.margin)
+    _over_placebo(arms, averaged)
     findings = fairness.check(plan, study.epochs, found, folders, _sources(plan.arms))
     if any(not np.array_equal(truth.name, Detections.load(f / "best.npz").name) for f in folders.values()):
         findings.append(fairness.Finding("evaluator", False, "arms were judged on different images"))
@@ -112,7 +102,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         },
         "versions": versions(),
         "machine": bench.environment(torch.device(device_of(found))),
-        "statistics": {"metric": "mAP50-95", "level": LEVEL, "margin": plan.margin, "resamples": RESAMPLES},
+        "statistics": {"metric": "mAP50-95", "level": LEVEL, "margin": plan.margin, "resamples": averages.RESAMPLES},
         "power": {
             "seeds": seeds,
             "treatments": claims,
@@ -135,50 +125,20 @@ def write(results: dict[str, object], folder: Path) -> Path:
     return target
 
 
-# Averages ------------------------------------------------------------------------------------------------------------
-
-
-def _averages(folder: Path, kind: str) -> dict[str, NDArray]:
-    """Average precision of each class on all images (first row) and on resampled ones, kept beside the cell.
-
-    `map` is over all thresholds and `map50` at the first, (1 + resamples, classes), for `classes`; of best.pt also
-    `small`, `medium` and `large`, for their own classes.
-    """
-    kept = folder / f"averages-{kind}.npz"
-    try:
-        with np.load(kept) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile):
-        pass
-    found = Detections.load(folder / f"{kind}.npz")
-    images = len(found.name)
-    counts = np.concatenate([np.ones((1, images), np.int32), draw_images(images, RESAMPLES)])
-    classes, all_sizes = average_precision(found.matches(), found.truth(), counts, host.AVERAGE_PRECISION)
-    averages = {"classes": classes, "map": all_sizes.mean(-1), "map50": all_sizes[..., 0]}
-    for size in SIZES if kind == "best" else ():
-        of_size, there = found.of_size(size)
-        averages[f"{size} classes"], sized = average_precision(of_size, there, counts, "coco")
-        averages[size] = sized.mean(-1) if len(there.image) else np.full((len(counts), 1), np.nan)
-
-    def save(part: Path) -> None:
-        with part.open("wb") as file:
-            np.savez_compressed(file, **averages)
-
-    write_whole(kept, save)
-    return averages
+# Differences ---------------------------------------------------------------------------------------------------------
 
 
 _Averages = dict[tuple[str, int], dict[str, dict[str, NDArray]]]
 
 
 def _differences(
-    arm: str, other: str, averages: _Averages, value: Callable[[dict[str, dict[str, NDArray]]], NDArray]
+    arm: str, other: str, averaged: _Averages, value: Callable[[dict[str, dict[str, NDArray]]], NDArray]
 ) -> tuple[NDArray, NDArray] | None:
     """Paired differences, (seeds,) and (seeds, resamples); None with fewer than two pairs."""
-    pairs = sorted(pair for name, pair in averages if name == arm and (other, pair) in averages)
+    pairs = sorted(pair for name, pair in averaged if name == arm and (other, pair) in averaged)
     if len(pairs) < 2:
         return None
-    each = np.array([value(averages[arm, pair]) - value(averages[other, pair]) for pair in pairs])
+    each = np.array([value(averaged[arm, pair]) - value(averaged[other, pair]) for pair in pairs])
     drawn = each[:, 1:]
     return each[:, 0], drawn[:, ~np.isnan(drawn).any(0)]  # a class that was not drawn has no average
 
@@ -208,13 +168,13 @@ def _arm(
     arm: Arm,
     found: dict[tuple[str, int], Result],
     folders: dict[tuple[str, int], Path],
-    averages: _Averages,
+    averaged: _Averages,
     names: list[str],
     truth: Detections,
 ) -> dict[str, object]:
     pairs = sorted(pair for name, pair in found if name == arm.name)
     mine = [found[arm.name, pair] for pair in pairs]
-    stored = [averages[arm.name, pair]["best"] for pair in pairs]
+    stored = [averaged[arm.name, pair]["best"] for pair in pairs]
     classes = truth.truth().label
     areas = (truth.true_box[:, 2:] - truth.true_box[:, :2]).prod(1)
 
@@ -223,7 +183,7 @@ def _arm(
             return _over_classes(of["best"][key]) if column is None else of["best"][key][:, column]
 
         ap = float(np.mean([value({"best": one})[0] for one in stored])) if stored else math.nan
-        compared = None if arm.role == "baseline" else _differences(arm.name, "baseline", averages, value)
+        compared = None if arm.role == "baseline" else _differences(arm.name, "baseline", averaged, value)
         return {"ap": None if math.isnan(ap) else ap, **_with_interval(compared)}
 
     return {
@@ -292,11 +252,11 @@ def _images(arm: str, folders: dict[tuple[str, int], Path]) -> dict[str, object]
     }
 
 
-def _judge(arms: list[dict], averages: _Averages, margin: float) -> None:
+def _judge(arms: list[dict], averaged: _Averages, margin: float) -> None:
     """Put in the verdicts; those of treatments account for each other, and controls stand for themselves."""
     for key, kind in (("verdict", "best"), ("verdict_last", "last")):
         compared = {
-            arm["name"]: _differences(arm["name"], "baseline", averages, _overall(kind))
+            arm["name"]: _differences(arm["name"], "baseline", averaged, _overall(kind))
             for arm in arms
             if arm["role"] != "baseline"
         }
@@ -316,12 +276,12 @@ def _finite(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def _over_placebo(arms: list[dict], averages: _Averages) -> None:
+def _over_placebo(arms: list[dict], averaged: _Averages) -> None:
     """What is left of each treatment's difference when the placebo's is taken away."""
     placebo = next((a["name"] for a in arms if a["role"] == "control" and a["name"].startswith("placebo")), None)
     for arm in arms:
         if placebo and arm["role"] == "treatment":
-            compared = _with_interval(_differences(arm["name"], placebo, averages, _overall("best")))
+            compared = _with_interval(_differences(arm["name"], placebo, averaged, _overall("best")))
             if compared["difference"] is not None:
                 arm["over_placebo"] = {"mean": compared["difference"], "low": compared["low"], "high": compared["high"]}
 
