@@ -162,6 +162,22 @@ def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path):
     assert len(changed.results()) == 4
 
 
+def test_a_cell_that_raises_leaves_its_reason(tmp_path, monkeypatch):
+    study = prepared(tmp_path)
+
+    def trained(*_):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(room, "_trained", trained)
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        room.run(tmp_path, study.cells[0].key)
+    state = study.states()[0]
+    assert (state.word, state.reason) == ("failed", "RuntimeError: CUDA out of memory")
+    monkeypatch.setattr(room, "_measure", lambda *_: fake(study, study.cells[0]))
+    assert room.run(tmp_path, study.cells[0].key)
+    assert study.states()[0].word == "finished"
+
+
 def test_time_left_and_words():
     assert [in_words(s) for s in (34.6, 600, 12000)] == ["35 s", "10 min", "3.3 h"]
 

@@ -326,10 +326,12 @@ def import_foveal_yolo(tmp_path: Path, fake: dict[str, str] | None) -> str:
 FAKE = {
     "ultralytics/__init__.py": "__version__ = '{}'\nclass YOLO: pass\nclass RTDETR: pass",
     "ultralytics/cfg.py": "",
-    "ultralytics/data/utils.py": "IMG_FORMATS = check_det_dataset = None",
+    "ultralytics/data/dataset.py": "YOLODataset = None",
+    "ultralytics/data/utils.py": "IMG_FORMATS = check_det_dataset = img2label_paths = None",
     "ultralytics/models/__init__.py": "rtdetr = yolo = None",
     "ultralytics/nn/__init__.py": "",
     "ultralytics/nn/tasks.py": "def parse_model(rows, widths): pass",
+    "ultralytics/utils/metrics.py": "compute_ap = None",
     "ultralytics/utils/__init__.py": "import logging, pathlib\nLOGGER = logging.getLogger()\nASSETS = pathlib.Path()",
 }
 

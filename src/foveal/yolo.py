@@ -54,9 +54,6 @@ from ultralytics.utils import ASSETS, LOGGER  # noqa: E402
 from ultralytics.utils.metrics import compute_ap  # noqa: E402
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
-# How this release ends a curve that reaches recall 0.5 at full precision: see `verdict.average_precision`.
-AVERAGE_PRECISION = "ultralytics" if compute_ap([0.5], [1.0])[0] < 0.6 else "ultralytics-8.3"
-DetectionValidator, RTDETRValidator = yolo.detect.DetectionValidator, rtdetr.val.RTDETRValidator
 
 
 class Registered:
@@ -242,6 +239,14 @@ class YOLO(ultralytics.YOLO):
     def task_map(self) -> dict:
         """Classes by task."""
         return _with_our_trainers(super().task_map)
+
+
+# Judging -----------------------------------------------------------------------------------------------------------
+
+
+# How this release ends a curve that reaches recall 0.5 at full precision: see `verdict.average_precision`.
+AVERAGE_PRECISION = "ultralytics" if compute_ap([0.5], [1.0])[0] < 0.6 else "ultralytics-8.3"
+DetectionValidator, RTDETRValidator = yolo.detect.DetectionValidator, rtdetr.val.RTDETRValidator
 
 
 # Files -----------------------------------------------------------------------------------------------------------
