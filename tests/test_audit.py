@@ -25,8 +25,6 @@ from foveal.audit import Audit, audit
 from foveal.detections import Detections
 from foveal.verdict import average_precision
 
-pytestmark = pytest.mark.host
-
 TRAIN = {"epochs": 2, "imgsz": 64, "batch": 8, "optimizer": "AdamW", "patience": 0, "workers": 0, "device": "cpu"}
 TRAIN |= {"amp": False, "plots": False, "verbose": False}
 COLUMN = runs.COLUMN

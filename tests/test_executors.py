@@ -68,7 +68,7 @@ def python(code: str, *arguments: object) -> list[str]:
     return [sys.executable, "-I", "-c", code, *map(str, arguments)]
 
 
-def until(condition, seconds: float = 30) -> None:
+def until(condition, seconds: float = 120) -> None:
     """Wait, because a busy machine may take its time, but not for ever."""
     end = time.monotonic() + seconds
     while not condition():

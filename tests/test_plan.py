@@ -22,7 +22,10 @@ TABLE = {"train": "images/train", "val": "images/val", "test": "images/test", "n
 
 def write_data(root: Path) -> Path:
     """As much of a data set as the host looks for in its file."""
-    (root / "images" / "val").mkdir(parents=True)
+    for part in ("images/val", "images/test", "labels/test"):
+        (root / part).mkdir(parents=True)
+    (root / "images/test/0.jpg").touch()
+    (root / "labels/test/0.txt").touch()
     (root / "data.yaml").write_text(yaml.safe_dump(TABLE))
     return root / "data.yaml"
 
@@ -218,6 +221,15 @@ def test_a_refusal_says_what_was_given_and_what_works(read, changed, said):
 def test_null_stands_for_what_is_not_said(folder):
     written = {"model": "yolo11n.pt", "data": "data.yaml", "arms": ["ema"], "train": None, "split": None}
     assert (Plan.of(written, folder).train, Plan.of(written, folder).split) == (FAIR, "test")
+
+
+def test_a_test_split_without_labels_is_no_default(tmp_path):
+    data = write_data(tmp_path)
+    written = {"model": "yolo11n.yaml", "data": str(data), "arms": ["ema"]}
+    assert Plan.of(written).split == "test"
+    (tmp_path / "labels/test/0.txt").unlink()
+    assert Plan.of(written).split == "val"
+    assert Plan.of({**written, "split": "test"}).split == "test"
 
 
 @pytest.mark.parametrize(
