@@ -17,7 +17,8 @@ SETTINGS = {"epochs": 1, "imgsz": 64, "batch": 4, "device": "cpu", "plots": Fals
 
 def trained(folder, data, model, **changes):
     """A trainer that has trained for an epoch."""
-    overrides = {**SETTINGS, "model": model, "data": str(data), "seed": 0, "save_dir": str(folder), **changes}
+    overrides = {**SETTINGS, "model": model, "data": str(data), "seed": 0, **changes}
+    overrides |= {"project": str(folder.parent), "name": folder.name}
     trainer = recording.trainer(model)(overrides=overrides)
     trainer.train()
     return trainer

@@ -141,9 +141,9 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
     (folder / FAILURE).unlink(missing_ok=True)
     with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
         host.scan(plan.data)
-    record = _trained(plan, cell, study, folder, device)
+    record = _trained(plan, cell, folder, device)
     settings = {key: plan.train[key] for key in ("imgsz", "batch", "workers", "single_cls") if key in plan.train}
-    settings |= {"device": device, "project": study.name, "name": cell.key}
+    settings |= {"device": device}
     found, disagreement = {}, 0.0
     for kind in KINDS:
         weights = folder / "weights" / f"{kind}.pt"
@@ -186,7 +186,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         file.unlink(missing_ok=True)
 
 
-def _trained(plan: Plan, cell: Cell, study: Path, folder: Path, device: str) -> dict:
+def _trained(plan: Plan, cell: Cell, folder: Path, device: str) -> dict:
     """Train, or go on training, or find it done; what the trainer recorded."""
     checkpoint = recording.resumable(folder)
     epochs = host.train_arguments(plan.train)["epochs"]
@@ -197,7 +197,7 @@ def _trained(plan: Plan, cell: Cell, study: Path, folder: Path, device: str) -> 
     else:
         _clear(folder)
         settings = {**plan.train, "seed": cell.seed, "device": device, "model": str(_start(cell, folder))}
-        settings |= {"project": study.name, "name": cell.key, "exist_ok": True, "save_dir": str(folder.resolve())}
+        settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
     trainer = recording.trainer(cell.arm.model)(overrides={**settings, "data": plan.data})
     trainer.train()
     return recording.resumable(folder)["foveal"]["record"]

@@ -281,7 +281,8 @@ def evaluate(weights: Path, data: str, split: str, folder: Path, **settings) -> 
     model = host.load(weights)
     kind = _RTDETRValidator if isinstance(model, host.RTDETR) else _DetectionValidator
     settings = {"rect": True, "plots": False, "save_json": False, "verbose": False, **settings}
-    settings |= {"data": data, "split": split, "mode": "val", "model": str(weights), "save_dir": str(folder)}
+    settings |= {"data": data, "split": split, "mode": "val", "model": str(weights)}
+    settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
     validator = kind(args=settings)
     validator(model=model.model)
     box = validator.metrics.box
