@@ -198,6 +198,13 @@ def test_states_tell_how_far_a_cell_is(tmp_path):
     assert left == pytest.approx(35 * 4)
 
 
+def test_other_tasks_are_refused_before_anything_is_written(tmp_path):
+    draw_data(tmp_path / "data", train=4, val=2)
+    with pytest.raises(UserError, match=r"yolo11n-cls.yaml is a model for the task 'classify'; studies compare"):
+        Study.prepare({**PLAN, "model": "yolo11n-cls.yaml"}, tmp_path, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_plan_that_says_the_same_keeps_its_comments(tmp_path):
     study = prepared(tmp_path)
     plan = tmp_path / "plan.yaml"

@@ -70,8 +70,10 @@ class Study:
             folder: of the study.
         """
         plan = Plan.of(written, beside)
+        # What the host knows by name is downloaded here, so that its content is known from now on.
         for arm in plan.arms:
-            host.load(arm.model)  # downloads what the host knows by name, so that its content is known from now on
+            if (task := host.load(arm.model).task) != "detect":
+                raise UserError(f"{arm.model} is a model for the task {task!r}", "studies compare detectors")
         folder.mkdir(parents=True, exist_ok=True)
         moved = _seen_from(folder, dict(written), beside)
         if not (folder / PLAN).is_file() or load(folder / PLAN) != moved:  # else comments would be lost
