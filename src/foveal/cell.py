@@ -189,7 +189,8 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
 def _trained(plan: Plan, cell: Cell, folder: Path, device: str) -> dict:
     """Train, or go on training, or find it done; what the trainer recorded."""
     checkpoint = recording.resumable(folder)
-    epochs = host.train_arguments(plan.train)["epochs"]
+    arguments = host.train_arguments(plan.train)
+    epochs = arguments["epochs"]
     if checkpoint and checkpoint["epoch"] + 1 >= epochs and _whole(folder):
         return checkpoint["foveal"]["record"]
     if checkpoint and checkpoint["epoch"] + 1 < epochs:
@@ -197,6 +198,8 @@ def _trained(plan: Plan, cell: Cell, folder: Path, device: str) -> dict:
     else:
         _clear(folder)
         settings = {**plan.train, "seed": cell.seed, "device": device, "model": str(_start(cell, folder))}
+        # Old hosts never close mosaics that should be closed before the first epoch, unless they resume.
+        settings["close_mosaic"] = min(arguments["close_mosaic"], epochs)
         settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
     trainer = recording.trainer(cell.arm.model)(overrides={**settings, "data": plan.data})
     trainer.train()
