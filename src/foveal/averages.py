@@ -7,11 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import yolo as host
-from .detections import SIZES, Detections
-from .files import write_whole
+from .detections import SIZES, Detections, save_arrays
 from .verdict import average_precision, draw_images
 
 RESAMPLES = 2000  # the same draws for every cell of a study
+
+
+def image_counts(images: int) -> NDArray:
+    """How often each image counts, (1 + resamples, images): all once in the first row, then as they are drawn."""
+    return np.concatenate([np.ones((1, images), np.int32), draw_images(images, RESAMPLES)])
 
 
 def load(folder: Path, kind: str) -> dict[str, NDArray]:
@@ -32,18 +36,12 @@ def load(folder: Path, kind: str) -> dict[str, NDArray]:
     except (OSError, ValueError, zipfile.BadZipFile):
         pass
     found = Detections.load(folder / f"{kind}.npz")
-    images = len(found.name)
-    counts = np.concatenate([np.ones((1, images), np.int32), draw_images(images, RESAMPLES)])
+    counts = image_counts(len(found.name))
     classes, all_sizes = average_precision(found.matches(), found.truth(), counts, host.AVERAGE_PRECISION)
     averages = {"classes": classes, "map": all_sizes.mean(-1)}
     for size in SIZES if kind == "best" else ():
         of_size, there = found.of_size(size)
         _, sized = average_precision(of_size, there, counts, "coco")
         averages[size] = sized.mean(-1) if len(there.image) else np.full((len(counts), 1), np.nan)
-
-    def save(part: Path) -> None:
-        with part.open("wb") as file:
-            np.savez_compressed(file, **averages)
-
-    write_whole(kept, save)
+    save_arrays(kept, averages)
     return averages

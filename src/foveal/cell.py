@@ -197,7 +197,7 @@ def _trained(plan: Plan, cell: Cell, folder: Path, device: str) -> dict:
         settings = {"resume": str(folder / recording.RESUME), "device": device}
     else:
         _clear(folder)
-        settings = {**plan.train, "seed": cell.seed, "device": device, "model": str(_start(cell, folder))}
+        settings = {**plan.train, "seed": cell.seed, "device": device, "model": _start(cell, folder)}
         # Old hosts never close mosaics that should be closed before the first epoch, unless they resume.
         settings["close_mosaic"] = min(arguments["close_mosaic"], epochs)
         settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}

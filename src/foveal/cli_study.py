@@ -46,13 +46,13 @@ def run_study(
 
     Says first what so many seeds can find. Whatever is interrupted goes on when the same command is given again.
     """
-    load_studies()
+    _load_studies()
     from . import executors
 
-    given = {"model": model, "data": data, "arms": arms, "seeds": seeds}
-    study = _prepared(arguments or [], {key: value for key, value in given.items() if value}, folder)
     if executor not in ("local", "ray"):
         raise UserError(f"there is no executor {executor!r}", "local and ray are known")
+    given = {"model": model, "data": data, "arms": arms, "seeds": seeds}
+    study = _prepared(arguments or [], {key: value for key, value in given.items() if value}, folder)
     if executor == "local":
         _run(study, executors.Local(jobs or 1, device.split(",")))
     else:
@@ -66,7 +66,7 @@ def study_status(
     as_json: _Json = False,
 ) -> None:
     """What is finished, running, failed and missing, and how long it will take."""
-    load_studies()
+    _load_studies()
     from .study import POLL, Study, in_words
 
     while True:
@@ -89,7 +89,7 @@ def study_status(
 @app.command("cells")
 def study_cells(folder: _Folder) -> None:
     """One command for each training that is missing: for a cluster's queue, or another machine that sees the folder."""
-    load_studies()
+    _load_studies()
     from .study import Study
 
     print("\n".join(Study(folder).commands()))
@@ -102,7 +102,7 @@ def study_cell(
     device: Annotated[str, typer.Option(help="As Ultralytics takes it.")] = "cpu",
 ) -> None:
     """Train and judge one cell. Exit code 75: another process is at it."""
-    load_studies()
+    _load_studies()
     from .cell import BUSY, run
 
     if not run(folder, key, device):
@@ -113,7 +113,7 @@ def study_cell(
 @app.command("report")
 def study_report(folder: _Folder, language: Annotated[str, typer.Option("--lang", help="en or zh.")] = "en") -> None:
     """Write results.json, report.html, table.md and table.csv, also of a study under way."""
-    load_studies()
+    _load_studies()
     from .study import Study
 
     _report(Study(folder), language, measure=False)
@@ -133,7 +133,7 @@ def audit(
 
     And is their difference more than the choice of images? Exit code 1 if something is unfair.
     """
-    load_studies()
+    _load_studies()
     from .audit import audit as call
 
     with contextlib.redirect_stdout(sys.stderr):  # the host's tables
@@ -157,7 +157,7 @@ def demo(
     Takes a few minutes on two cores and downloads nothing.
     """
     os.environ.setdefault("YOLO_OFFLINE", "1")  # read when the host is imported
-    load_studies()
+    _load_studies()
     from .demo import prepare
     from .executors import Local
 
@@ -220,7 +220,7 @@ def _state_entry(state) -> dict:
     return entry | {"epochs": state.epochs, "reason": state.reason, "map": state.result and state.result.map}
 
 
-def load_studies() -> None:
+def _load_studies() -> None:
     """The host, and what only studies need."""
     load_host()
     for package in ("scipy", "jinja2"):

@@ -57,12 +57,7 @@ class Detections:
 
     def save(self, path: Path) -> None:
         """Write a compressed .npz file, as a whole."""
-
-        def write(part: Path) -> None:
-            with part.open("wb") as file:  # savez would append a suffix to a path
-                np.savez_compressed(file, **asdict(self))
-
-        write_whole(path, write)
+        save_arrays(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "Detections":
@@ -127,6 +122,16 @@ class Detections:
         theirs = _grouped(self.true_image * classes + self.true_label, np.zeros(len(self.true_image)))
         for key in mine.keys() & theirs.keys():
             yield among[mine[key]], theirs[key]
+
+
+def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
+    """Write arrays by name into a compressed .npz file, as a whole."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # savez would append a suffix to a path
+            np.savez_compressed(file, **arrays)
+
+    write_whole(path, write)
 
 
 def iou(boxes: NDArray, others: NDArray) -> NDArray:

@@ -1,6 +1,5 @@
 """From finished cells to one dictionary: verdicts, averages, costs and findings, all that a report shows."""
 
-import csv
 import dataclasses
 import json
 import math
@@ -20,7 +19,8 @@ from .detections import SIZES, Detections
 from .errors import UserError
 from .files import write_whole
 from .plan import Arm, versions
-from .study import Study
+from .runs import COLUMN
+from .study import Study, rows
 from .verdict import LEVEL, Verdict, detectable, interval, judge
 
 SHOWN = 10  # images won, and lost
@@ -28,7 +28,7 @@ SHOWN = 10  # images won, and lost
 
 def before(study: Study) -> str:
     """What this many seeds can find, to be read before hours are spent."""
-    seeds, claims = len(study.plan.seeds), max(1, sum(arm.role == "treatment" for arm in study.plan.arms))
+    seeds, claims = len(study.plan.seeds), _claims(study.plan.arms)
     smallest, level = 2.0 ** (1 - seeds), LEVEL / claims
     found = sum(state.word == "finished" for state in study.states())
     lines = [f"{len(study.cells)} trainings of {study.epochs} epochs, {found} of them finished"]
@@ -77,7 +77,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     states = study.states()
     failed = [s for s in states if s.word == "failed"]
     deviation = _deviation(found, plan.arms)
-    claims = max(1, sum(arm.role == "treatment" for arm in plan.arms))
+    claims = _claims(plan.arms)
     seeds = len({pair for _, pair in found})
     possible = detectable(seeds, LEVEL / claims)
     return {
@@ -207,14 +207,11 @@ def _arm(
 
 
 def _curves(folders: list[Path]) -> dict[str, list]:
-    tables = []
-    for folder in folders:
-        with (folder / "results.csv").open(newline="") as file:
-            tables.append(list(csv.DictReader(file, skipinitialspace=True)))
+    tables = [rows(folder) for folder in folders]
     losses = [key for key in (tables[0][0] if tables else ()) if key.startswith("train/")]
     return {
         "epochs": [int(row["epoch"]) for row in tables[0]] if tables else [],
-        "map": [[float(row["metrics/mAP50-95(B)"]) for row in table] for table in tables],
+        "map": [[float(row[COLUMN]) for row in table] for table in tables],
         "loss": [[sum(float(row[key]) for key in losses) for row in table] for table in tables],
     }
 
@@ -231,7 +228,7 @@ def _images(arm: str, folders: dict[tuple[str, int], Path]) -> dict[str, object]
     difference = scores[arm] - scores["baseline"]
     order = np.argsort(-difference, kind="stable")
 
-    def rows(chosen: NDArray) -> list[dict]:
+    def listed(chosen: NDArray) -> list[dict]:
         return [
             {
                 "name": str(found[0].name[i]),
@@ -244,8 +241,8 @@ def _images(arm: str, folders: dict[tuple[str, int], Path]) -> dict[str, object]
 
     better, worse = (difference > 1e-9).sum(), (difference < -1e-9).sum()
     return {
-        "won": rows(order[: min(SHOWN, better)]),
-        "lost": rows(order[::-1][: min(SHOWN, worse)]),
+        "won": listed(order[: min(SHOWN, better)]),
+        "lost": listed(order[::-1][: min(SHOWN, worse)]),
         "better": int(better),
         "worse": int(worse),
         "equal": int(len(difference) - better - worse),
@@ -294,6 +291,10 @@ def _headline(arms: list[dict]) -> dict[str, str] | None:
     order = ("helps", "hurts", "no detectable difference", "underpowered")
     first = min(ready, key=lambda arm: (order.index(arm["verdict"]["word"]), -arm["verdict"]["mean"]))
     return {"arm": first["name"], "word": first["verdict"]["word"]}
+
+
+def _claims(arms: tuple[Arm, ...]) -> int:
+    return max(1, sum(arm.role == "treatment" for arm in arms))
 
 
 def _deviation(found: dict[tuple[str, int], Result], arms: tuple[Arm, ...]) -> float | None:

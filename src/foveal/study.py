@@ -91,11 +91,11 @@ class Study:
 
     def commands(self) -> list[str]:
         """One command line for each cell that is not finished."""
-        return [
-            shlex.join(["foveal", *self.command(cell)[3:]])
-            for cell in self.cells
-            if Result.load(self.path(cell)) is None
-        ]
+        return [shlex.join(["foveal", *self.command(cell)[3:]]) for cell in self.missing()]
+
+    def missing(self) -> list[Cell]:
+        """Cells that are not finished."""
+        return [cell for cell in self.cells if Result.load(self.path(cell)) is None]
 
     def states(self) -> list[State]:
         """Of all cells, from what is on disk."""
@@ -131,7 +131,7 @@ class Study:
         Several may run on one folder: a cell that another process holds is waited for.
         """
         self._note_contents(say)
-        waiting = deque(cell for cell in self.cells if Result.load(self.path(cell)) is None)
+        waiting = deque(self.missing())
         running: dict[concurrent.futures.Future, Cell] = {}
         attempts: Counter[str] = Counter()
         while waiting or running:
@@ -220,7 +220,7 @@ class Study:
         folder = self.path(cell)
         if result := Result.load(folder):
             return State(cell, "finished", self.epochs, result=result)
-        epochs = len(_rows(folder))
+        epochs = len(rows(folder))
         if self._taken(cell):
             return State(cell, "running", epochs)
         if reason := _noted(folder):
@@ -242,7 +242,7 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
+def rows(folder: Path) -> list[dict[str, str]]:
     """The host's table of a run, one row for each epoch so far."""
     try:
         with (folder / "results.csv").open(newline="") as file:
@@ -252,9 +252,8 @@ def _rows(folder: Path) -> list[dict[str, str]]:
 
 
 def _elapsed(folder: Path) -> float:
-    rows = _rows(folder)
     try:
-        return float(rows[-1]["time"])
+        return float(rows(folder)[-1]["time"])
     except (IndexError, KeyError, TypeError, ValueError):  # none yet, or one half-written
         return 0.0
 
