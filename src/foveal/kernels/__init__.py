@@ -1,0 +1,1 @@
+"""Fused kernels, one operator of torch for each attention that has some."""
