@@ -12,14 +12,18 @@ import torch
 
 import foveal
 from foveal import ATTENTIONS, UserError
-from foveal.attention import FORMS, BatchNorm
+from foveal.attention import BatchNorm, forms
 from helpers import draw, filled, fitting, run_form
 
 SHAPES = [(2, 64, 7, 13), (1, 64, 8, 8), (2, 64, 1, 9), (3, 64, 9, 1), (2, 64, 1, 1), (1, 256, 5, 4), (2, 32, 6, 5)]
 YOLO11_WIDTHS = (16, 32, 64, 128, 256, 384, 512, 768)
 
 attentions = pytest.mark.parametrize("cls", ATTENTIONS.values(), ids=ATTENTIONS)
-forms = pytest.mark.parametrize("form", ["auto", *FORMS])
+# A kernel's own dtypes and tolerances are in its own test; here it runs wherever "auto" picks it.
+EVERY_FORM = [(cls, form) for cls in ATTENTIONS.values() for form in ("auto", *forms(cls)) if form != "kernel"]
+attentions_and_forms = pytest.mark.parametrize(
+    ("cls", "form"), EVERY_FORM, ids=[f"{cls.card.name}-{form}" for cls, form in EVERY_FORM]
+)
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 formats = pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 
@@ -72,8 +76,7 @@ def test_fast_form_is_as_accurate_as_the_reference(cls, shape, dtype):
         assert error(fast[name], true[name]) <= budget, name
 
 
-@attentions
-@forms
+@attentions_and_forms
 @formats
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_keeps_shape_dtype_and_memory_format(cls, form, memory_format, dtype):
@@ -85,8 +88,7 @@ def test_keeps_shape_dtype_and_memory_format(cls, form, memory_format, dtype):
     assert out.is_contiguous(memory_format=memory_format)
 
 
-@attentions
-@forms
+@attentions_and_forms
 def test_empty_batch_and_strided_input(cls, form):
     module, x, _ = make(cls, (2, 64, 6, 8))
     module.form = form
@@ -95,16 +97,14 @@ def test_empty_batch_and_strided_input(cls, form):
     assert error(module(strided), module(strided.contiguous())) <= 1e-13 * max(1.0, float(module(strided).abs().max()))
 
 
-@attentions
-@forms
+@attentions_and_forms
 def test_gradcheck(cls, form):
     module, x, _ = make(cls, (1, 64, 2, 3))
     module.form = form
     assert torch.autograd.gradcheck(module, x.requires_grad_(), fast_mode=True)
 
 
-@attentions
-@forms
+@attentions_and_forms
 @shapes
 def test_a_sample_alone_equals_the_sample_in_a_batch(cls, form, shape):
     module, x, _ = make(cls, (3, *shape[1:]))
@@ -117,19 +117,18 @@ def test_a_sample_alone_equals_the_sample_in_a_batch(cls, form, shape):
 @attentions
 def test_one_state_dict_for_every_form(cls):
     keys = set()
-    for form in ("auto", *FORMS):
-        module, x, dy = make(cls, (1, 64, 4, 4))
+    for form in ("auto", *forms(cls)):
+        module, x, dy = make(cls, (1, 64, 4, 4), torch.float32)
         run_form(module, form, x, dy)
         keys.add(tuple(module.state_dict()))
-        fresh = fitting(cls, 64).double().eval()
+        fresh = fitting(cls, 64).eval()
         fresh.load_state_dict(module.state_dict())
         fresh.form = form
         assert torch.equal(fresh(x), module(x))
     assert len(keys) == 1
 
 
-@attentions
-@forms
+@attentions_and_forms
 def test_copies_and_pickles(cls, form):
     module, x, _ = make(cls, (1, 64, 4, 5))
     module.form = form
@@ -141,8 +140,7 @@ def test_copies_and_pickles(cls, form):
     assert cls.__module__ == "foveal"  # the path in every pickle
 
 
-@attentions
-@forms
+@attentions_and_forms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)  # a layer before may have cast already
 def test_autocast_follows_the_reference(cls, form, dtype):
     module, x, _ = make(cls, (2, 64, 6, 7), torch.float32)
@@ -154,8 +152,7 @@ def test_autocast_follows_the_reference(cls, form, dtype):
     assert error(out.double(), true) <= 0.05 * float(true.abs().max())
 
 
-@attentions
-@forms
+@attentions_and_forms
 def test_deterministic_algorithms(cls, form):
     module, x, dy = make(cls, (2, 64, 6, 7), torch.float32)
     torch.use_deterministic_algorithms(True)
@@ -213,8 +210,7 @@ def test_onnx_with_dynamic_sizes(cls):
         assert error(torch.from_numpy(got), module(other)) <= 1e-5, shape
 
 
-@attentions
-@forms
+@attentions_and_forms
 def test_fused_for_inference(cls, form):
     module, x, _ = make(cls, (2, 64, 7, 5))
     module.form = form
@@ -267,5 +263,5 @@ def test_wrong_input_and_unknown_form_are_explained(cls):
     with pytest.raises(UserError, match=r"shape \(64, 4, 4\).*x\[None\]"):
         module(torch.zeros(64, 4, 4))
     module.form = "fastest"
-    with pytest.raises(UserError, match="no form is named 'fastest'; forms: auto, reference, fast"):
+    with pytest.raises(UserError, match="no form is named 'fastest'; forms: auto, reference, fast, kernel"):
         module(torch.zeros(1, 64, 4, 4))

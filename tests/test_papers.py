@@ -28,7 +28,7 @@ from foveal import (
     TripletAttention,
     UserError,
 )
-from foveal.attention import FORMS, costs, mhsa
+from foveal.attention import PLAIN, costs, mhsa
 from helpers import GOLDEN, draw, drawn_state, filled, run_form
 
 CASES = [
@@ -39,7 +39,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PLAIN)
 @pytest.mark.parametrize(("cls", "case"), CASES)
 def test_gives_the_authors_numbers(cls, case, form):
     seed, shape = case["seed"], case["shape"]
@@ -105,7 +105,7 @@ def test_ema_costs_are_the_papers():
     assert cost["flops_fast"] < cost["flops_reference"] / 7
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PLAIN)
 def test_ema_shares_its_weights_between_groups(form):
     module = filled(EMAttention(24, groups=4).double())
     module.form = form
@@ -115,7 +115,7 @@ def test_ema_shares_its_weights_between_groups(form):
     assert float((module(permuted) - expected).detach().abs().max()) < 1e-14
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PLAIN)
 def test_ema_reweighs_space_only(form):
     module = filled(EMAttention(24, groups=4).double())
     module.form = form
@@ -125,7 +125,7 @@ def test_ema_reweighs_space_only(form):
     assert float((ratio[:, :, 0] - module.gates(x)["spatial"]).detach().abs().max()) < 1e-12
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PLAIN)
 def test_ema_with_one_channel_a_group_has_no_softmax_left(form):
     module = filled(EMAttention(6, groups=6).double())
     module.form = form
@@ -136,7 +136,7 @@ def test_ema_with_one_channel_a_group_has_no_softmax_left(form):
     assert float((module(x) - (u * logits.sigmoid()).view_as(x)).detach().abs().max()) < 1e-14
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PLAIN)
 def test_ema_on_a_single_pixel_has_a_dead_norm_branch(form):
     module = filled(EMAttention(8, groups=2).double())
     x, dy = draw(6, 2, 8, 1, 1), draw(7, 2, 8, 1, 1)
@@ -156,7 +156,7 @@ def test_ema_halves_its_input_when_fresh():
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 3e3], ids=["zeros", "tiny", "large"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PLAIN)
 def test_ema_is_finite_on_extreme_inputs(form, scale):
     module, dy = filled(EMAttention(64)), torch.ones(2, 64, 6, 6)
     got = run_form(module, form, scale * draw(8, 2, 64, 6, 6).float(), dy)
@@ -276,7 +276,7 @@ def test_botnet50_has_the_published_number_of_parameters():
 def moved(x: torch.Tensor, forms_of: torch.nn.Module) -> list[torch.Tensor]:
     """What each form makes of x."""
     results = []
-    for form in FORMS:
+    for form in PLAIN:
         forms_of.form = form
         results.append(forms_of(x).detach())
     return results

@@ -11,7 +11,7 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from .attention import ATTENTIONS, PARTS, find
+from .attention import ATTENTIONS, PARTS, Attention, find
 from .errors import UserError
 from .spec import Spec
 
@@ -25,18 +25,18 @@ class IdentityStart(nn.Module):
     so, the first step computes exactly what the network computed before. At a gain of 1 it is the bare attention.
 
     Args:
-        attention: (B, C, H, W) to (B, C, H, W).
+        attention: whose `forward` takes the gain, so that a kernel can blend while it writes.
         channels: C.
     """
 
-    def __init__(self, attention: nn.Module, channels: int):
+    def __init__(self, attention: Attention, channels: int):
         super().__init__()
         self.attention = attention
         self.gain = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Blend the input with the attended input."""
-        return x + self.gain.view(-1, 1, 1).to(x.dtype) * (self.attention(x) - x)
+        return self.attention(x, self.gain)
 
 
 IdentityStart.__module__ = "foveal"

@@ -9,6 +9,7 @@ Every layer with an attention holds a reference to `Registered` below. A checkpo
 imports this module: training, resuming and tuning such a file work in a process that never heard of foveal.
 """
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -24,6 +25,7 @@ from torch import nn
 from . import insert, surgery
 from .attention import Attention
 from .errors import UserError
+from .kernels import ema
 
 FLOOR = "8.3.200"  # as in pyproject.toml; the newest release tested is in constraints.txt
 
@@ -78,6 +80,12 @@ def _register() -> None:
     original = getattr(tasks, "parse_model", None)
     if original is None or list(inspect.signature(original).parameters)[:2] != ["d", "ch"]:
         raise _parser_changed()
+    with contextlib.suppress(ImportError):  # older hosts count modules only
+        from thop.profile import functional_hooks
+
+        functional_hooks[torch.ops.foveal.ema.default] = lambda args, _, out: (
+            ema.flops(args[0].shape, args[1].shape) // 2
+        )
     tasks.FovealWidths = _Widths
     tasks.parse_model = functools.wraps(original)(functools.partial(_parse_model, original))
 
@@ -366,6 +374,14 @@ def train_arguments(given: dict) -> dict:
     except (SyntaxError, TypeError, ValueError) as error:
         said = str(error).strip().partition("\n\n")[0]
         raise UserError(f"training arguments: {said}", "write for example epochs=50 imgsz=640") from None
+
+
+def blocks(channels: int) -> dict[str, tuple[nn.Module, int]]:
+    """The host's own attention blocks by name, and how many heads attend from every position to every other."""
+    from ultralytics.nn.modules import block, conv
+
+    heads = max(1, channels // 64)  # as its PSA block chooses them
+    return {"CBAM": (conv.CBAM(channels), 0), "PSA's Attention": (block.Attention(channels, num_heads=heads), heads)}
 
 
 def checkpoint(model: nn.Module, like: dict) -> dict:

@@ -7,7 +7,7 @@ import difflib
 from importlib import import_module
 
 from ..errors import UserError
-from ._base import FORMS, Attention, BatchNorm, Card, ConvNorm, costs, forms
+from ._base import FORMS, PLAIN, Attention, BatchNorm, Card, ConvNorm, costs, forms
 from .cab import ChannelAttentionBlock
 from .cbam import CBAM
 from .coord import CoordAttention
@@ -93,6 +93,7 @@ __all__ = [
     "ATTENTIONS",
     "FORMS",
     "PARTS",
+    "PLAIN",
     "Attention",
     "BatchNorm",
     "Card",

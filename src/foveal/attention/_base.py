@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
 
-FORMS = ("reference", "fast")
+FORMS = ("reference", "fast", "kernel")
+PLAIN = FORMS[:2]  # in plain torch operations, for every dtype and device
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Attention(nn.Module):
 
     - `reference(x)`: the paper, box by box;
     - `fast(x)`: the same function and gradients for less work, in plain torch operations that export;
+    - `kernel(x, gain)`: the same once more, fused, if it pays; then also `why_not(x)`, which says where it cannot run;
     - `gates(x)`: what it weighs by, a dict of tensors. Nothing is kept on the module. The names say what each is:
       `spatial` (B, G, H, W), `channel` (B, C'), `rows` (B, C', H), `columns` (B, C', W) and `elements`
       (B, C', H, W) are gates between 0 and 1; `factor` (B, C, H, W) multiplies the input and has no bounds; `received`
@@ -65,8 +67,8 @@ class Attention(nn.Module):
 
     Attributes:
         channels: C.
-        form: "auto", "reference" or "fast". All forms share one state dict. A form asked for by name is the one
-            that runs; "auto" means `fast`.
+        form: "auto" or one of `FORMS`. All forms share one state dict. A form asked for by name is the one that
+            runs, or says why it cannot; "auto" is what `chosen` picks.
     """
 
     card: ClassVar[Card]
@@ -79,11 +81,15 @@ class Attention(nn.Module):
             raise UserError(f"{type(self).__name__}(channels={channels}): channels must be positive", "channels=64")
         self.channels = channels
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """Run the chosen form.
 
+        Args:
+            x: (B, channels, H, W).
+            gain: (channels,), to go only so far from x: the output is then `x + gain * (attention(x) - x)`.
+
         Raises:
-            UserError: an unknown form, or an input that is not (B, channels, H, W).
+            UserError: an unknown form, a kernel that cannot run on x, or an input that is not (B, channels, H, W).
         """
         # A tracer turns sizes into tensors and warns at the comparison; what it traces was checked before.
         tracing = torch.jit.is_tracing()
@@ -92,15 +98,34 @@ class Attention(nn.Module):
                 f"{self.card.name}: input has shape {tuple(x.shape)}, but must be (B, {self.channels}, H, W)",
                 f"build it with channels={x.shape[1]}" if x.dim() == 4 else "add the batch dimension: x[None]",
             )
-        form = "fast" if self.form == "auto" else self.form
+        form = self.chosen(x) if self.form == "auto" else self.form
         if form not in FORMS:
             raise UserError(f"{self.card.name}: no form is named {form!r}", f"forms: auto, {', '.join(FORMS)}")
-        out = getattr(self, form)(x).to(x.dtype)
+        if form == "kernel" and self.form == form and (reason := self.why_not(x)):
+            raise UserError(f"{self.card.name}: {reason}", 'form="auto" runs everywhere')
+        if form == "kernel":
+            out = self.kernel(x, gain)
+        else:
+            out = getattr(self, form)(x).to(x.dtype)
+            if gain is not None:
+                out = x + gain.view(-1, 1, 1).to(x.dtype) * (out - x)
         return out if tracing else out.contiguous(memory_format=_memory_format(x))
+
+    def chosen(self, x: Tensor) -> str:
+        """The form that "auto" stands for on `x`: the kernel where it can run, and `fast` in what is exported."""
+        return "fast" if exporting() or self.why_not(x) else "kernel"
+
+    def why_not(self, x: Tensor) -> str:
+        """Why the kernel cannot run on `x`, in one sentence, or ""."""
+        return f"{self.card.name} has no kernel"
 
     def fast(self, x: Tensor) -> Tensor:
         """The same function for less work; override where one exists."""
         return self.reference(x)
+
+    def kernel(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """The same function, fused with the gain; override where one exists."""
+        raise NotImplementedError
 
     @classmethod
     def from_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -130,6 +155,15 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(x))
 
 
+def exporting() -> bool:
+    """Whether what runs is being written down for another program, which knows neither our kernels nor gradients."""
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or _is_exporting()
+
+
+# Before torch 2.7 an export cannot be told from a compilation.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
 def forms(cls: type[Attention]) -> list[str]:
     """The forms that `cls` has of its own; one that it lacks is answered by `reference`."""
     return [form for form in FORMS if getattr(cls, form) is not getattr(Attention, form, None)]
@@ -140,17 +174,16 @@ def costs(cls: type[Attention], channels: int = 256, size: int = 40) -> dict[str
     """Parameters, and floating-point operations of each form, on a (1, channels, size, size) input.
 
     A multiply-accumulate counts as two. Convolutions and matrix products are counted, as papers do; element-wise
-    work, norms and pooling are not.
+    work, norms and pooling are not. A kernel does the arithmetic of `fast`.
     """
     module = cls(channels).eval()
     x = torch.zeros(1, channels, size, size)
     counts = {"parameters": sum(p.numel() for p in module.parameters())}
-    for form in forms(cls):
-        with FlopCounterMode(display=False) as counter:
-            getattr(module, form)(x)
+    for form in PLAIN:
+        if form in forms(cls):
+            with FlopCounterMode(display=False) as counter:
+                getattr(module, form)(x)
         counts[f"flops_{form}"] = counter.get_total_flops()
-    for form in FORMS:
-        counts.setdefault(f"flops_{form}", counts["flops_reference"])
     return counts
 
 
@@ -175,7 +208,8 @@ def instance_norm(
 ) -> Tensor:
     """Each channel of each sample less its mean, divided by its deviation."""
     # Not F.group_norm, which refuses a single value per channel: a 1 x 1 map is legal here and normalises to 0.
-    return torch.group_norm(x, channels, weight, bias, eps)
+    # Contiguous: of channels_last torch's CPU code takes ten times as long and loses the variance beside a large mean.
+    return torch.group_norm(x.contiguous(), channels, weight, bias, eps)
 
 
 def _rename(name: str, renamed: Mapping[str, str]) -> str:

@@ -18,6 +18,8 @@ Three facts make `fast`, exact up to rounding (docs/ema.md derives them):
 2. A fixed mix of a convolution's output channels is one convolution with mixed weights: C outputs become one.
 3. The mean of a 3x3 convolution needs only its input's mean over nine windows.
 
+`kernel` is the same in C++ or Triton, a slab at a time (docs/kernels.md). `fast` on a CPU has its backward written out.
+
 Shapes: B batch, G groups, N = B*G slabs, C channels per group, H rows, W columns.
 Multiply-accumulates of a slab: reference 9*C*C*H*W + C*C*(H+W) + 2*C*H*W; fast 9*C*H*W + C*C*(H+W) + O(C*C).
 """
@@ -26,7 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._base import Attention, Card, instance_norm, require_divisor
+from ..kernels import ema as kernels
+from . import _ema_closed
+from ._base import Attention, Card, exporting, instance_norm, require_divisor
 
 
 class EMAttention(Attention):
@@ -89,13 +93,34 @@ class EMAttention(Attention):
         """The paper, box by box."""
         return self._weigh(x, self._reference_map(x))
 
+    def chosen(self, x: Tensor) -> str:
+        """The kernel where it can run; else `fast`, but on a GPU outside torch.compile `reference`."""
+        form = super().chosen(x)
+        if form == "fast" and x.is_cuda and not exporting() and not torch.compiler.is_compiling():
+            return "reference"  # `fast` starts more operations and moves more bytes in its backward
+        return form
+
+    def why_not(self, x: Tensor) -> str:
+        """Why the kernel cannot run on `x`, in one sentence, or ""."""
+        return kernels.why_not(x, self.groups)
+
     def fast(self, x: Tensor) -> Tensor:
         """The same function without the C-channel convolution and without the norm's affine output."""
+        if x.device.type == "cpu" and not (exporting() or torch.compiler.is_compiling() or kernels.transformed()):
+            return _ema_closed.ema(x, self._weights(), self.groups, self.gn.eps)
         return self._weigh(x, self._fast_map(x))
+
+    def kernel(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """The same function and gradients, a slab at a time in one pass over memory."""
+        return kernels.ema(x, self._weights(), gain, self.groups, self.gn.eps)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`spatial`: the map of each group, (B, groups, H, W)."""
         return {"spatial": self._fast_map(x)}
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        """The parameters, as kernels take them."""
+        return tuple(tensor for layer in (self.conv1x1, self.gn, self.conv3x3) for tensor in (layer.weight, layer.bias))
 
     def _weigh(self, x: Tensor, gate_BGHW: Tensor) -> Tensor:
         """Each channel times its group's map; x keeps its memory format."""

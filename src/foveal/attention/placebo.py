@@ -42,7 +42,8 @@ class Placebo(EMAttention):
         notes=("costs less time than EMA, since its gate is computed from one pixel",),
     )
 
-    fast = Attention.fast  # EMA's saves nothing on one pixel
+    # EMA's other forms save nothing on one pixel.
+    fast, kernel, chosen, why_not = Attention.fast, Attention.kernel, Attention.chosen, Attention.why_not
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`spatial` (B, groups, H, W): the same number everywhere."""
