@@ -8,7 +8,7 @@ FLOOR  := $(VENV)/floor
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-floor check format docs
+.PHONY: help setup demo test test-floor check format docs bench
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,5 +42,14 @@ format: $(VENV)/ready ## Apply the format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/ready ## Write docs/attentions.md from the cards
+docs: $(VENV)/ready ## Write docs/attentions.md from the cards, and the tables of times from benchmarks/results
 	$(BIN)/python docs/attentions.py > docs/attentions.md
+	$(BIN)/python benchmarks/schema.py > benchmarks/schema.json
+	$(BIN)/python docs/kernels.py
+
+# Alone on the machine: the first takes about a quarter of an hour on two cores, all of them three quarters.
+bench: $(VENV)/ready ## Measure EMA's forms and whole models into benchmarks/results
+	$(BIN)/foveal bench ema --shapes yolo11n,yolo11x --batch 1,8,16 --layout contiguous,channels_last \
+		-o benchmarks/results/cpu.json
+	$(BIN)/foveal bench ema --shapes yolo11n,yolo11x --rivals -o benchmarks/results/rivals.json
+	$(BIN)/foveal bench ema@neck --models yolo11n,yolo11x:1 -o benchmarks/results/models.json

@@ -17,23 +17,25 @@ SOURCE = ROOT / "src" / "foveal"
 # A file imports only from rungs below its own.
 LADDER = [
     {"errors", "charts", "printing"},
-    {"files", "fusion", "verdict", "attention", "executors"},
-    {"detections", "spec", "report"},
-    {"surgery", "insert", "bench"},
+    {"files", "fusion", "verdict", "kernels", "executors", "timing", "agreement", "shapes"},
+    {"attention"},
+    {"detections", "spec", "report", "revision"},
+    {"surgery", "insert"},
     {"yolo"},
-    {"graft", "dataset", "plan", "recording", "averages"},
-    {"cell"},
-    {"study", "fairness", "runs"},
+    {"graft", "dataset", "plan", "recording", "averages", "rivals"},
+    {"cell", "whole"},
+    {"study", "fairness", "runs", "bench"},
     {"costs", "audit", "demo"},
     {"results"},
-    {"cli_study"},
+    {"cli_study", "cli_bench"},
     {"cli"},
     {"__main__"},
 ]
 # Packages that enter by one door.
 DOORS = {
     "ultralytics": {"yolo"},
-    "typer": {"cli", "cli_study"},
+    "triton": {"kernels"},
+    "typer": {"cli", "cli_study", "cli_bench"},
     "PIL": {"graft", "demo"},
     "scipy": {"verdict"},
     "jinja2": {"report"},

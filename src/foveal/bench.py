@@ -1,72 +1,98 @@
-"""Time and peak memory of the forms of an attention; a form that disagrees with the reference is not timed.
+"""Time, memory, bytes and operations of attentions and their rivals; a form that disagrees is not timed.
 
-A machine's moods are larger than most differences, so the forms take turns (A B A B ...) and a speed-up is the median
-of the ratios within rounds, whose samples met the same mood. Milliseconds of two runs are not comparable.
+Speed-ups are medians of ratios within rounds, in which all take turns. Of EMA they are against the article's
+formulation, of other attentions against the form `reference`. A ratio whose spread exceeds it is refused: see
+`timing.resolved`. Beside the times stand counts that no machine changes, and the speed of copying the same input in the
+same rounds, which is what a module that only moves memory could reach.
 """
 
 import copy
-import ctypes
 import gc
+import itertools
 import json
 import math
 import os
-import platform
-import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-import foveal
-
-from .attention import ATTENTIONS, find, forms
+from . import revision, rivals, timing, whole
+from .agreement import Call, Gate, drawn
+from .attention import ATTENTIONS, Attention, find, forms
 from .errors import UserError
 from .files import write_whole
+from .shapes import Shape, read
 from .spec import Spec
+from .timing import Quartiles, environment
 
+SCHEMA = 1
 DTYPES = ("float32", "bfloat16", "float16")
-SAMPLE = 5.0  # milliseconds that a sample lasts at least, far above the grain of clock and interpreter
-PATIENCE, FEWEST, MOST = 2000.0, 5, 50  # the rounds fill so many milliseconds, within these bounds
-NUDGES = 8  # of the input, to see how large the rounding errors of the reference can be
-PROC = Path("/proc/self")
-
-_Call = Callable[[], tuple[Tensor, ...]]
-_Quartiles = tuple[float, float, float]
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+PASSES = ("forward", "train")
+SHAPES = "256x40x40"
+# Tensors as large as the input that must be read or written: x and y, and then x, dy and dx.
+LEAST_TRAFFIC = {"forward": 2, "train": 5}
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One form of one attention in one mode. Spreads are (lower quartile, median, upper quartile) of the rounds.
+class Row:
+    """One contender in one case. Spreads are (lower quartile, median, upper quartile) of the rounds.
 
     Attributes:
         attention: name and arguments.
+        contender: a form, or a rival such as "article".
         mode: "forward" (evaluation, inference mode) or "train" (output and every gradient, from a random one).
-        form: one of `foveal.attention.FORMS`.
+        shape: C, H, W.
+        batch: B.
+        dtype: of input and parameters.
+        layout: one of `LAYOUTS`.
+        why_not: why it was not run, or "".
         disagreement: which result is wrong and by how much, or "". A form that disagrees is not timed.
         error: largest error of the output against the reference in fp64, relative to the largest value of the output
-            or its gradient; None if not finite.
+            or its gradient; None if not finite, or if the contender is another function.
         gradient_error: likewise, the largest over the input and all parameters; None in mode "forward".
+        picked: form="auto" runs it here.
         milliseconds: of one call.
-        speedup: the reference's time over this form's, within rounds: above 1 is faster.
-        peak_bytes: how far one call raises the memory in use; None where that cannot be measured. On the CPU it is the
-            process's resident memory, and below a megabyte it says little.
-        rounds: how often the form's turn came.
+        speedup: the yardstick's time over this one's, within rounds, above 1 is faster; None if not resolved.
+        spread: upper over lower quartile of that ratio, less 1, resolved or not.
+        copy_share: the time to copy as many bytes as must move at least, over this one's time.
+        copy_rate: bytes read and written per second by `Tensor.copy_` of the input, in the same rounds.
+        input_bytes: T, of the input.
+        least_bytes: that must move: 2T forward, 5T in training.
+        flops: counted by torch on the smallest batch and multiplied, a multiply-accumulate as two, convolutions and
+            matrix products only; None where torch sees nothing, as in compiled code.
+        saved_bytes: kept for the backward pass besides input and parameters; None in mode "forward".
+        peak_bytes: how far one call raises the memory in use; None where that cannot be measured.
+        rounds: how often its turn came.
         repeats: calls in a turn.
     """
 
     attention: str
+    contender: str
     mode: str
-    form: str
-    disagreement: str
-    error: float | None
-    gradient_error: float | None
-    milliseconds: _Quartiles | None = None
-    speedup: _Quartiles | None = None
+    shape: Shape
+    batch: int
+    dtype: str
+    layout: str
+    why_not: str = ""
+    disagreement: str = ""
+    error: float | None = None
+    gradient_error: float | None = None
+    picked: bool = False
+    milliseconds: Quartiles | None = None
+    speedup: Quartiles | None = None
+    spread: float | None = None
+    copy_share: Quartiles | None = None
+    copy_rate: float | None = None
+    input_bytes: int = 0
+    least_bytes: int = 0
+    flops: int | None = None
+    saved_bytes: int | None = None
     peak_bytes: int | None = None
     rounds: int = 0
     repeats: int = 0
@@ -74,259 +100,288 @@ class Timing:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where and with which settings what was measured."""
+    """Where and with which settings what was measured. `schema` rises when a name changes its meaning."""
 
+    schema: int
     environment: dict[str, object]
     settings: dict[str, object]
-    rows: tuple[Timing, ...]
+    rows: tuple[Row, ...]
+    models: tuple[whole.ModelRow, ...] = ()
+    base: tuple[revision.BaseRow, ...] = ()
+
+
+@dataclass
+class _Contender:
+    """One that takes part: a module, or why it does not; `same` if it must agree with the reference."""
+
+    name: str
+    module: nn.Module | None
+    why_not: str = ""
+    same: bool = True
+    compiled: bool = False
+    picked: bool = False
+    call: Call | None = None
+    verdict: tuple[str, float | None, float | None] = ("", None, None)
+    saved: int | None = None
 
 
 def bench(
     names: str | Sequence[str] = (),
     *,
-    channels: int = 256,
-    size: int | str = 40,
-    batch: int = 1,
-    dtype: str = "float32",
+    shapes: str | Sequence[str] = (),
+    batch: int | str | Sequence[int] = 1,
+    dtype: str | Sequence[str] = "float32",
+    layout: str | Sequence[str] = "contiguous",
+    passes: str | Sequence[str] = PASSES,
+    models: str | Sequence[str] = (),
+    with_rivals: bool = False,
     device: str = "cpu",
     threads: int | None = None,
-    train: bool | None = None,
     rounds: int | None = None,
     seed: int = 0,
+    base: str | None = None,
     output: str | os.PathLike | None = None,
+    tell: Callable[[str], object] = lambda text: None,
 ) -> Benchmark:
     """Compare each form of the attentions with the reference, and time those that agree.
 
+    Lists are sequences, or text with commas.
+
     Args:
-        names: such as "ema" or "ema(groups=8)", places and start ignored; by default all that have a fast form.
-        channels: of the input.
-        size: of the input, 40 or "40x60" (height x width).
-        batch: of the input.
-        dtype: one of `DTYPES`.
+        names: such as "ema" or "ema(groups=8)", places and start used in whole models only; by default all that have a
+            form besides `reference`, and in whole models "ema".
+        shapes: of inputs, such as "256x40x40" (C x H x W), "yolo11x" (what its head reads at 640) or "yolo11x:P3"; by
+            default `SHAPES`, and none if models are given.
+        batch: sizes of the batch.
+        dtype: some of `DTYPES`.
+        layout: some of `LAYOUTS`.
+        passes: some of `PASSES`.
+        models: whole models with and without the attentions, such as "yolo11n"; see `whole.measure`.
+        with_rivals: time compiled baselines and Ultralytics' own attention blocks, too.
         device: "cpu", "cuda" or "cuda:1".
         threads: of the CPU; torch's choice by default.
-        train: True for training steps only, False for forward passes only.
-        rounds: by default what fits into two seconds, from 5 to 50.
+        rounds: by default what fits into `timing.PATIENCE`, from `timing.FEWEST` to `timing.MOST`.
         seed: of parameters, input and output gradient.
+        base: another commit of this checkout, whose sources run the same in turns with these; see `revision.measure`.
         output: JSON file to write or replace.
+        tell: is told what is measured next.
 
     Raises:
         UserError: anything given that cannot work; nothing is written then.
     """
-    height, width = _height_and_width(size)
-    for name, value in {"batch": batch, "threads": threads, "rounds": rounds}.items():
-        if value is not None and value < 1:
-            raise UserError(f"{name}={value} is too small", f"{name}=1 is the least")
-    if train is not False and batch * height * width == 1:
-        raise UserError("a batch norm cannot train on one value per channel", "give batch=2 or size=2")
-    if dtype not in DTYPES:
-        raise UserError(f"cannot measure in dtype {dtype!r}", f"dtypes: {', '.join(DTYPES)}")
-    place, target = _device(device), output and _target(Path(output))
-    names = [names] if isinstance(names, str) else names
-    names = names or [name for name, cls in ATTENTIONS.items() if "fast" in forms(cls)]
-    specs = [Spec(spec.name, spec.arguments) for spec in map(Spec.parse, names)]
+    models = _items(models)
+    names = [names] if isinstance(names, str) else list(names)
+    names = names or (["ema"] if models else [name for name, cls in ATTENTIONS.items() if forms(cls)[1:]])
+    specs = [Spec.parse(name) for name in names]
+    for name, value in {"threads": threads, "rounds": rounds}.items():
+        if value is not None:
+            _at_least_1(name, value)
+    settings = {
+        "attentions": [str(spec) for spec in specs],
+        "shapes": _items(shapes) or ([] if models else [SHAPES]),
+        "batch": [_at_least_1("batch", size) for size in _items(batch)],
+        "dtype": _known("dtype", dtype, DTYPES),
+        "layout": _known("layout", layout, LAYOUTS),
+        "passes": _known("passes", passes, PASSES),
+        "models": models,
+        "rivals": with_rivals,
+        "device": device,
+        "threads": threads,
+        "rounds": rounds,
+        "seed": seed,
+        "base": base,
+    }
+    cases = [shape for text in settings["shapes"] for shape in read(text)]
+    if "train" in settings["passes"] and any(b * h * w == 1 for b in settings["batch"] for _, h, w in cases):
+        raise UserError("a batch norm cannot train on one value per channel", "give batch=2 or a larger map")
+    place, target = timing.device_named(device), output and _target(Path(output))
     # All are built before any is timed, so that a mistake in the last one shows at once.
-    modules = {str(spec): find(spec.name)(channels, **spec.arguments) for spec in specs}
-    settings = {"attentions": [*modules], "channels": channels, "size": [height, width], "batch": batch}
-    settings |= {"dtype": dtype, "device": device, "train": train, "rounds": rounds, "seed": seed}
+    bare = [Spec(spec.name, spec.arguments) for spec in specs]
+    modules = [(str(spec), shape, find(spec.name)(shape[0], **spec.arguments)) for spec in bare for shape in cases]
 
-    rows: list[Timing] = []
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads or threads_before)
     try:
-        for title, module in modules.items():
-            drawn = _draw(module, (batch, channels, height, width), getattr(torch, dtype), place, seed)
-            for training in (False, True) if train is None else (train,):
-                with torch.inference_mode(not training):
-                    rows += _measure(title, *drawn, training, rounds)
-        result = Benchmark(environment(place), settings, tuple(rows))
+        where = {**environment(place), "commit": revision.here()}
+        if base:
+            compared = revision.measure(base, _arguments(settings), tell)
+            result = Benchmark(SCHEMA, where, settings, (), (), compared)
+        else:
+            rows = [row for start in modules for row in _rows(*start, settings, place, tell)]
+            wholes = whole.measure(models, specs, settings, place, tell) if models else ()
+            result = Benchmark(SCHEMA, where, settings, tuple(rows), wholes)
     finally:
         torch.set_num_threads(threads_before)
     if target:
-        text = json.dumps(asdict(result), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
         write_whole(target, lambda path: path.write_text(text, encoding="utf-8"))
     return result
 
 
-def _draw(
-    module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, seed: int
-) -> tuple[nn.Module, Tensor, Tensor]:
-    """The module with other parameters, an input and an output gradient, the same numbers on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    x, dy = both = torch.randn((2, *shape), generator=generator, dtype=torch.float64)
-    module.double().train().form = "reference"
-    with torch.no_grad():
-        # At initial zeros and ones wrong forms can agree. Running statistics leave theirs with a pass in training.
-        for p in module.parameters():
-            spread = 0.7 / (p[0].numel() if p.dim() > 1 else 1) ** 0.5
-            p.copy_(spread * torch.randn(p.shape, generator=generator, dtype=torch.float64))
-        module(both.flatten(0, 1))
-    return module.to(device, dtype), (1.3 * x + 0.4).to(device, dtype), dy.to(device, dtype)
+def _rows(
+    title: str, shape: Shape, module: Attention, settings: dict, device: torch.device, tell: Callable[[str], object]
+) -> list[Row]:
+    """All rows of one attention at one shape."""
+    rows, gates = [], {}
+    cases = itertools.product(settings["dtype"], settings["passes"], settings["layout"], settings["batch"])
+    for dtype, mode, layout, batch in cases:
+        case = Row(title, "", mode, shape, batch, dtype, layout)
+        tell(f"{title} {mode}, {'x'.join(map(str, shape))}, batch {batch}, {dtype}, {layout}")
+        small = drawn(module, shape, batch, getattr(torch, dtype), device, settings["seed"])
+        with torch.inference_mode(mode == "forward"):
+            judged = dtype, mode, len(small[1])  # layouts and multiples of a batch share their judge
+            if judged not in gates:
+                gates[judged] = Gate(*small, mode == "train")
+            rows += _measure(case, *small, gates[judged], settings["rivals"], settings["rounds"])
+    return rows
 
 
-def _measure(title: str, module: nn.Module, x: Tensor, dy: Tensor, training: bool, rounds: int | None) -> list[Timing]:
-    verdicts = _compare(module, forms(type(module)), x, dy, training)
-    agreeing = {form: _call(module, form, x, dy, training) for form, (wrong, *_) in verdicts.items() if not wrong}
+def _measure(
+    case: Row, module: Attention, x: Tensor, dy: Tensor, gate: Gate, with_rivals: bool, rounds: int | None
+) -> list[Row]:
+    """One case: a row of each contender."""
+    few, training = len(x), case.mode == "train"
+    x, dy = (t.repeat(case.batch // few, 1, 1, 1).contiguous(memory_format=LAYOUTS[case.layout]) for t in (x, dy))
+    contenders = _contenders(module, x, training, with_rivals)
+    for contender in sorted(contenders, key=lambda c: c.name != "reference"):  # by whose errors the others are judged
+        if contender.module is not None:
+            _run_first(contender, gate, x, dy, training)
+    running = {c.name: c.call for c in contenders if c.call and not c.verdict[0]}
     gc.collect()  # memory of the dead that is freed during a call would be missing from its peak
-    peaks = {form: [_peak(call, x.device) for _ in range(3)] for form, call in agreeing.items()}
-    times, repeats = interleaved(agreeing, x.device, rounds) if agreeing else ({}, {})
+    peaks = {name: timing.peak(call, x.device) for name, call in running.items()}
+    target = torch.empty_like(x)
+    times, repeats = timing.interleaved({**running, "copy": lambda: target.copy_(x)}, x.device, rounds)
+    if with_rivals:
+        torch.compiler.reset()  # each shape is compiled anew, and torch gives up after a few
+
+    size = x.numel() * x.element_size()
+    yardstick, copying = times.get(contenders[0].name), np.array(times["copy"])
+    least = LEAST_TRAFFIC[case.mode] * size
     rows = []
-    for form, verdict in verdicts.items():
-        row = Timing(title, "train" if training else "forward", form, *verdict)
-        if form in agreeing:  # and so the reference is timed, too
+    for c in contenders:
+        words, error, gradient_error = c.verdict
+        row = replace(case, contender=c.name, why_not=c.why_not, disagreement=words, picked=c.picked)
+        row = replace(row, error=error, gradient_error=gradient_error, input_bytes=size, least_bytes=least)
+        if c.name in running:
             row = replace(
                 row,
-                milliseconds=quartiles(times[form]),
-                speedup=quartiles(np.divide(times["reference"], times[form])),
-                peak_bytes=None if None in peaks[form] else sorted(peaks[form])[1],
-                rounds=len(times[form]),
-                repeats=repeats[form],
+                milliseconds=timing.quartiles(times[c.name]),
+                copy_share=timing.quartiles(copying * (least / (2 * size)) / times[c.name]),
+                copy_rate=2 * size / (float(np.median(copying)) / 1000),
+                flops=_flops(c, x[:few], dy[:few], training, len(x) // few),
+                saved_bytes=c.saved,
+                peak_bytes=peaks[c.name],
+                rounds=len(times[c.name]),
+                repeats=repeats[c.name],
             )
+            if yardstick:
+                ratio = timing.quartiles(np.divide(yardstick, times[c.name]))
+                row = replace(row, speedup=ratio if timing.resolved(ratio) else None, spread=ratio[2] / ratio[0] - 1)
         rows.append(row)
     return rows
 
 
-def _call(module: nn.Module, form: str, x: Tensor, dy: Tensor, training: bool) -> _Call:
-    """What is compared and timed: the output and, in training, gradients of the input and of each parameter."""
+def _contenders(module: Attention, x: Tensor, training: bool, with_rivals: bool) -> list[_Contender]:
+    """Who takes part, the yardstick first."""
+    picked = _picked(module, x, training)
+    found = []
+    if (written := rivals.article(module)) is not None:
+        found.append(_Contender("article", written))
+    for form in forms(type(module)):
+        own = copy.deepcopy(module).train(training)
+        own.form = form
+        reason = own.why_not(x) if form == "kernel" else ""
+        found.append(_Contender(form, None if reason else own, reason, picked=form == picked))
+    if with_rivals:
+        yardstick = found[0]
+        reason = rivals.why_not_compiled(x.device)
+        made = None if reason else rivals.compiled(copy.deepcopy(yardstick.module))
+        found.append(_Contender(f"{yardstick.name} compiled", made, reason, compiled=True))
+        for name, (block, reason) in rivals.blocks(x).items():
+            found.append(_Contender(name, block, reason, same=False))
+    return found
+
+
+def _picked(module: Attention, x: Tensor, training: bool) -> str:
+    """The form that "auto" runs."""
     module = copy.deepcopy(module).train(training)
-    module.form = form
-    x = x.clone().requires_grad_(training)
-    leaves = [x, *module.parameters()]
-
-    def call() -> tuple[Tensor, ...]:
-        out = module(x)
-        return (out.detach(), *torch.autograd.grad(out, leaves, dy, materialize_grads=True)) if training else (out,)
-
-    return call
+    module.form = "auto"
+    chosen = module.chosen(x.detach().requires_grad_(training))
+    return chosen if chosen in forms(type(module)) else "reference"
 
 
-def _compare(
-    module: nn.Module, own_forms: Sequence[str], x: Tensor, dy: Tensor, training: bool
-) -> dict[str, tuple[str, float | None, float | None]]:
-    """For each form: what disagrees, the error of the output, the largest error of a gradient."""
-    eps = torch.finfo(x.dtype).eps
-    true = _call(copy.deepcopy(module).double(), "reference", x.double(), dy.double(), training)()
-    scales = [max(float(t.abs().max()), float(dy.abs().max())) for t in true]
-
-    def errors(form: str, x: Tensor) -> np.ndarray:
-        pairs = zip(_call(module, form, x, dy, training)(), true, scales, strict=True)
-        return np.array([float((got - t).abs().max()) / scale for got, t, scale in pairs])
-
-    found = {form: errors(form, x) for form in own_forms}
-    # As in tests/test_contract.py: twice the reference's own rounding error, and a few roundings. Its error is the
-    # largest of several, each with the input a rounding off, because in a single run errors can cancel by chance.
-    own = [errors("reference", x * (1 + eps * dy.roll(shift, 1).sign())) for shift in range(NUDGES)]
-    allowed = 2 * np.max([found["reference"], *own], 0) + 8 * eps
-    names = ["output", *(f"gradient of {name}" for name in ("input", *dict(module.named_parameters())))]
-    verdicts = {}
-    for form, error in found.items():
-        wrong = [i for i in range(len(error)) if not error[i] <= allowed[i]]  # a NaN is wrong, too
-        words = [
-            f"{names[i]} is off by {error[i]:.1e}, allowed {allowed[i]:.1e}"
-            if np.isfinite(error[i])
-            else f"{names[i]} is not finite"
-            for i in wrong[:1]
-        ]
-        largest = error[0], error[1:].max() if training else np.nan
-        verdicts[form] = ("".join(words), *(float(e) if np.isfinite(e) else None for e in largest))
-    return verdicts
+def _run_first(contender: _Contender, gate: Gate, x: Tensor, dy: Tensor, training: bool) -> None:
+    """One call, which also warms up: is it right, and what does it keep?"""
+    contender.call = Call(contender.module, x, dy, training)
+    if training and contender.compiled:
+        results = contender.call()
+    elif training:
+        with timing.Saved(contender.call.known) as saved:
+            results = contender.call()
+        contender.saved = saved.bytes
+    else:
+        results = contender.call()
+    if contender.name == "reference":
+        gate.admit(results)
+    if contender.same:
+        contender.verdict = gate.judge(results)
 
 
-def interleaved(
-    calls: dict[str, _Call], device: torch.device, rounds: int | None
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Milliseconds of a call in each round, and how many calls make a sample."""
-    repeats = {}
-    for form, call in calls.items():
-        fastest = min(_sample(call, 1, device) for _ in range(FEWEST))  # a disturbed one seems long enough
-        repeats[form] = math.ceil(SAMPLE / fastest)
-    # One round more, which warms up and says how long a round takes.
-    lasts = sum(_sample(call, repeats[form], device) * repeats[form] for form, call in calls.items())
-    times = {form: [] for form in calls}
-    for _ in range(rounds or int(min(MOST, max(FEWEST, PATIENCE / lasts)))):
-        for form, call in calls.items():
-            times[form].append(_sample(call, repeats[form], device))
-    return times, repeats
-
-
-def _sample(call: _Call, repeats: int, device: torch.device) -> float:
-    """Milliseconds of one call, the mean of `repeats` in a row."""
-    gc.disable()
-    try:
-        if device.type == "cuda":
-            stream = torch.cuda.current_stream(device)
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize(device)
-            start.record(stream)
-            for _ in range(repeats):
-                call()
-            end.record(stream)
-            end.synchronize()
-            return start.elapsed_time(end) / repeats
-        began = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        return 1000 * (time.perf_counter() - began) / repeats
-    finally:
-        gc.enable()
-
-
-def _peak(call: _Call, device: torch.device) -> int | None:
-    """By how many bytes one call raises the memory in use."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        return torch.cuda.max_memory_allocated(device) - before
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps freed blocks, and a call that finds them raises nothing
-        (PROC / "clear_refs").write_text("5")  # the high-water mark starts anew
-    except (OSError, AttributeError, TypeError):  # not Linux with glibc
+def _flops(contender: _Contender, x: Tensor, dy: Tensor, training: bool, times: int) -> int | None:
+    """Operations on `times` batches like x; None where torch cannot see them."""
+    if contender.compiled:
         return None
-    before = _kilobytes("VmRSS")
-    call()
-    return 1024 * (_kilobytes("VmHWM") - before)
+    module, x = copy.deepcopy(contender.module), x.detach().requires_grad_(training)
+    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        out = module(x)
+        if training:
+            out.backward(dy)  # the counter cannot follow `autograd.grad`
+    counted = counter.get_total_flops() * times
+    return None if contender.name == "kernel" and not counted else counted
 
 
-def _kilobytes(key: str) -> int:
-    return int(re.search(rf"{key}:\s+(\d+)", (PROC / "status").read_text())[1])
+def _convolution_backward(dy: Shape, x: Shape, weight: Shape, *rest, **_) -> int:
+    """Each gradient of a convolution costs what the convolution does; torch's own count forgets groups."""
+    transposed, wanted = rest[4], rest[7]
+    return 2 * math.prod(x if transposed else dy) * math.prod(weight[1:]) * sum(wanted[:2])
 
 
-def quartiles(values: Sequence[float]) -> _Quartiles:
-    """First quartile, median and third quartile."""
-    return tuple(np.percentile(values, (25, 50, 75)).tolist())
+_FORMULAS = {torch.ops.aten.convolution_backward: _convolution_backward}
 
 
-def environment(device: torch.device) -> dict[str, object]:
-    """What a measurement was made with and on."""
-    cpu = PROC.parent / "cpuinfo"
-    model = re.search(r"model name\s*: (.*)", cpu.read_text()) if cpu.exists() else None
-    return {
-        "foveal": foveal.__version__,
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "cpu": model[1] if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "date": datetime.now(timezone.utc).date().isoformat(),
-    }
+def _arguments(settings: dict) -> list[str]:
+    """The settings as the command line takes them."""
+    lists = ("shapes", "batch", "dtype", "layout", "passes", "models")
+    words = [*settings["attentions"]]
+    words += [f"--{name}={','.join(map(str, settings[name]))}" for name in lists if settings[name]]
+    words += [f"--{name}={settings[name]}" for name in ("device", "threads", "rounds") if settings[name] is not None]
+    return words + ["--rivals"] * settings["rivals"]
 
 
-def _height_and_width(size: int | str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", str(size))
-    if not match:
-        raise UserError(f"cannot read {size!r} as a size", "write 40, or 40x60 for height x width")
-    return int(match[1]), int(match[2] or match[1])
+def _items(value: object) -> list:
+    """A list given as a sequence, as text with commas, or as a single item."""
+    if isinstance(value, str):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return list(value) if isinstance(value, Sequence) else [value]
 
 
-def _device(name: str) -> torch.device:
-    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
-    if not match:
-        raise UserError(f"cannot measure on device {name!r}", "devices: cpu, cuda, cuda:1")
-    if name != "cpu" and int(match[1] or 0) >= torch.cuda.device_count():
-        raise UserError(f"torch sees no device {name!r}", "device cpu is always there")
-    return torch.device(name)
+def _at_least_1(name: str, value: object) -> int:
+    text = str(value)
+    if not text.isdecimal():
+        raise UserError(f"cannot read {name}={text!r} as a number", f"write {name}=1")
+    if int(text) < 1:
+        raise UserError(f"{name}={text} is too small", f"{name}=1 is the least")
+    return int(text)
+
+
+def _known(name: str, given: object, known: Sequence[str] | dict) -> list[str]:
+    items = _items(given)
+    for item in items:
+        if item not in known:
+            raise UserError(f"cannot measure with {name}={item!r}", f"{name}: some of {','.join(known)}")
+    if not items:
+        raise UserError(f"no {name} is given", f"{name}: some of {','.join(known)}")
+    return items
 
 
 def _target(path: Path) -> Path:

@@ -6,13 +6,11 @@ stand inside the commands, so that `foveal --help` is instant.
 
 import dataclasses
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import cli_study
+from . import cli_bench, cli_study
 from .errors import UserError
 from .printing import load_host, print_json, print_table
 
@@ -109,39 +107,7 @@ def add(
     print(f"written       {added.output}")
 
 
-@app.command()
-def bench(
-    specs: Annotated[
-        list[str] | None,
-        typer.Argument(help='Such as ema or "ema(groups=8)". [default: all that have a fast form]'),
-    ] = None,
-    channels: Annotated[int, typer.Option(help="Of the input.")] = 256,
-    size: Annotated[str, typer.Option(help="Of the input: 40, or 40x60 for height x width.")] = "40",
-    batch: Annotated[int, typer.Option(help="Of the input.")] = 1,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="Of the CPU. [default: torch's choice]")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write or replace.")] = None,
-    as_json: _Json = False,
-) -> None:
-    """Time and peak memory of each form of an attention.
-
-    Forward passes and training steps, the forms in turns. A form that disagrees with the reference is not timed, and
-    the exit code is then 1. Numbers in brackets are quartiles; a speed-up above 1 is faster than the reference.
-    """
-    from .bench import bench as call
-
-    settings = {"channels": channels, "size": size, "batch": batch, "dtype": dtype, "device": device}
-    measured = call(specs or (), **settings, threads=threads, output=output)
-    if as_json:
-        print_json(dataclasses.asdict(measured))
-    else:
-        heads = ("attention", "mode", "form", "milliseconds", "speed-up", "peak MB", "error", "of gradients")
-        print_table(heads, map(_bench_row, measured.rows))
-    wrong = [row for row in measured.rows if row.disagreement]
-    for row in wrong:
-        print(f"{row.attention}, {row.mode}, {row.form}: {row.disagreement}", file=sys.stderr)
-    raise typer.Exit(1 if wrong else 0)
+app.command()(cli_bench.bench)
 
 
 @app.command(
@@ -177,17 +143,3 @@ def _entry(cls: type) -> dict:
     card = dataclasses.asdict(cls.card)
     more = {"places": cls.card.paper_place.split(","), "forms": forms(cls), "mathematics": mathematics(cls.card.name)}
     return card | more | costs(cls)
-
-
-def _bench_row(row) -> tuple[str, ...]:
-    def spread(quartiles: Sequence[float], digits: int) -> str:
-        low, median, high = (f"{value:.{digits}f}" for value in quartiles)
-        return f"{median} ({low}-{high})"
-
-    return (
-        *(row.attention, row.mode, row.form),
-        spread(row.milliseconds, 3) if row.milliseconds else "not timed",
-        spread(row.speedup, 2) if row.speedup else "",
-        "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}",
-        *("" if error is None else f"{error:.0e}" for error in (row.error, row.gradient_error)),
-    )

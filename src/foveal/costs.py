@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import bench
+from . import timing
 from . import yolo as host
 from .cell import Result
 from .files import write_whole
@@ -73,7 +73,7 @@ def _measure(weights: dict[str, Path], size: int, device: str, timed: bool) -> d
     if timed:
         fused = {arm: model.fuse(verbose=False) for arm, model in models.items()}
         calls = {arm: lambda model=model: model(image) for arm, model in fused.items()}
-        times, _ = bench.interleaved(calls, torch.device(device), None)
+        times, _ = timing.interleaved(calls, torch.device(device), None)
     first = times.get("baseline")
     threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
     runtime = f"torch {torch.__version__}, {device}{threads}, batch 1, fused"
@@ -81,8 +81,8 @@ def _measure(weights: dict[str, Path], size: int, device: str, timed: bool) -> d
         arm: {
             "flops": flops[arm],
             "image_size": size,
-            "milliseconds": list(bench.quartiles(times[arm])) if timed else None,
-            "latency_ratio": list(bench.quartiles(np.divide(times[arm], first))) if timed else None,
+            "milliseconds": list(timing.quartiles(times[arm])) if timed else None,
+            "latency_ratio": list(timing.quartiles(np.divide(times[arm], first))) if timed else None,
             "runtime": runtime if timed else None,
         }
         for arm in models
