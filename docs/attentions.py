@@ -2,7 +2,7 @@
 
 import functools
 
-from foveal.attention import ATTENTIONS, costs, forms, mathematics
+from foveal.attention import ATTENTIONS, PLAIN, costs, forms, mathematics
 
 costs = functools.cache(costs)  # the first size stands in the table and in each section
 
@@ -45,11 +45,12 @@ def section(name: str, cls: type) -> list[str]:
         ("Note", card.notes),
     ):
         lines += [f"- {title}: {sentence}." for sentence in sentences]
-    lines += ["", "| input | parameters | " + " | ".join(f"MMACs, {form}" for form in forms(cls)) + " |"]
-    lines += ["|---|---|" + "---|" * len(forms(cls))]
+    plain = [form for form in PLAIN if form in forms(cls)]
+    lines += ["", "| input | parameters | " + " | ".join(f"MMACs, {form}" for form in plain) + " |"]
+    lines += ["|---|---|" + "---|" * len(plain)]
     for channels, size in ((256, 40), (512, 20)):
         cost = costs(cls, channels, size)
-        counts = " | ".join(f"{cost[f'flops_{form}'] / 2e6:,.3f}" for form in forms(cls))
+        counts = " | ".join(f"{cost[f'flops_{form}'] / 2e6:,.3f}" for form in plain)
         lines.append(f"| {channels} x {size} x {size} | {cost['parameters']:,} | {counts} |")
     return lines
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -54,7 +55,7 @@ def test_list_and_show():
     assert [*listed] == [*ATTENTIONS]
     assert (listed["ema"]["parameters"], listed["ema"]["flops_reference"]) == (672, 60_948_480)
     assert listed["ema"]["places"] == ["backbone.P4", "backbone.P5"]
-    assert (listed["ema"]["forms"], listed["eca"]["forms"]) == (["reference", "fast"], ["reference"])
+    assert (listed["ema"]["forms"], listed["eca"]["forms"]) == (["reference", "fast", "kernel"], ["reference"])
     assert (listed["lsk"]["licence"], listed["coord"]["licence"]) == ("CC-BY-NC-4.0", "MIT")
     table = foveal("list").stdout
     assert "60.9" in table
@@ -62,6 +63,9 @@ def test_list_and_show():
     shown = foveal("show", "EMA").stdout
     assert "softmax(mean(y1)) . y2" in shown
     assert "https://arxiv.org/abs/2305.13563" in shown
+    (kernel,) = re.findall(r"^kernel +(.*)", shown, re.MULTILINE)
+    (auto,) = re.findall(r"^auto +(\w+) on the CPU here", shown, re.MULTILINE)
+    assert (kernel, auto) == ("fused; runs on the CPU here", "kernel") or ("was not built" in kernel and auto == "fast")
     assert json.loads(foveal("show", "ema", "--json").stdout)["paper_place"] == "backbone.P4,backbone.P5"
 
 

@@ -65,7 +65,11 @@ def show(
     print(f"{'in YAML':<12} C3k2+{cls.card.name}, or a row [-1, 1, {(*cls.card.aliases, cls.card.name)[0]}, []]")
     print(f"{'parameters':<12} {entry['parameters']:,} at 256 channels")
     for form in entry["forms"]:
-        print(f"{form:<12} {entry[f'flops_{form}'] / 1e6:.1f} MFLOPs at 256 channels, 40 x 40")
+        if flops := entry.get(f"flops_{form}"):
+            print(f"{form:<12} {flops / 1e6:.1f} MFLOPs at 256 channels, 40 x 40")
+        else:
+            print(f"{form:<12} {entry['why_not'] or 'fused; runs on the CPU here'}")
+    print(f"{'auto':<12} {entry['auto']} on the CPU here, at 256 channels, 40 x 40")
     for key, label in {"constraints": "asks for", "differs": "differs", "copies": "in copies", "notes": "note"}.items():
         for sentence in entry[key]:
             print(f"{label:<12} {sentence}")
@@ -138,8 +142,12 @@ def main() -> None:
 
 
 def _entry(cls: type) -> dict:
+    import torch
+
     from .attention import costs, forms, mathematics
 
     card = dataclasses.asdict(cls.card)
     more = {"places": cls.card.paper_place.split(","), "forms": forms(cls), "mathematics": mathematics(cls.card.name)}
+    module, x = cls(256), torch.zeros(1, 256, 40, 40)
+    more |= {"auto": module.chosen(x), "why_not": module.why_not(x)}
     return card | more | costs(cls)

@@ -32,6 +32,8 @@ from ..kernels import ema as kernels
 from . import _ema_closed
 from ._base import Attention, Card, exporting, instance_norm, require_divisor
 
+_TAPS = [(i, j) for i in range(3) for j in range(3)]
+
 
 class EMAttention(Attention):
     """Efficient Multi-Scale Attention (Ouyang et al. 2023, arXiv:2305.13563).
@@ -156,10 +158,16 @@ class EMAttention(Attention):
         weights2 = F.linear(windows, taps, self.conv3x3.bias).softmax(1)  # [N, C]
 
         # Facts 1 and 2: softmax(gn.bias) mixes the 3x3 kernels. As a depthwise convolution whose outputs are summed,
-        # because CPU libraries gain nothing from a convolution with a single output channel.
+        # because CPU libraries gain nothing from a convolution with a single output channel; for a compiler as shifted
+        # slices, which it fuses with what follows.
         weights1 = self.gn.bias.softmax(0)
         kernel = (weights1 @ self.conv3x3.weight.flatten(1)).view(per_group, 1, 3, 3).repeat(self.groups, 1, 1, 1)
-        local = F.conv2d(x, kernel, padding=1, groups=self.channels)
+        if torch.compiler.is_compiling() and not exporting():
+            padded = F.pad(x, (1, 1, 1, 1))
+            taps = [(kernel[:, :, i, j, None], padded[:, :, i : i + height, j : j + width]) for i, j in _TAPS]
+            local = sum(tap * shifted for tap, shifted in taps)
+        else:
+            local = F.conv2d(x, kernel, padding=1, groups=self.channels)
 
         scale = (weights2 * self.gn.weight).reshape(batch, self.channels, 1, 1)
         shift = (weights2 @ self.gn.bias + weights1 @ self.conv3x3.bias).reshape(batch, self.groups, 1, 1)

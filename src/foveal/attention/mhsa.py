@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._base import Attention, Card, require_divisor
+from ._base import Attention, Card, exporting, require_divisor
+
+CACHED, CACHED_TRAIN = 4e6, 24e6  # bytes of logits up to which `reference` measured faster (docs/log.md)
 
 
 class MHSA(Attention):
@@ -85,6 +87,14 @@ class MHSA(Attention):
         """The constructor's arguments."""
         size = [len(self.rel_h) // 2 + 1, len(self.rel_w) // 2 + 1]
         return f"{self.channels}, heads={self.heads}, size={size}"
+
+    def chosen(self, x: Tensor) -> str:
+        """`fast`, but `reference` where a CPU's cache holds all logits."""
+        form = super().chosen(x)
+        if x.device.type != "cpu" or exporting():
+            return form
+        logits = x.shape[0] * self.heads * (x.shape[2] * x.shape[3]) ** 2 * x.element_size()
+        return "reference" if logits <= (CACHED_TRAIN if torch.is_grad_enabled() else CACHED) else form
 
     def reference(self, x: Tensor) -> Tensor:
         """The paper, box by box."""

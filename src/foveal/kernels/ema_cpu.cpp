@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 
 #include <atomic>
+#include <new>
 #include <thread>
 
 #include "ema_slab.h"
@@ -135,22 +136,25 @@ struct Buffer {
       std::free(data);
       size = (floats + 15) / 16 * 16;
       data = (float*)std::aligned_alloc(64, size * sizeof(float));
-      if (!data) std::abort();
+      if (!data) size = 0;
     }
+    if (!data) throw std::bad_alloc();
     return data;
   }
 };
 
-// f(0) to f(count - 1), in torch's own OpenMP threads if it has such: a second pool would fight them for the cores.
+// f(i, slot) for every i below count, in torch's own OpenMP threads if it has such: a second pool would fight them for
+// the cores. No two calls at a time have the same slot, which is below `threads`.
 template <class F> void parallel(int64_t count, int64_t threads, const F& f) {
   struct Team {
     const F& f;
     int64_t count;
-    std::atomic<int64_t> next;
-  } team{f, count, {0}};
+    std::atomic<int64_t> next, slots;
+  } team{f, count, {0}, {0}};
   void (*work)(void*) = [](void* data) {
     Team& team = *(Team*)data;
-    for (int64_t i; (i = team.next++) < team.count;) team.f(i);
+    const int64_t slot = team.slots++;
+    for (int64_t i; (i = team.next++) < team.count;) team.f(i, slot);
   };
   using Fork = void (*)(void (*)(void*), void*, unsigned, unsigned);
   static const Fork fork = (Fork)dlsym(RTLD_DEFAULT, "GOMP_parallel");
@@ -173,22 +177,23 @@ int64_t bundle_size(const Problem& p, int64_t threads) {
 }
 
 void run(const Problem& p, Step step, bool back, int64_t threads) {
+  static thread_local Buffer buffer;
   const int64_t slabs = p.slabs(), last = back ? BACKWARD_LAST : FORWARD_LAST;
-  if (slabs < threads) {
-    static thread_local Buffer all;
-    const int64_t floats = Bundle::floats(p, 1, back), parts = (threads + slabs - 1) / slabs;
-    float* memory = all.get(slabs * floats);
+  const bool few = slabs < threads;
+  const int64_t count = few ? 1 : bundle_size(p, threads);
+  const int64_t floats = (Bundle::floats(p, count, back) + 15) / 16 * 16, bundles = slabs / count;
+  float* memory = buffer.get((bundles < threads ? bundles : threads) * floats);
+  if (few) {
+    const int64_t parts = (threads + slabs - 1) / slabs;
     for (int k = 0; k <= last; k++)
-      parallel(slabs * parts, threads, [&](int64_t i) {
+      parallel(slabs * parts, threads, [&](int64_t i, int64_t) {
         const Bundle bundle(p, i / parts, 1, memory + i / parts * floats, back);
         step(p, bundle, k, 0, i % parts, parts);
       });
     return;
   }
-  const int64_t count = bundle_size(p, threads);
-  parallel(slabs / count, threads, [&](int64_t i) {
-    static thread_local Buffer own;
-    const Bundle bundle(p, i * count, count, own.get(Bundle::floats(p, count, back)), back);
+  parallel(bundles, threads, [&](int64_t i, int64_t slot) {
+    const Bundle bundle(p, i * count, count, memory + slot * floats, back);
     step(p, bundle, 0, 0, 0, 1);
     for (int64_t slab = 0; slab < count; slab++)
       for (int k = 1; k < last; k++) step(p, bundle, k, slab, 0, 1);
@@ -213,7 +218,7 @@ void reduce(const Problem& p, float* const* gradients, int64_t threads) {
     for (int64_t i = 0; i < taps; i++) first[o] += k.w3[o * taps + i] * kernel[i];
     mean += k.first[o] * first[o];
   }
-  parallel(p.c, threads, [&](int64_t o) {
+  parallel(p.c, threads, [&](int64_t o, int64_t) {
     std::vector<double> w1(p.c), w3(taps);
     double b1 = 0, gamma = 0, beta = k.first[o] * (first[o] - mean), b3 = k.first[o] * total;
     for (int64_t i = 0; i < taps; i++) w3[i] = k.first[o] * kernel[i];
@@ -267,33 +272,43 @@ Problem problem(const int64_t* sizes, const float* const* weights, const float* 
 #define PUBLIC extern "C" __attribute__((visibility("default")))
 
 // sizes: batch, groups, channels of a group, height, width. strides: batch, channel, row, column, in elements.
-// dtype: 0 fp32, 1 bf16, 2 fp16. instructions: at most what foveal_ema_instructions says. weights: conv1x1, its bias, gn, its bias, conv3x3, its bias, contiguous fp32.
-// gain: null, or of each channel, for x + gain (ema(x) - x).
-PUBLIC int foveal_ema_version() { return 4; }
+// dtype: 0 fp32, 1 bf16, 2 fp16. instructions: at most what foveal_ema_instructions says.
+// weights: conv1x1, its bias, gn, its bias, conv3x3, its bias, contiguous fp32.
+// gain: null, or of each channel, for x + gain (ema(x) - x). What runs returns 0, or 1 where memory ran out.
+PUBLIC int foveal_ema_version() { return 5; }
 // 0 portable, 1 AVX2, 2 AVX-512: the best that this processor has.
 PUBLIC int foveal_ema_instructions() { return best_instructions(); }
 
 // stats (n, 4, c) and map (n, h, w) of the n = batch * groups slabs are for the backward pass; either may be null.
-PUBLIC void foveal_ema_forward(
+PUBLIC int foveal_ema_forward(
     int dtype, int instructions, int threads, const int64_t* sizes, const void* x, const int64_t* x_strides, void* y,
-    const int64_t* y_strides, const float* const* weights, const float* gain, float eps, float* stats,
-    float* map) {
-  static thread_local Buffer own;
-  Problem p = problem(sizes, weights, gain, eps);
-  p.x = {(void*)x, x_strides}, p.out = {y, y_strides};
-  p.stats = stats ? stats : own.get(p.slabs() * 4 * p.c), p.map = map;
-  run(p, FORWARD[instructions][dtype], false, threads);
+    const int64_t* y_strides, const float* const* weights, const float* gain, float eps, float* stats, float* map) {
+  try {
+    static thread_local Buffer own;
+    Problem p = problem(sizes, weights, gain, eps);
+    p.x = {(void*)x, x_strides}, p.out = {y, y_strides};
+    p.stats = stats ? stats : own.get(p.slabs() * 4 * p.c), p.map = map;
+    run(p, FORWARD[instructions][dtype], false, threads);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
 }
 
 // gradients: six arrays like the weights, and with a gain a seventh like it.
-PUBLIC void foveal_ema_backward(
-    int dtype, int instructions, int threads, const int64_t* sizes, const void* x, const int64_t* x_strides, const void* dy,
-    const int64_t* dy_strides, void* dx, const int64_t* dx_strides, const float* const* weights, const float* gain,
-    float eps, const float* stats, const float* map, float* const* gradients) {
-  static thread_local Buffer own;
-  Problem p = problem(sizes, weights, gain, eps);
-  p.x = {(void*)x, x_strides}, p.dy = {(void*)dy, dy_strides}, p.out = {dx, dx_strides};
-  p.stats = (float*)stats, p.map = (float*)map, p.shares = own.get(p.slabs() * Share(p.c).size);
-  run(p, BACKWARD[instructions][dtype], true, threads);
-  reduce(p, gradients, threads);
+PUBLIC int foveal_ema_backward(
+    int dtype, int instructions, int threads, const int64_t* sizes, const void* x, const int64_t* x_strides,
+    const void* dy, const int64_t* dy_strides, void* dx, const int64_t* dx_strides, const float* const* weights,
+    const float* gain, float eps, const float* stats, const float* map, float* const* gradients) {
+  try {
+    static thread_local Buffer own;
+    Problem p = problem(sizes, weights, gain, eps);
+    p.x = {(void*)x, x_strides}, p.dy = {(void*)dy, dy_strides}, p.out = {dx, dx_strides};
+    p.stats = (float*)stats, p.map = (float*)map, p.shares = own.get(p.slabs() * Share(p.c).size);
+    run(p, BACKWARD[instructions][dtype], true, threads);
+    reduce(p, gradients, threads);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
 }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("libema_cpu.so")
-VERSION = 4  # of the interface; a library left over from another one is not called
+VERSION = 5  # of the interface; a library left over from another one is not called
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 STATS = 4  # numbers saved of each channel of each sample
 MAP = 0.25  # the map is saved for the backward pass if it takes at most so much of the input's bytes
@@ -53,7 +53,8 @@ def forward(
     if x.numel():
         stats, map_ = _saved(x, saved, groups) if save else (None, None)
         _kept, *pointers = _parameters(weights, gain)
-        _LIBRARY.foveal_ema_forward(*_problem(x, groups), *_place(x), *_place(y), *pointers, eps, stats, map_)
+        places = *_place(x), *_place(y)
+        _check(_LIBRARY.foveal_ema_forward(*_problem(x, groups), *places, *pointers, eps, stats, map_))
     return y, saved
 
 
@@ -68,7 +69,8 @@ def backward(
         _kept, *pointers = _parameters(weights, gain)
         arrays = (_Pointer * 7)(*(g.data_ptr() for g in gradients))
         places = *_place(x), *_place(dy), *_place(dx)
-        _LIBRARY.foveal_ema_backward(*_problem(x, groups), *places, *pointers, eps, *_saved(x, saved, groups), arrays)
+        stored = _saved(x, saved, groups)
+        _check(_LIBRARY.foveal_ema_backward(*_problem(x, groups), *places, *pointers, eps, *stored, arrays))
     return dx, *(g.to(tensor.dtype) for g, tensor in zip(gradients, like, strict=True))
 
 
@@ -82,13 +84,17 @@ def _load() -> ctypes.CDLL | None:
     start = [_Int, _Int, _Int, _Pointer]
     library.foveal_ema_forward.argtypes = [*start, *[_Pointer] * 6, ctypes.c_float, _Pointer, _Pointer]
     library.foveal_ema_backward.argtypes = [*start, *[_Pointer] * 8, ctypes.c_float, *[_Pointer] * 3]
-    library.foveal_ema_forward.restype = library.foveal_ema_backward.restype = None
     return library
 
 
 # Loaded with this module: what torch.compile traces must find it there.
 _LIBRARY = _load()
 _INSTRUCTIONS = _LIBRARY.foveal_ema_instructions() if _LIBRARY else 0
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("EMA's kernel could not get memory for its copy of a group of channels")
 
 
 def _problem(x: Tensor, groups: int) -> tuple[int, int, int, ctypes.Array]:
