@@ -39,8 +39,8 @@ class ArticleEMA(nn.Module):
         self.conv1x1 = nn.Conv2d(width, width, 1)
         self.conv3x3 = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) to the same."""
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """(B, channels, H, W) to the same, with a gain (channels,) as in an identity start."""
         batch, channels, height, width = x.shape
         slabs = x.reshape(batch * self.groups, -1, height, width)
         strips = torch.cat([self.along_rows(slabs), self.along_columns(slabs).permute(0, 1, 3, 2)], 2)
@@ -50,7 +50,8 @@ class ArticleEMA(nn.Module):
         logits = self._descriptor(y1) @ y2.reshape(*y2.shape[:2], -1)
         logits = logits + self._descriptor(y2) @ y1.reshape(*y1.shape[:2], -1)
         gate = logits.reshape(batch * self.groups, 1, height, width).sigmoid()
-        return (slabs * gate).reshape(batch, channels, height, width)
+        out = (slabs * gate).reshape(batch, channels, height, width)
+        return out if gain is None else x + gain.view(-1, 1, 1) * (out - x)
 
     def _descriptor(self, y: Tensor) -> Tensor:
         return self.softmax(self.overall(y).reshape(y.shape[0], y.shape[1], 1).permute(0, 2, 1))

@@ -42,7 +42,7 @@ def interleaved(
         calls: by name; they should have run before.
         device: whose work is waited for.
         rounds: by default what fits into `patience`, from `FEWEST` to `MOST`.
-        patience: milliseconds, by default `PATIENCE`.
+        patience: milliseconds, by default `PATIENCE`; whoever has more has time for four times as many rounds.
     """
     repeats, lasts = {}, 0.0
     for name, call in calls.items():
@@ -50,7 +50,8 @@ def interleaved(
         repeats[name] = math.ceil(SAMPLE / fastest)
         lasts += fastest * repeats[name]
     times = {name: [] for name in calls}
-    for _ in range(rounds or int(min(MOST, max(FEWEST, (patience or PATIENCE) / lasts)))):
+    most, patience = (4 * MOST, patience) if patience else (MOST, PATIENCE)
+    for _ in range(rounds or int(min(most, max(FEWEST, patience / lasts)))):
         for name, call in calls.items():
             times[name].append(_sample(call, repeats[name], device))
     return times, repeats

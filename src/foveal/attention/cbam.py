@@ -48,7 +48,10 @@ class CBAM(Attention):
             "Ultralytics' own CBAM has one full C x C layer, no hidden layer and no maximum: 65,792 instead of 8,564 "
             "parameters at 256 channels, and another function",
         ),
-        notes=("its batch norm keeps the authors' momentum of 0.01 inside a YOLO, too",),
+        notes=(
+            "its batch norm keeps the authors' momentum of 0.01 inside a YOLO, too",
+            "no `fast` form: what speeds up its forward pass on a CPU slows its training down",
+        ),
     )
     renamed = {
         "ChannelGate.mlp.1": "fc1",

@@ -48,7 +48,10 @@ class CoordAttention(Attention):
             "adaptive pools to (None, 1) export to ONNX files that are wrong at every size but the traced one",
             "timm's CoordAttn has another reduction and no bias: another module",
         ),
-        notes=("the paper puts it inside inverted residual blocks, before the projection",),
+        notes=(
+            "the paper puts it inside inverted residual blocks, before the projection",
+            "no `fast` form: means in place of adaptive pools are what copies lack, and are in `reference` already",
+        ),
     )
     renamed = {
         "conv1": "reduce.conv",

@@ -46,6 +46,7 @@ class ECA(Attention):
             "the released networks set k by hand: ECA-Net50 has 3, 5, 5, 7 where the rule gives 5, 5, 5, 7",
         ),
         copies=("copies agree with the release; timm does not go below k = 3, this rule gives 1 below 8 channels",),
+        notes=("no `fast` form: pooling and scaling is all it does",),
     )
 
     def __init__(self, channels: int, *, kernel_size: int | None = None):

@@ -44,7 +44,10 @@ class LSKBlock(Attention):
             "the authors initialise whole networks with N(0, 2 / fan_out); here are torch's defaults, as in the class",
         ),
         copies=("copies agree with the release but for the projections, the shortcut and the initial values",),
-        notes=("the sigmoids choose between the two branches; the factor itself has no bounds",),
+        notes=(
+            "the sigmoids choose between the two branches; the factor itself has no bounds",
+            "no `fast` form; in channels_last its depthwise convolutions are up to 1.8 times as fast on a CPU",
+        ),
     )
     renamed = {
         "conv0": "local",

@@ -60,7 +60,10 @@ class MHSA(Attention):
             "the MHSA of YOLO tutorials is another module: absolute positions, unscaled, of fixed size, and the "
             "query's position meets the query of the key pixel; later copies switch positions off",
         ),
-        notes=("it replaces its input by a mix of all positions: bare, it needs the shortcut that its block has",),
+        notes=(
+            "it replaces its input by a mix of all positions: bare, it needs the shortcut that its block has",
+            "where a CPU's cache holds all logits, as on a 20 x 20 map, `reference` is faster, and runs by default",
+        ),
     )
     renamed = {
         "to_qkv": "qkv",

@@ -45,6 +45,7 @@ class SqueezeExcitation(Attention):
             "the usual PyTorch port has no bias: bias=False loads its weights",
             "timm rounds the hidden width to a multiple of 8",
         ),
+        notes=("no `fast` form: pooling and scaling is all it does",),
     )
     renamed = {"fc.0": "fc1", "fc.2": "fc2"}
 

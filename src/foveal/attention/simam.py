@@ -40,7 +40,10 @@ class SimAM(Attention):
         avoid="as proof of a gain: nothing in it learns, apart from what the layers around it do with it",
         constraints=("any width, height and channels",),
         differs=("on a map of one pixel the release gives 0 / 0; here its gate is sigmoid(1/2)",),
-        notes=("the gate never falls below sigmoid(1/2) = 0.62: it lifts what stands out and dims the rest",),
+        notes=(
+            "the gate never falls below sigmoid(1/2) = 0.62: it lifts what stands out and dims the rest",
+            "no `fast` form: its temporaries are for a compiler to remove; another formula trained more slowly",
+        ),
     )
 
     def __init__(self, channels: int, *, e_lambda: float = 1e-4):
