@@ -22,7 +22,7 @@ setup(
         Extension(
             "foveal.kernels.libema_cpu",
             sources=[f"{KERNELS}/ema_cpu.cpp"],
-            depends=[f"{KERNELS}/ema_slab.h", f"{KERNELS}/lanes.h"],
+            depends=[f"{KERNELS}/{name}.h" for name in ("ema_steps", "ema_slab", "lanes")],
             # Not -ffast-math: NaN must stay NaN, and linking with it changes the whole process's arithmetic.
             extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi"],
             extra_link_args=["-pthread", "-ldl"],

@@ -10,12 +10,12 @@
 #include <new>
 #include <thread>
 
-#include "ema_slab.h"
+#include "ema_steps.h"
 
 namespace {
 
-// A pass over a bundle in steps. The first reads the whole bundle, the last writes it, the others are of one slab; parts
-// of a step are independent of each other.
+// A pass over a bundle in steps. The first reads the whole bundle, the last writes it, the others are of one slab.
+// Parts of a step are independent of each other.
 using Step = void (*)(const Problem&, const Bundle&, int step, int64_t slab, int64_t part, int64_t parts);
 constexpr int FORWARD_LAST = 5, BACKWARD_LAST = 7;
 
