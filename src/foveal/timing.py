@@ -34,15 +34,20 @@ Quartiles = tuple[float, float, float]
 
 
 def interleaved(
-    calls: Mapping[str, Call], device: torch.device, rounds: int | None, patience: float | None = None
+    calls: Mapping[str, Call],
+    device: torch.device,
+    rounds: int | None,
+    patience: float | None = None,
+    most: int | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Milliseconds of a call in each round, and how many calls make a sample.
 
     Args:
         calls: by name; they should have run before.
         device: whose work is waited for.
-        rounds: by default what fits into `patience`, from `FEWEST` to `MOST`.
-        patience: milliseconds, by default `PATIENCE`; whoever has more has time for four times as many rounds.
+        rounds: by default what fits into `patience`, from `FEWEST` to `most`.
+        patience: milliseconds, by default `PATIENCE`.
+        most: by default `MOST`.
     """
     repeats, lasts = {}, 0.0
     for name, call in calls.items():
@@ -50,8 +55,7 @@ def interleaved(
         repeats[name] = math.ceil(SAMPLE / fastest)
         lasts += fastest * repeats[name]
     times = {name: [] for name in calls}
-    most, patience = (4 * MOST, patience) if patience else (MOST, PATIENCE)
-    for _ in range(rounds or int(min(most, max(FEWEST, patience / lasts)))):
+    for _ in range(rounds or int(min(most or MOST, max(FEWEST, (patience or PATIENCE) / lasts)))):
         for name, call in calls.items():
             times[name].append(_sample(call, repeats[name], device))
     return times, repeats

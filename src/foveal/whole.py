@@ -24,7 +24,7 @@ from .spec import Spec
 from .timing import Quartiles
 
 IMAGE_SIZE = 640
-PATIENCE = 150_000.0  # milliseconds that the rounds of one comparison fill
+PATIENCE, MOST = 150_000.0, 200  # milliseconds that the rounds of one comparison fill, and how many they are at most
 TRAIN_BATCH, OBJECTS = 4, 8  # images in a training step where none are asked for, and labels on each
 
 
@@ -128,7 +128,7 @@ def _measure(
         model = copy.deepcopy(model).to(device)
         calls[name] = _step(model, row.batch, dtype, seed, device) if training else _pass(model, dtype, device)
         calls[name]()
-    times, _ = timing.interleaved(calls, device, rounds, PATIENCE)
+    times, _ = timing.interleaved(calls, device, rounds, PATIENCE, MOST)
     rows = []
     for name in (*contenders, *(name for name in reasons if name not in contenders)):
         done = replace(row, contender=name, why_not=reasons.get(name, ""))
