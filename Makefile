@@ -47,9 +47,9 @@ docs: $(VENV)/ready ## Write docs/attentions.md from the cards, and the tables o
 	$(BIN)/python benchmarks/schema.py > benchmarks/schema.json
 	$(BIN)/python docs/kernels.py
 
-# Alone on the machine: the first takes about a quarter of an hour on two cores, all of them three quarters.
+# Alone on the machine: about half an hour on two cores.
 bench: $(VENV)/ready ## Measure EMA's forms and whole models into benchmarks/results
 	$(BIN)/foveal bench ema --shapes yolo11n,yolo11x --batch 1,8,16 --layout contiguous,channels_last \
 		-o benchmarks/results/cpu.json
 	$(BIN)/foveal bench ema --shapes yolo11n,yolo11x --rivals -o benchmarks/results/rivals.json
-	$(BIN)/foveal bench ema@neck --models yolo11n,yolo11x:1 -o benchmarks/results/models.json
+	$(BIN)/foveal bench ema@neck "ema(start=identity)@neck" --models yolo11n -o benchmarks/results/models.json

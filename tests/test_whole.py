@@ -29,7 +29,6 @@ def quick(monkeypatch):
     torch.set_num_threads(before)
 
 
-@pytest.mark.host
 def test_whole_models_are_measured_in_every_form(quick):
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
     measured = bench("ema@P3,P4", models="yolo11n:2", rounds=2)
@@ -46,7 +45,6 @@ def test_whole_models_are_measured_in_every_form(quick):
             assert (row.added, row.resolution) == ((0, 0, 0), 0)
 
 
-@pytest.mark.host
 def test_a_form_that_is_wrong_in_a_model_is_not_timed(quick, monkeypatch):
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
     monkeypatch.setattr(rivals.ArticleEMA, "forward", lambda self, x: 0.9 * x * self.gn.weight.mean())
