@@ -84,7 +84,9 @@ def _cuda_forward(x, *rest):
 def _cuda_backward(dy, x, saved, *rest):
     *weights, _gain, groups, eps = rest
     x = _dense(x)
-    gradients = _cuda().backward(torch.empty_like(x).copy_(dy), x, saved, weights, groups, eps)
+    if dy.stride() != x.stride():
+        dy = torch.empty_like(x).copy_(dy)
+    gradients = _cuda().backward(dy, x, saved, weights, groups, eps)
     return *gradients, x.new_empty(0)
 
 
