@@ -283,7 +283,8 @@ def _measure(
 
 def _contenders(module: Attention, x: Tensor, training: bool, with_rivals: bool) -> list[_Contender]:
     """Who takes part, the yardstick first."""
-    picked = _picked(module, x, training)
+    chosen = module.chosen(x)
+    picked = chosen if chosen in forms(type(module)) else "reference"  # the form that "auto" runs
     found = []
     if (written := rivals.article(module)) is not None:
         found.append(_Contender("article", written))
@@ -300,14 +301,6 @@ def _contenders(module: Attention, x: Tensor, training: bool, with_rivals: bool)
         for name, (block, reason) in rivals.blocks(x).items():
             found.append(_Contender(name, block, reason, same=False))
     return found
-
-
-def _picked(module: Attention, x: Tensor, training: bool) -> str:
-    """The form that "auto" runs."""
-    module = copy.deepcopy(module).train(training)
-    module.form = "auto"
-    chosen = module.chosen(x.detach().requires_grad_(training))
-    return chosen if chosen in forms(type(module)) else "reference"
 
 
 def _run_first(contender: _Contender, gate: Gate, x: Tensor, dy: Tensor, training: bool) -> None:
@@ -336,8 +329,7 @@ def _flops(contender: _Contender, x: Tensor, dy: Tensor, training: bool, times: 
         out = module(x)
         if training:
             out.backward(dy)  # the counter cannot follow `autograd.grad`
-    counted = counter.get_total_flops() * times
-    return None if contender.name == "kernel" and not counted else counted
+    return counter.get_total_flops() * times
 
 
 def _convolution_backward(dy: Shape, x: Shape, weight: Shape, *rest, **_) -> int:

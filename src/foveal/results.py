@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import averages, bench, fairness, recording
+from . import averages, fairness, recording, timing
 from . import yolo as host
 from .cell import KINDS, Result
 from .costs import costs, device_of
@@ -101,7 +101,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
             "objects": len(truth.true_image),
         },
         "versions": versions(),
-        "machine": bench.environment(torch.device(device_of(found))),
+        "machine": timing.environment(torch.device(device_of(found))),
         "statistics": {"metric": "mAP50-95", "level": LEVEL, "margin": plan.margin, "resamples": averages.RESAMPLES},
         "power": {
             "seeds": seeds,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
+from ..kernels import memory_format
 
 FORMS = ("reference", "fast", "kernel")
 PLAIN = FORMS[:2]  # in plain torch operations, for every dtype and device
@@ -109,7 +110,7 @@ class Attention(nn.Module):
             out = getattr(self, form)(x).to(x.dtype)
             if gain is not None:
                 out = x + gain.view(-1, 1, 1).to(x.dtype) * (out - x)
-        return out if tracing else out.contiguous(memory_format=_memory_format(x))
+        return out if tracing else out.contiguous(memory_format=memory_format(x))
 
     def chosen(self, x: Tensor) -> str:
         """The form that "auto" stands for on `x`: the kernel where it can run, and `fast` in what is exported."""
@@ -217,9 +218,3 @@ def _rename(name: str, renamed: Mapping[str, str]) -> str:
         if name == theirs or name.startswith(theirs + "."):
             return ours + name[len(theirs) :]
     return name
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        return torch.channels_last
-    return torch.contiguous_format

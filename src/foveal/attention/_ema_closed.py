@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UserError
-from ._base import _memory_format
+from ..kernels import memory_format
 
 CHUNK_BYTES = 4_000_000  # of x: with a handful of temporaries as large it still fits the last cache of most machines
 
@@ -87,8 +87,8 @@ class _ClosedForm(torch.autograd.Function):
         x, *others = ctx.saved_tensors
         weights, kept = others[:6], others[6:]
         wants_x, wants_weights = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
-        x = x.contiguous(memory_format=_memory_format(x))
-        dy = dy.contiguous(memory_format=_memory_format(x))
+        x = x.contiguous(memory_format=memory_format(x))
+        dy = dy.contiguous(memory_format=memory_format(x))
         dx = torch.empty_like(x) if wants_x else None
         with torch.autocast(x.device.type, enabled=False):
             w = _prepare(weights, x.dtype, ctx.eps)
@@ -108,7 +108,7 @@ def _forward(
     x: Tensor, groups: int, eps: float, weights: tuple[Tensor, ...], keep: bool
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The output, and of every chunk `_Small` and the gate, with None for what would be too much to keep."""
-    x = x.contiguous(memory_format=_memory_format(x))
+    x = x.contiguous(memory_format=memory_format(x))
     y, kept, spare = torch.empty_like(x), [], 0
     with torch.autocast(x.device.type, enabled=False):
         w = _prepare(weights, x.dtype, eps)

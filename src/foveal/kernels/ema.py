@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from ..errors import UserError
-from . import ema_cpu
+from . import ema_cpu, memory_format
 
 _PARAMETERS = (
     "Tensor conv1x1, Tensor conv1x1_bias, Tensor gn, Tensor gn_bias, Tensor conv3x3, Tensor conv3x3_bias, Tensor? gain"
@@ -61,11 +61,6 @@ def _cuda() -> ModuleType:
     return ema_cuda
 
 
-def _dense(x: Tensor) -> Tensor:
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
 def _cpu_forward(x, *rest):
     *weights, gain, groups, eps, save = rest
     return ema_cpu.forward(x, weights, gain, groups, eps, save)
@@ -78,12 +73,12 @@ def _cpu_backward(dy, x, saved, *rest):
 
 def _cuda_forward(x, *rest):
     *weights, _gain, groups, eps, save = rest
-    return _cuda().forward(_dense(x), weights, groups, eps, save)
+    return _cuda().forward(x.contiguous(memory_format=memory_format(x)), weights, groups, eps, save)
 
 
 def _cuda_backward(dy, x, saved, *rest):
     *weights, _gain, groups, eps = rest
-    x = _dense(x)
+    x = x.contiguous(memory_format=memory_format(x))
     if dy.stride() != x.stride():
         dy = torch.empty_like(x).copy_(dy)
     gradients = _cuda().backward(dy, x, saved, weights, groups, eps)
