@@ -4,7 +4,6 @@ import itertools
 import json
 import shutil
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -247,22 +246,41 @@ def test_forms_take_turns(register):
     assert reference.repeats > 1
 
 
-def test_slower_means_a_speed_up_below_1(register):
-    register(fast=lambda self, x: (time.sleep(0.003), Toy.fast(self, x))[1])
-    reference, slow = bench("toy", **TINY, rounds=3, passes="train").rows
-    assert slow.speedup[2] < 1
-    assert slow.milliseconds[1] >= 3
-    assert slow.repeats < reference.repeats
+@pytest.fixture
+def lasting(monkeypatch):
+    """A function that tells a call how many milliseconds it takes, by a clock that moves on at nothing else."""
+    now, grain = 0.0, 0.1
+
+    def read():
+        nonlocal now
+        now += grain
+        return now / 1000
+
+    def make(call, milliseconds):
+        def lasts(*args):
+            nonlocal now
+            now += next(milliseconds) - grain
+            return call(*args)
+
+        return lasts
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=read))
+    return make
 
 
-def test_a_ratio_that_spreads_is_refused(register, monkeypatch, capsys):
-    register(reference=lambda self, x: (time.sleep(next(naps)), Toy.reference(self, x))[1])
-    naps = itertools.cycle([0.001, 0.004])
-    monkeypatch.setattr(timing, "SAMPLE", 1e-3)  # one call a sample
+def test_slower_means_a_speed_up_below_1(register, lasting):
+    register(reference=lasting(Toy.reference, itertools.repeat(1)), fast=lasting(Toy.fast, itertools.repeat(3)))
+    _, slow = bench("toy", **TINY, rounds=3, passes="train").rows
+    assert slow.speedup == pytest.approx([1 / 3] * 3)
+    assert slow.milliseconds == pytest.approx([3] * 3)
+
+
+def test_a_ratio_that_spreads_is_refused(register, lasting, monkeypatch, capsys):
+    register(reference=lasting(Toy.reference, itertools.cycle([1, 4])), fast=lasting(Toy.fast, itertools.repeat(1)))
     _, row = bench("toy", **{**FORWARD, "rounds": 6}).rows
     assert row.milliseconds
-    assert row.spread > 1
-    assert row.speedup is None or row.speedup[1] > 1 + row.spread
+    assert row.speedup is None
+    assert row.spread == pytest.approx(3)
     monkeypatch.setattr(timing, "resolved", lambda ratio: False)
     _, out, _ = foveal(monkeypatch, capsys, "bench", "toy", "--shapes", "32x3x4", "--passes", "forward")
     assert "noise" in out
