@@ -50,7 +50,8 @@ def fuse(model: nn.Module) -> nn.Module:
 
     A convolution (1 to 3 dimensions, transposed or not) takes up the batch norm that alone reads it. Of a sum whose
     terms are all a Conv2d or BatchNorm2d of the same tensor, the largest convolution takes up the others. `Identity`
-    and `Zero` are left in the places of what was taken up; all other names of the state dict stay.
+    and `Zero` are left in the places of what was taken up. A module that knows a cheaper form of itself (`folded()`, as
+    attentions and their identity start do) becomes that; all other names of the state dict stay.
 
     Not fused, because it would be another function or nobody can tell:
         - a norm before a convolution, a norm that is no batch norm, a batch norm without running statistics;
@@ -79,6 +80,9 @@ def fuse(model: nn.Module) -> nn.Module:
             what = f"{name or 'model'} is in train mode, where batch norms depend on the batch"
             raise UserError(what, "call model.eval() first")
     fused = copy.deepcopy(model)
+    for module in [*fused.modules()]:
+        if callable(fold := getattr(module, "folded", None)) and not _watched(module) and (folded := fold()):
+            _become(module, folded)
     names = collections.Counter(module for _, module in fused.named_modules(remove_duplicate=False))
     _fuse_inside(fused, {module for module, count in names.items() if count > 1})
     for module in fused.modules():

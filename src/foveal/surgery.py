@@ -38,6 +38,14 @@ class IdentityStart(nn.Module):
         """Blend the input with the attended input."""
         return self.attention(x, self.gain)
 
+    def folded(self) -> nn.Module | None:
+        """What computes the same at inference for less work: nothing at all where the gain is 0; None if nothing."""
+        if not self.gain.any():
+            return nn.Identity()
+        if bool((self.gain == 1).all()):
+            return self.attention.folded() or self.attention
+        return self.attention.folded(self.gain)
+
 
 IdentityStart.__module__ = "foveal"
 
@@ -57,7 +65,7 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
     Raises:
         UserError: the layer is a container without a call of its own, or uses the name `attention` itself.
     """
-    while isinstance(layer, nn.Sequential) and not _attended(layer):
+    while isinstance(layer, nn.Sequential) and not attended(layer):
         if not len(layer):
             raise UserError("an empty Sequential has no output to attend", "attach to the layer before it")
         layer = layer[-1]
@@ -65,7 +73,7 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
         raise UserError(
             f"a {type(layer).__name__} is never called, so it has no output to attend", "attach to a member"
         )
-    if not _attended(layer):
+    if not attended(layer):
         if hasattr(layer, "attention"):
             raise UserError(f"{type(layer).__name__} already has an attribute 'attention'", "attach to another layer")
         layer.attention = nn.Sequential()
@@ -75,7 +83,8 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
     return layer
 
 
-def _attended(layer: nn.Module) -> bool:
+def attended(layer: nn.Module) -> bool:
+    """Whether something is attached to a layer; it is in `layer.attention`."""
     return hasattr(type(layer), "_attended_base")
 
 

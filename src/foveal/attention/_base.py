@@ -128,6 +128,10 @@ class Attention(nn.Module):
         """The same function, fused with the gain; override where one exists."""
         raise NotImplementedError
 
+    def folded(self, gain: Tensor | None = None) -> "Attention | None":
+        """What computes the same at inference for less work, with the gain inside; None where there is nothing."""
+        return None
+
     @classmethod
     def from_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The authors' state dict in our names and shapes, ready for `load_state_dict`."""

@@ -24,6 +24,8 @@ Shapes: B batch, G groups, N = B*G slabs, C channels per group, H rows, W column
 Multiply-accumulates of a slab: reference 9*C*C*H*W + C*C*(H+W) + 2*C*H*W; fast 9*C*H*W + C*C*(H+W) + O(C*C).
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -157,11 +159,9 @@ class EMAttention(Attention):
         taps = self.conv3x3.weight.transpose(2, 3).reshape(per_group, per_group * 9)
         weights2 = F.linear(windows, taps, self.conv3x3.bias).softmax(1)  # [N, C]
 
-        # Facts 1 and 2: softmax(gn.bias) mixes the 3x3 kernels. As a depthwise convolution whose outputs are summed,
-        # because CPU libraries gain nothing from a convolution with a single output channel; for a compiler as shifted
-        # slices, which it fuses with what follows.
-        weights1 = self.gn.bias.softmax(0)
-        kernel = (weights1 @ self.conv3x3.weight.flatten(1)).view(per_group, 1, 3, 3).repeat(self.groups, 1, 1, 1)
+        # As a depthwise convolution whose outputs are summed, because CPU libraries gain nothing from one with a single
+        # output channel; for a compiler as shifted slices, which it fuses with what follows.
+        kernel, offset = self._mixed()
         if torch.compiler.is_compiling() and not exporting():
             padded = F.pad(x, (1, 1, 1, 1))
             taps = [(kernel[:, :, i, j, None], padded[:, :, i : i + height, j : j + width]) for i, j in _TAPS]
@@ -170,10 +170,26 @@ class EMAttention(Attention):
             local = F.conv2d(x, kernel, padding=1, groups=self.channels)
 
         scale = (weights2 * self.gn.weight).reshape(batch, self.channels, 1, 1)
-        shift = (weights2 @ self.gn.bias + weights1 @ self.conv3x3.bias).reshape(batch, self.groups, 1, 1)
+        shift = (weights2 @ self.gn.bias + offset).reshape(batch, self.groups, 1, 1)
         terms = local + instance_norm(x * (a * b), self.channels, self.gn.eps) * scale
         logits = terms.reshape(batch, self.groups, per_group, height, width).sum(2) + shift
         return logits.sigmoid()
+
+    def _mixed(self) -> tuple[Tensor, Tensor]:
+        """Facts 1 and 2: softmax(gn.bias) mixes the 3x3 kernels into one, (channels, 1, 3, 3), and their biases."""
+        weights1 = self.gn.bias.softmax(0)
+        kernel = (weights1 @ self.conv3x3.weight.flatten(1)).view(-1, 1, 3, 3).repeat(self.groups, 1, 1, 1)
+        return kernel, weights1 @ self.conv3x3.bias
+
+    def folded(self, gain: Tensor | None = None) -> Attention | None:
+        """A copy for inference: what depends on parameters only is computed, the gain of an identity start inside."""
+        if type(self) is not EMAttention:  # another function with the same parameters
+            return None
+        folded = copy.deepcopy(self).requires_grad_(False)
+        folded.__class__ = _Folded
+        for name, tensor in zip(("mixed_kernel", "offset", "gain"), (*self._mixed(), gain), strict=True):
+            folded.register_buffer(name, None if tensor is None else tensor.detach(), persistent=False)
+        return folded
 
     def _strip_gate(self, strip: Tensor) -> Tensor:
         """sigmoid(conv1x1) along a strip of row or column means, (B, channels, L) to the same."""
@@ -182,6 +198,25 @@ class EMAttention(Attention):
         # A product and a sum, because starting a convolution costs more than one so small computes.
         logits = self.conv1x1.weight.flatten(1) @ slabs + self.conv1x1.bias.unsqueeze(1)
         return logits.sigmoid().reshape(batch, self.channels, length)
+
+
+class _Folded(EMAttention):
+    """EMA with constants in the place of what depends on its parameters only: x * (1 - gain + gain * gate)."""
+
+    def forward(self, x: Tensor, gain: None = None) -> Tensor:
+        """The attended input, blended with the input by the gain that is inside."""
+        return super().forward(x, None if exporting() else self.gain)
+
+    def _mixed(self) -> tuple[Tensor, Tensor]:
+        return self.mixed_kernel, self.offset
+
+    def _weigh(self, x: Tensor, gate_BGHW: Tensor) -> Tensor:
+        if self.gain is None or not exporting():
+            return super()._weigh(x, gate_BGHW)
+        batch, _, height, width = x.shape
+        slabs = x.reshape(batch, self.groups, -1, height, width)
+        gain = self.gain.view(self.groups, -1, 1, 1).to(x.dtype)
+        return (slabs * (gate_BGHW.unsqueeze(2).to(x.dtype) * gain + (1 - gain))).reshape(x.shape)
 
 
 def _window_means(x: Tensor, dim: int) -> Tensor:
