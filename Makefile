@@ -46,6 +46,7 @@ docs: $(VENV)/ready ## Write docs/attentions.md from the cards, and the tables o
 	$(BIN)/python docs/attentions.py > docs/attentions.md
 	$(BIN)/python benchmarks/schema.py > benchmarks/schema.json
 	$(BIN)/python docs/kernels.py
+	$(BIN)/python docs/export.py
 
 # Alone on the machine: about half an hour on two cores.
 bench: $(VENV)/ready ## Measure EMA's forms and whole models into benchmarks/results

@@ -34,6 +34,7 @@ _HOMES = {
     "TripletAttention": "attention",
     "UserError": "errors",
     "add": "graft",
+    "export": "deploy",
     "fuse": "fusion",
 }
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_bench, cli_study
+from . import cli_bench, cli_deploy, cli_study, cli_view
 from .errors import UserError
 from .printing import load_host, print_json, print_table
 
@@ -127,9 +127,12 @@ def yolo(context: typer.Context) -> None:
     command(context.args)
 
 
+app.command()(cli_deploy.convert)
+app.command()(cli_deploy.export)
 app.add_typer(cli_study.app, name="study")
 app.command()(cli_study.audit)
 app.command()(cli_study.demo)
+app.command()(cli_view.view)
 
 
 def main() -> None:

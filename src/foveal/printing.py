@@ -3,8 +3,9 @@
 import contextlib
 import importlib
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 def say(text: str) -> None:
@@ -16,6 +17,20 @@ def load_host() -> None:
     """Import Ultralytics so that its log, and what it prints when it is first used, go to stderr."""
     with contextlib.redirect_stdout(sys.stderr):
         importlib.import_module("foveal.yolo")
+
+
+@contextlib.contextmanager
+def only_talk() -> Iterator[None]:
+    """Whatever is printed meanwhile, also by programs that are started, goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def print_json(data: object) -> None:

@@ -1,0 +1,90 @@
+"""Exports every attention to every format that can be run here, and compares.
+
+python benchmarks/matrix.py WEIGHTS.pt
+
+WEIGHTS are those of a trained yolo11n. Each attention is put at its neck, with parameters drawn anew and the gains of
+its identity start between 0.2 and 0.8, because a fresh one has none and is left out of the file. Results are kept in
+benchmarks/results/export.json after every attention, so that an interrupted run goes on; docs/export.py makes the
+tables.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+import foveal
+from foveal import ATTENTIONS, IdentityStart
+from foveal import yolo as host
+from foveal.deploy import export
+from foveal.files import write_whole
+from foveal.timing import environment
+
+RESULTS = Path(__file__).parent / "results" / "export.json"
+SIZE = 160
+SPECS = {"sa": "sa(groups=8)"}  # whose default does not fit 64 channels
+MODES = {
+    "onnx": ({}, {"dynamic": True}, {"half": True}),
+    "openvino": ({}, {"dynamic": True}, {"half": True}),
+    "torchscript": ({}, {"dynamic": True}),
+    "ncnn": ({}, {"half": True}),
+    "mnn": ({}, {"half": True}),
+}
+
+
+def attended(weights: Path, name: str, target: Path) -> Path:
+    """A file with the attention at the neck, and numbers in it that make a difference."""
+    foveal.add(weights, SPECS.get(name, name), at="neck", output=target, force=True)
+    model = host.load(target)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(tensor: torch.Tensor, low: float, high: float) -> None:
+        tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+
+    with torch.no_grad():
+        for start in model.model.modules():
+            if isinstance(start, IdentityStart):
+                draw(start.gain, 0.2, 0.8)
+                for parameter in start.attention.parameters():
+                    if parameter.dim() < 2:  # biases and norms, whose zeros and ones hide what multiplies them
+                        parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+                for key, buffer in start.attention.named_buffers():
+                    if key.endswith("running_mean"):
+                        draw(buffer, -0.3, 0.3)
+                    elif key.endswith("running_var"):
+                        draw(buffer, 0.5, 1.5)
+    write_whole(target, lambda path: torch.save(host.checkpoint(model.model, model.ckpt), path))
+    return target
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--anew", action="store_true", help="forget what is there")
+    given = parser.parse_args()
+    kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() and not given.anew else []
+    versions = {}
+    for name in ATTENTIONS:
+        if any(row["attention"] == name for row in kept):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            file = attended(given.weights, name, Path(folder) / "model.pt")
+            for form, modes in MODES.items():
+                for mode in modes:
+                    found = export(file, format=form, imgsz=SIZE, device="cpu", **mode)
+                    versions |= found.versions
+                    row = {"attention": name, "format": form, "mode": next(iter(mode), "static"), "wrong": found.wrong}
+                    row["cases"] = [dataclasses.asdict(case) for case in found.cases]
+                    row["plain"] = {str(exact): dataclasses.asdict(apart) for exact, apart in found.plain.items()}
+                    kept.append(row)
+                    print(name, form, row["mode"], found.wrong or "agrees", flush=True)
+        report = {"size": SIZE, "environment": environment(torch.device("cpu")), "versions": versions, "rows": kept}
+        write_whole(RESULTS, lambda part, report=report: part.write_text(json.dumps(report, indent=1)))
+
+
+if __name__ == "__main__":
+    main()

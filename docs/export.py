@@ -1,0 +1,108 @@
+"""Writes the tables of docs/export.md from benchmarks/results: python docs/export.py.
+
+export.json comes from benchmarks/matrix.py, deployed.json from benchmarks/deployed.py.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from kernels import NOT_YET, RESULTS, filled
+
+PAGE = Path(__file__).with_name("export.md")
+FULL = ("onnx static", "onnx dynamic", "openvino static", "openvino dynamic", "torchscript static",
+        "torchscript dynamic", "ncnn static")  # fmt: skip
+ROUNDED = ("onnx half", "openvino half", "openvino default", "ncnn half", "mnn static", "mnn half")
+
+
+def table(heads: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [heads, ["---"] * len(heads), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def by_attention(report: Mapping) -> dict[str, dict[str, Mapping]]:
+    """Rows by attention and then by format and mode."""
+    found: dict[str, dict[str, Mapping]] = {}
+    for row in report["rows"]:
+        found.setdefault(row["attention"], {})[f"{row['format']} {row['mode']}"] = row
+    return found
+
+
+def largest(row: Mapping) -> str:
+    """Over all cases that ran in full precision."""
+    if row["wrong"]:
+        return f"**{row['wrong']}**"
+    return f"{max(case['apart']['boxes']['largest'] for case in row['cases'] if case['exact']):.0e}"
+
+
+def rms(row: Mapping, exact: bool) -> str:
+    """That of the model, and in brackets that of the same model without attention."""
+    if row["wrong"]:
+        return f"**{row['wrong']}**"
+    ours = max(case["apart"]["boxes"]["rms"] for case in row["cases"] if case["exact"] == exact)
+    plain = row["plain"].get(str(exact))
+    return f"{ours:.1g} ({plain['boxes']['rms']:.1g})" if plain else f"{ours:.1g}"
+
+
+def full(report: Mapping) -> str:
+    """Formats that keep full precision."""
+    body = [
+        [f"`{name}`", *(largest(rows[key]) if key in rows else "" for key in FULL)]
+        for name, rows in by_attention(report).items()
+    ]
+    return table(["attention", *FULL], body)
+
+
+def rounded(report: Mapping) -> str:
+    """Formats that round."""
+    body = []
+    for name, rows in by_attention(report).items():
+        rows = {**rows, "openvino default": rows.get("openvino dynamic")}
+        cells = [rms(rows[key], key != "openvino default") if rows.get(key) else "" for key in ROUNDED]
+        body.append([f"`{name}`", *cells])
+    return table(["attention", *ROUNDED], body)
+
+
+def conditions(report: Mapping) -> str:
+    """Versions and machine."""
+    said = report["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in report.get("versions", {}).items())
+    machine = f"{said['cpu']}, {said['threads']} thread{'s' if said['threads'] > 1 else ''}, {said['date']}"
+    return f"{versions + '; ' if versions else ''}{machine}."
+
+
+def latency(report: Mapping) -> str:
+    """Milliseconds of both files and their ratio with its quartiles."""
+    body = []
+    for row in report["rows"]:
+        low, median, high = row["ratio"]
+        gain = row["gain"] if isinstance(row["gain"], str) else f"{row['gain']:g}"
+        times = [f"{row[name][1]:.1f}" for name in ("stock", "deployed")]
+        body.append([f"`{row['attention']}`", gain, row["format"], *times, f"{median:.3f} ({low:.3f}-{high:.3f})"])
+    heads = ["attention", "gains", "runtime", "stock, ms", "deployed, ms", "times as fast (quartiles)"]
+    return f"{conditions(report)}\n\n{table(heads, body)}"
+
+
+def sections() -> dict[str, str]:
+    """Every section by name."""
+    found = {}
+    for name in ("export", "deployed"):
+        file = RESULTS / f"{name}.json"
+        found[name] = json.loads(file.read_text()) if file.exists() else None
+    matrix, times = found["export"], found["deployed"]
+    return {
+        "conditions": conditions(matrix) if matrix else NOT_YET["en"],
+        "full": full(matrix) if matrix else NOT_YET["en"],
+        "rounded": rounded(matrix) if matrix else NOT_YET["en"],
+        "latency": latency(times) if times else NOT_YET["en"],
+    }
+
+
+def main() -> None:
+    """Fill the page."""
+    PAGE.write_text(filled(PAGE.read_text(), sections()))
+
+
+if __name__ == "__main__":
+    main()

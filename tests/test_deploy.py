@@ -1,0 +1,357 @@
+"""Exports: what is wrong is found and named, what is right passes, and only that gets its name."""
+
+import copy
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import foveal
+from foveal import ATTENTIONS, IdentityStart, UserError, cli, deploy, exporter, parity, surgery
+from foveal import yolo as host
+from foveal.exporter import Kind
+from foveal.parity import Apart, Difference
+from helpers import filled, fitting
+
+SMALL = {"imgsz": 96, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def attended(weights, tmp_path_factory) -> Path:
+    """Trained weights with EMA at the neck, and gains and parameters that make a difference."""
+    file = tmp_path_factory.mktemp("attended") / "model.pt"
+    foveal.add(weights, "ema", at="neck", output=file)
+    model = host.load(file)
+    generator = torch.Generator().manual_seed(0)
+    for start in model.model.modules():
+        if isinstance(start, IdentityStart):
+            filled(start.attention)
+            start.gain.data = 0.2 + 0.6 * torch.rand(start.gain.shape, generator=generator)
+    torch.save(host.checkpoint(model.model, model.ckpt), file)
+    return file
+
+
+class Frozen(nn.Module):
+    """Attentions as they circulate, each of which knows only the size at which it was traced."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        height = int(x.shape[2])
+        if self.how == "pool":
+            return x * nn.AdaptiveAvgPool2d((None, 1))(x).sigmoid()
+        if self.how == "reshape":
+            return x * x.mean(3).reshape(x.shape[0], x.shape[1], height, 1).sigmoid()
+        return x * x[:, :, : height // 2].mean((2, 3), keepdim=True).sigmoid()
+
+
+def frozen(how: str, weights: Path, folder: Path) -> Path:
+    model = host.load(weights)
+    surgery.attach(model.model.model[16], Frozen(how)).foveal = host.Registered
+    torch.save(host.checkpoint(model.model, model.ckpt), folder / "frozen.pt")
+    return folder / "frozen.pt"
+
+
+def command(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["foveal", *map(str, arguments)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = end.code or 0
+    return code, *capsys.readouterr()
+
+
+# Folding -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gain", [None, 0.0, 1.0, "drawn"])
+def test_emas_folded_form_is_the_same_function(gain):
+    attention = filled(foveal.EMAttention(64, groups=8).double())
+    module = attention if gain is None else IdentityStart(attention, 64).double()
+    if gain is not None:
+        module.gain.data = torch.rand(64).double() if gain == "drawn" else torch.full((64,), gain).double()
+    before = copy.deepcopy(module.state_dict())
+    folded = foveal.fuse(nn.Sequential(module).eval())
+    assert type(folded[0]) is (nn.Identity if gain == 0 else type(attention.folded()))
+    traced = torch.jit.trace(folded, torch.randn(1, 64, 8, 8).double(), check_trace=False)
+    for shape in ((1, 64, 8, 8), (3, 64, 5, 11)):
+        x = torch.randn(shape).double()
+        for run in (folded, traced):
+            torch.testing.assert_close(run(x), module(x), rtol=1e-12, atol=1e-12)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_a_folded_graph_computes_nothing_from_parameters_alone():
+    folded = foveal.fuse(nn.Sequential(foveal.EMAttention(64, groups=8)).eval())
+    graph = torch.jit.trace(folded, torch.randn(1, 64, 8, 8), check_trace=False).inlined_graph
+    softmaxes = [node for node in graph.nodes() if node.kind() == "aten::softmax"]
+    assert len(softmaxes) == 1  # that of the means, which depends on the input
+
+
+@pytest.mark.parametrize("cls", ATTENTIONS.values(), ids=ATTENTIONS)
+@pytest.mark.parametrize("gain", [0.0, 0.4, 1.0])
+def test_every_attention_is_deployed_as_the_function_it_was(cls, gain):
+    start = IdentityStart(filled(fitting(cls, 64)), 64)
+    start.gain.data.fill_(gain)
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), start).eval()
+    deployed = deploy.deployed(model)
+    x = torch.randn(2, 3, 12, 9)
+    expected = model(x)
+    torch.testing.assert_close(deployed(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert isinstance(deployed[1], nn.Identity) is (gain == 0)
+    assert not [m for m in deployed.modules() if isinstance(m, nn.BatchNorm2d)] or not _conv_norms(cls)
+    assert model[1] is start
+
+
+def _conv_norms(cls) -> bool:
+    return any(type(module).__name__ == "ConvNorm" for module in fitting(cls, 64).modules())
+
+
+# Comparing ---------------------------------------------------------------------------------------------------------
+
+
+DETECT = Kind("detect", 2, rows=False, unit=False)
+SIZE = (64, 96)
+
+
+def raw(*boxes: tuple[float, ...], more: int = 0) -> torch.Tensor:
+    """(1, 4 + 2 + more, boxes) as a detector's: centre, width, height, confidences of two classes."""
+    return torch.tensor([[*box, *[0.5] * more] for box in boxes]).T[None].contiguous()
+
+
+FOUND = raw((20, 20, 10, 10, 0.9, 0.1), (60, 40, 20, 8, 0.2, 0.7), (10, 50, 6, 6, 0.05, 0.01))
+
+
+def test_equal_outputs_are_not_apart():
+    found = parity.apart([FOUND], [FOUND.clone()], DETECT, SIZE)
+    assert found == Apart(Difference(0, 0), Difference(0, 0), None, 2, 0, 0, 0)
+
+
+def test_differences_are_measured_before_and_after_suppression():
+    other = FOUND.clone()
+    other[0, 0, 0] += 0.5
+    other[0, 4, 0] -= 0.1
+    other[0, 1, 2] += 3  # of a box that nobody keeps
+    found = parity.apart([FOUND], [other], DETECT, SIZE)
+    assert (found.boxes.largest, found.boxes.rms) == (3, pytest.approx(math.sqrt((0.25 + 9) / 12)))
+    assert found.scores.largest == pytest.approx(0.1)
+    assert (found.kept, found.unmatched, found.kept_boxes) == (2, 0, 0.5)
+    assert found.kept_scores == pytest.approx(0.1)
+
+
+def test_boxes_that_only_one_finds_are_counted():
+    other = FOUND.clone()
+    other[0, 5, 1] = 0.1  # no longer above the threshold, by more than it differs elsewhere
+    found = parity.apart([FOUND], [other], DETECT, SIZE)
+    assert (found.kept, found.unmatched) == (2, 0)  # twice the difference excuses it
+    moved = FOUND.clone()
+    moved[0, 0, 1] -= 30
+    assert parity.apart([FOUND], [moved], DETECT, SIZE).unmatched == 2
+    turned = FOUND.clone()
+    turned[0, [4, 5], 0] = turned[0, [5, 4], 0]
+    assert parity.apart([FOUND], [turned], DETECT, SIZE).kept_boxes == 0
+
+
+def test_what_is_no_number_is_infinitely_wrong():
+    other = FOUND.clone()
+    other[0, 2, 1] = math.nan
+    assert parity.apart([FOUND], [other], DETECT, SIZE).boxes.largest == math.inf
+    rows = torch.tensor([[[0, 0, 9, 9, 0.9, 1], [5, 5, 20, 30, 0.6, 0]]])
+    broken = rows.clone()
+    broken[0, 0, 2] = math.nan
+    found = parity.apart([rows], [broken], Kind("detect", 2, rows=True, unit=False), SIZE)
+    assert found.boxes.largest > 9
+
+
+def test_masks_and_key_points_are_measured_by_their_size():
+    true, got = raw((20, 20, 10, 10, 0.9, 0.1), more=3), raw((20, 20, 10, 10, 0.9, 0.1), more=3)
+    got[0, 7] += 0.1
+    masks = torch.full((1, 2, 4, 4), 8.0)
+    found = parity.apart([true, masks], [got, masks + 4], Kind("segment", 2, rows=False, unit=False), SIZE)
+    assert found.rest.largest == pytest.approx(0.5)
+    assert parity.apart([true, masks], [got, masks], DETECT, SIZE).rest.largest == pytest.approx(0.2)
+
+
+def test_rows_are_found_in_any_order():
+    rows = torch.tensor([[[0, 0, 9, 9, 0.9, 1], [5, 5, 20, 30, 0.6, 0], [1, 1, 2, 2, 0.001, 0]]])
+    kind = Kind("detect", 2, rows=True, unit=False)
+    shuffled = rows[:, [1, 0, 2]].clone()
+    shuffled[0, 2, :4] += 40  # too faint to tell
+    found = parity.apart([rows], [shuffled], kind, SIZE)
+    assert (found.boxes.largest, found.scores.largest, found.kept, found.unmatched) == (0, 0, 2, 0)
+    shuffled[0, 0, 0] += 2
+    assert parity.apart([rows], [shuffled], kind, SIZE).boxes.largest == 2
+
+
+def test_fractions_of_the_image_become_pixels():
+    rows = torch.tensor([[[0.5, 0.5, 0.2, 0.2, 0.9, 0.0], [0.2, 0.3, 0.1, 0.1, 0.1, 0.0]]])
+    other = rows.clone()
+    other[0, 0, 0] += 0.01
+    found = parity.apart([rows], [other], Kind("detect", 2, rows=True, unit=True), SIZE)
+    assert found.boxes.largest == pytest.approx(0.96, rel=1e-4)  # of 96 columns
+    assert found.kept_boxes == pytest.approx(0.96, rel=1e-4)
+
+
+def test_other_shapes_are_said():
+    assert "(1, 6, 2)" in parity.apart([FOUND], [FOUND[..., :2]], DETECT, SIZE)
+    assert parity.apart([torch.ones(1, 5)], [torch.ones(1, 5)], Kind("classify", 5, False, False), SIZE).boxes is None
+
+
+def difference(largest: float, rms: float) -> Apart:
+    return Apart(boxes=Difference(largest, rms), scores=Difference(0, 0), kept=3, unmatched=0)
+
+
+@pytest.mark.parametrize(
+    ("apart", "plain", "wrong"),
+    [
+        (difference(9e-4, 1e-5), None, ""),
+        (difference(2e-3, 1e-4), None, "boxes differ by up to 0.002 pixels, rms 0.0001"),
+        (difference(8.0, 0.5), difference(2.0, 0.3), ""),  # a large one, but on the whole no more than the format
+        (difference(2.0, 0.7), difference(8.0, 0.3), "rms 0.7; without attention 8, 0.3"),
+        (difference(math.inf, math.inf), difference(8.0, 0.3), "inf"),
+        (Apart(scores=Difference(1e-3, 1e-3)), None, "confidences differ by up to 0.001, rms 0.001"),
+    ],
+)
+def test_what_passes(apart, plain, wrong):
+    case = deploy.Case((64, 64), 1, True, apart, "")
+    said = deploy._wrong(case, plain)
+    assert wrong in said
+    assert bool(said) == bool(wrong)
+
+
+def test_boxes_found_by_one_only_fail():
+    apart = Apart(boxes=Difference(0, 0), scores=Difference(0, 0), kept=3, unmatched=1)
+    assert "1 boxes are found by only one" in deploy._wrong(deploy.Case((64, 64), 1, True, apart, ""), None)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((640, 640), [(640, 640), (832, 832), (320, 640)]), ((32, 32), [(32, 32), (64, 64), (32, 64)])],
+)
+def test_dynamic_files_are_run_at_three_sizes(size, expected, attended):
+    written = exporter.Written(Path(), size, 1, True, 32, 3, None, None, None, None, DETECT)
+    assert deploy._sizes(written) == expected
+    assert any(height != width for height, width in expected)
+
+
+# Whole exports -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "mode"), [("onnx", {"dynamic": True}), ("openvino", {"dynamic": True}), ("torchscript", {}), ("ncnn", {})]
+)
+def test_a_model_with_attention_passes(form, mode, attended, tmp_path, monkeypatch, capsys):
+    for package in exporter.PACKAGES[form]:
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    file = tmp_path / "best.pt"
+    shutil.copy(attended, file)
+    settings = [f"{key}={value}" for key, value in {"format": form, **mode, **SMALL}.items()]
+    code, out, err = command(monkeypatch, capsys, "export", file, *settings, "--json")
+    found = json.loads(out)
+    assert (code, found["wrong"]) == (0, ""), err
+    assert {(*case["size"], case["batch"]) for case in found["cases"] if case["exact"]} == (
+        {(*size, batch) for size in ((96, 96), (128, 128), (32, 96)) for batch in (1, 4)} if mode else {(96, 96, 1)}
+    )
+    assert Path(found["output"]).exists()
+    assert json.loads(Path(found["output"] + ".parity.json").read_text()) == found
+    assert ".foveal-" not in err
+    assert {path.name for path in tmp_path.iterdir()} == {
+        file.name,
+        Path(found["output"]).name,
+        Path(found["output"]).name + ".parity.json",
+    }
+    again = host.YOLO(found["output"], task="detect").predict(exporter.PICTURES[0], imgsz=96, verbose=False)
+    assert len(again) == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "form", "size", "layer"),
+    [
+        ("pool", "onnx", "any size but 96 x 96", ""),
+        ("reshape", "onnx", "at 128 x 128 pixels, batch 1: the file does not run", "the attention of row 16, C3k2"),
+        ("slice", "onnx", "at 128 x 128 pixels, batch 1: boxes differ by", "the attention of row 16, C3k2"),
+        ("slice", "torchscript", "at 128 x 128 pixels, batch 1: boxes differ by", ""),
+    ],
+)
+def test_a_size_that_is_frozen_is_named(how, form, size, layer, weights, tmp_path, monkeypatch, capsys):
+    file = frozen(how, weights, tmp_path)
+    (tmp_path / f"frozen.{form}").write_text("an earlier one")
+    code, out, _ = command(monkeypatch, capsys, "export", file, f"format={form}", "dynamic=True", "imgsz=96")
+    assert code == 1
+    assert size in out
+    assert layer in out
+    assert (tmp_path / f"frozen.{form}").read_text() == "an earlier one"
+    assert size in json.loads((tmp_path / f"frozen.{form}.parity.json").read_text())["wrong"]
+
+
+def test_an_attention_left_out_would_be_noticed(attended, tmp_path, monkeypatch):
+    monkeypatch.setattr(deploy, "deployed", deploy.without_attentions)
+    file = tmp_path / "best.pt"
+    shutil.copy(attended, file)
+    found = foveal.export(file, format="torchscript", **SMALL)
+    assert "boxes differ" in found.wrong
+    assert not (tmp_path / "best.torchscript").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "form", "settings"),
+    [
+        ("yolo26n.yaml", "onnx", {"dynamic": True}),
+        ("yolo11n-seg.yaml", "onnx", {"dynamic": True}),
+        ("yolo11n-pose.yaml", "torchscript", {}),
+        ("yolo11n-obb.yaml", "torchscript", {}),
+        ("yolo11n-cls.yaml", "onnx", {}),
+        ("rtdetr-l.yaml", "torchscript", {}),
+        ("yolo11n.yaml", "torchscript", {"nms": True}),
+        ("yolo11n.yaml", "onnx", {"dynamic": True, "half": True}),
+    ],
+)
+def test_every_task_and_kind_of_output(name, form, settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    foveal.add(name, "ema", at="P5" if "cls" not in name else "backbone", output=name)
+    found = foveal.export(name, format=form, **SMALL, **settings)
+    assert not found.wrong
+    assert found.cases
+    assert Path(found.output).exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["format=onyx"], "there is no export format 'onyx'"),
+        (["format=onnx", "int8=True"], "int8 needs images to calibrate on"),
+        (["format=onnx", "dynamo=True"], "dynamo"),
+        (["onnx"], "cannot read 'onnx'"),
+        (["format=onnx", "data=nowhere.yaml", "imgsz=96"], "nowhere.yaml"),
+    ],
+)
+def test_what_cannot_be_exported(arguments, message, attended, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "best.pt"
+    shutil.copy(attended, file)
+    code, out, err = command(monkeypatch, capsys, "export", file, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not out
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_a_runtime_that_is_missing_is_named(attended, monkeypatch):
+    monkeypatch.setitem(exporter.PACKAGES, "onnx", ("nowhere_to_be_found",))
+    with pytest.raises(UserError, match="format=onnx needs nowhere_to_be_found"):
+        foveal.export(attended, format="onnx")
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="there is no file"):
+        foveal.export(tmp_path / "no.pt", format="onnx")
+    assert not [*tmp_path.iterdir()]
