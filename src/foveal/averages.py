@@ -1,13 +1,12 @@
 """Averages of stored detections over resampled images: the slow part of a report, computed once for each cell."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import yolo as host
-from .detections import SIZES, Detections, save_arrays
+from .detections import SIZES, UNREADABLE, Detections, save_arrays
 from .verdict import average_precision, draw_images
 
 RESAMPLES = 2000  # the same draws for every cell of a study
@@ -32,8 +31,9 @@ def load(folder: Path, kind: str) -> dict[str, NDArray]:
     kept = folder / f"averages-{kind}.npz"
     try:
         with np.load(kept) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, zipfile.BadZipFile):
+            if {"classes", "map"} <= {*arrays}:
+                return dict(arrays)
+    except UNREADABLE:
         pass
     found = Detections.load(folder / f"{kind}.npz")
     counts = image_counts(len(found.name))

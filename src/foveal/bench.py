@@ -31,6 +31,7 @@ from .spec import Spec
 from .timing import Quartiles, environment
 
 SCHEMA = 1
+LARGEST = 4e9  # values of an input: beyond, times of pages that come and go
 DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 PASSES = ("forward", "train")
@@ -179,7 +180,7 @@ def bench(
     settings = {
         "attentions": [str(spec) for spec in specs],
         "shapes": _items(shapes) or ([] if models else [SHAPES]),
-        "batch": [_at_least_1("batch", size) for size in _items(batch)],
+        "batch": [_at_least_1("batch", size) for size in _items(batch)] or [1],
         "dtype": _known("dtype", dtype, DTYPES),
         "layout": _known("layout", layout, LAYOUTS),
         "passes": _known("passes", passes, PASSES),
@@ -194,6 +195,9 @@ def bench(
     cases = [shape for text in settings["shapes"] for shape in read(text)]
     if "train" in settings["passes"] and any(b * h * w == 1 for b in settings["batch"] for _, h, w in cases):
         raise UserError("a batch norm cannot train on one value per channel", "give batch=2 or a larger map")
+    for number, (c, h, w) in itertools.product(settings["batch"], cases):
+        if number * c * h * w > LARGEST:
+            raise UserError(f"batch={number} of {c}x{h}x{w} has more than {LARGEST:.0e} values", "batch=1 of 256x40x40")
     place, target = timing.device_named(device), output and _target(Path(output))
     # All are built before any is timed, so that a mistake in the last one shows at once.
     bare = [Spec(spec.name, spec.arguments) for spec in specs]
@@ -361,8 +365,9 @@ def _at_least_1(name: str, value: object) -> int:
     text = str(value)
     if not text.isdecimal():
         raise UserError(f"cannot read {name}={text!r} as a number", f"write {name}=1")
-    if int(text) < 1:
-        raise UserError(f"{name}={text} is too small", f"{name}=1 is the least")
+    if len(text) > 9 or int(text) < 1:
+        small = not int(text)
+        raise UserError(f"{name}={text} is too {'small' if small else 'large'}", f"{name}=1 is the least")
     return int(text)
 
 

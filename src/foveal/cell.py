@@ -10,6 +10,8 @@ import json
 import pickle
 import shutil
 import sys
+import types
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,7 +23,7 @@ from filelock import FileLock, Timeout
 from . import averages, recording
 from . import yolo as host
 from .dataset import Contents, contents
-from .errors import UserError
+from .errors import UserError, shown
 from .files import write_whole
 from .graft import add
 from .plan import Cell, Plan, versions
@@ -83,11 +85,33 @@ class Result:
 
     @classmethod
     def load(cls, folder: Path) -> "Result | None":
-        """The result in a cell's folder, None if there is none."""
+        """The result in a cell's folder, None if there is none.
+
+        Raises:
+            UserError: a value in it is of another type.
+        """
         try:
-            return cls(**json.loads((folder / RESULT).read_text()))
-        except (FileNotFoundError, NotADirectoryError, TypeError, ValueError):  # also one of another release
+            found = cls(**json.loads((folder / RESULT).read_text()))
+        except (FileNotFoundError, NotADirectoryError, RecursionError, TypeError, ValueError):  # or of another release
             return None
+        for field in dataclasses.fields(cls):
+            if not _is_a(value := getattr(found, field.name), field.type):
+                raise UserError(
+                    f"{folder / RESULT} is damaged: {field.name} is {shown(value)}",
+                    "delete its folder and run the study again",
+                )
+        return found
+
+
+def _is_a(value: object, kind: object) -> bool:
+    """Whether a value read from JSON has the type of a field of `Result`."""
+    options = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_is_a(value, option) for option in options)
+    if options:  # a list, or a dictionary by strings
+        parts = value.values() if isinstance(value, dict) else value
+        return isinstance(value, typing.get_origin(kind)) and all(_is_a(part, options[-1]) for part in parts)
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 @contextlib.contextmanager

@@ -6,11 +6,11 @@ stand inside the commands, so that `foveal --help` is instant.
 
 import dataclasses
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from . import cli_bench, cli_deploy, cli_study, cli_view
+from . import cli_bench, cli_deploy, cli_explain, cli_study, cli_view
 from .errors import UserError
 from .printing import load_host, print_json, print_table
 
@@ -129,6 +129,7 @@ def yolo(context: typer.Context) -> None:
 
 app.command()(cli_deploy.convert)
 app.command()(cli_deploy.export)
+app.command()(cli_explain.explain)
 app.add_typer(cli_study.app, name="study")
 app.command()(cli_study.audit)
 app.command()(cli_study.demo)
@@ -140,8 +141,17 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"error: {error.message}\n\nhint: {error.hint}", file=sys.stderr)
-        sys.exit(2)
+        _mistaken(error.message, error.hint)
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        if error.filename is None:
+            raise
+        _mistaken(f"cannot use {str(error.filename)!r}: {error.strerror}", "check the path, and who may read it")
+
+
+def _mistaken(message: str, hint: str) -> NoReturn:
+    error, hint = (" ".join(text.splitlines()) for text in (message, hint))
+    print(f"error: {error}\n\nhint: {hint}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _entry(cls: type) -> dict:

@@ -92,7 +92,8 @@ def study_cells(folder: _Folder) -> None:
     _load_studies()
     from .study import Study
 
-    print("\n".join(Study(folder).commands()))
+    for command in Study(folder).commands():
+        print(command)
 
 
 @app.command("cell")

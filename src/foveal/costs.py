@@ -15,6 +15,7 @@ from .files import write_whole
 from .study import Study
 
 FILE = "costs.json"
+NOTHING = dict.fromkeys(("flops", "image_size", "milliseconds", "latency_ratio", "runtime"))
 
 
 def costs(study: Study, found: Mapping[tuple[str, int], Result], measure: bool = False) -> dict[str, dict[str, object]]:
@@ -42,10 +43,9 @@ def costs(study: Study, found: Mapping[tuple[str, int], Result], measure: bool =
     for arm in study.plan.arms:
         mine = [result for (name, _), result in found.items() if name == arm.name]
         peaks = [result.peak_bytes for result in mine if result.peak_bytes]
-        nothing = {"flops": None, "image_size": size, "milliseconds": None, "latency_ratio": None, "runtime": None}
         table[arm.name] = {
             "parameters": mine[0].parameters if mine else None,
-            **kept.get(arm.name, nothing),
+            **kept.get(arm.name, {**NOTHING, "image_size": size}),
             "peak_bytes": max(peaks, default=None),
             "train_seconds": [result.seconds for result in mine],
         }
@@ -53,17 +53,35 @@ def costs(study: Study, found: Mapping[tuple[str, int], Result], measure: bool =
 
 
 def _kept_costs(path: Path) -> dict[str, dict]:
+    """What an earlier call kept; nothing where that is not what it wrote."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        kept = json.loads(path.read_text())
+        return kept if all(_is_cost(cost) for cost in kept.values()) else {}
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
+
+
+def _is_cost(cost: object) -> bool:
+    if not isinstance(cost, dict) or set(cost) != set(NOTHING):
+        return False
+    spreads = [cost[key] for key in ("milliseconds", "latency_ratio")]
+    numbers = [
+        cost["flops"],
+        cost["image_size"],
+        *(n for spread in spreads if isinstance(spread, list) for n in spread),
+    ]
+    return (
+        all(type(number) in (int, float) for number in numbers)
+        and all(spread is None or (isinstance(spread, list) and len(spread) == 3) for spread in spreads)
+        and (cost["runtime"] is None or isinstance(cost["runtime"], str))
+    )
 
 
 @torch.inference_mode()
 def _measure(weights: dict[str, Path], size: int, device: str, timed: bool) -> dict[str, dict[str, object]]:
     """FLOPs of one image, and the milliseconds it takes, the models in turns and as the host deploys them: fused."""
     image = torch.zeros(1, 3, size, size, device=device)
-    models = {arm: host.load(path).model.to(device).eval() for arm, path in weights.items()}
+    models = {arm: host.load(path).model.to(device).eval().requires_grad_(False) for arm, path in weights.items()}
     flops = {}
     for arm, model in models.items():
         with FlopCounterMode(display=False) as counter:

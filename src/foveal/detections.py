@@ -21,7 +21,7 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
 
 # What numpy and zipfile raise for a file that is cut short or has wrong bytes in it.
-_UNREADABLE = (
+UNREADABLE = (
     *(AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
@@ -69,7 +69,7 @@ class Detections:
         try:
             with np.load(path) as arrays:
                 return cls(**arrays)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"cannot read detections from {path}: {error}", "delete its folder and run the study again"
             ) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from .cell import Result
+from .errors import UserError
 from .plan import Plan
 
 AGREEMENT = 1e-6  # between averages computed here and the host's
@@ -95,7 +96,7 @@ def _batches(results: Mapping[tuple[str, int], Result]) -> list[Finding]:
 
 def _arguments(folders: Iterable[Path]) -> Finding:
     """All other training arguments, as the host wrote them down."""
-    written = [yaml.safe_load((folder / "args.yaml").read_text()) for folder in folders]
+    written = [_written(folder / "args.yaml") for folder in folders]
     differ = differing(written)
     first = written[0]
     if differ:
@@ -103,6 +104,15 @@ def _arguments(folders: Iterable[Path]) -> Finding:
     return Finding(
         "optimizer", True, f"{first['optimizer']}, lr0 {first['lr0']:g}; all training arguments are the same"
     )
+
+
+def _written(file: Path) -> dict:
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return found | {"optimizer": found["optimizer"], "lr0": float(found["lr0"])}
+    except (OSError, ValueError, AttributeError, LookupError, RecursionError, TypeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"cannot read {file}: {said}", "delete its folder and run the study again") from None
 
 
 def differing(written: list[dict]) -> list[str]:

@@ -86,20 +86,22 @@ def add(
     model, spec = str(model), _complete(spec, at, start)
     target = _target(model, spec, output, force)
     loaded = host.load(model)
-    before = loaded.model.eval()
-    available = insert.places(before.yaml, _strides(before))
-    paper_place = find(spec.name).card.paper_place
-    indices = insert.resolve(spec.places, available, paper_place, len(insert.rows(before.yaml)))
-    if own_row:
-        cfg, number = insert.with_rows(before.yaml, spec, indices)
-    else:
-        cfg, number = insert.with_suffix(before.yaml, spec, indices), range(len(insert.rows(before.yaml)))
+    with host.refusing(model):  # a file can hold anything
+        before = loaded.model.eval()
+        available = insert.places(before.yaml, _strides(before))
+        paper_place = find(spec.name).card.paper_place
+        indices = insert.resolve(spec.places, available, paper_place, len(insert.rows(before.yaml)))
+        if own_row:
+            cfg, number = insert.with_rows(before.yaml, spec, indices)
+        else:
+            cfg, number = insert.with_suffix(before.yaml, spec, indices), range(len(insert.rows(before.yaml)))
 
-    after = host.rebuild(before, cfg).eval()
-    tensors = _carry_over(before, after, number)
-    image_size = 224 if loaded.task == "classify" else 640
-    image = _photograph(image_size, cfg.get("channels", 3))
-    outputs, flops = zip(*(_run(m, image) for m in (before, after)), strict=True)
+        after = host.rebuild(before, cfg).eval()
+        tensors = _carry_over(before, after, number)
+        image_size = 224 if loaded.task == "classify" else 640
+        image = _photograph(image_size, cfg.get("channels", 3))
+        outputs, flops = zip(*(_run(m, image) for m in (before, after)), strict=True)
+        difference = max(float((a - b).abs().max()) for a, b in zip(*outputs, strict=True))
 
     if target.suffix == ".pt":
         saved = host.checkpoint(after, loaded.ckpt)
@@ -115,7 +117,7 @@ def add(
         parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (before, after)),
         flops=flops,
         image_size=image_size,
-        difference=max(float((a - b).abs().max()) for a, b in zip(*outputs, strict=True)),
+        difference=difference,
     )
 
 

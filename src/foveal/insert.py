@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .attention import known
-from .errors import UserError
+from .errors import UserError, shown
 from .spec import Spec
 
 SUFFIX_START, ROW_START = "identity", "paper"
+MOST_REPEATS = 1000  # of a row: a slip of the finger more would build layers until the memory is full
 
 # Backbone rows behind a stage's last block: they have place names of their own.
 _PLACES_BY_MODULE = {"sppf": ("SPPF", "SPP", "SPPELAN"), "psa": ("C2PSA", "C2fPSA", "PSA")}
@@ -51,9 +52,16 @@ def rows(cfg: Mapping) -> list[list]:
     if not parts or not all(isinstance(part, list) for part in parts):
         raise UserError("this is not a model YAML: it needs the lists 'backbone' and 'head'", "see yolo11.yaml")
     for index, row in enumerate(together := parts[0] + parts[1]):
-        if not (isinstance(row, list) and len(row) == 4 and isinstance(row[2], str) and isinstance(row[3], list)):
-            raise UserError(f"row {index} is {row!r}, not [from, repeats, module, args]", "write [-1, 1, EMA, []]")
+        if not (isinstance(row, list) and len(row) == 4 and _is_from(row[0]) and type(row[1]) is int) or not (
+            row[1] <= MOST_REPEATS and isinstance(row[2], str) and isinstance(row[3], list)
+        ):
+            raise UserError(f"row {index} is {shown(row)}, not [from, repeats, module, args]", "write [-1, 1, EMA, []]")
     return together
+
+
+def _is_from(written: object) -> bool:
+    froms = written if isinstance(written, list) else [written]
+    return bool(froms) and all(type(f) is int for f in froms)
 
 
 def sources(row: Sequence, index: int) -> list[int]:

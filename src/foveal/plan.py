@@ -15,7 +15,7 @@ import yaml
 
 from . import yolo as host
 from .attention import known as is_attention
-from .errors import UserError
+from .errors import UserError, endless, shown
 from .spec import Spec
 
 # What decides a run is said here where the host would choose by what it sees, and runs are never cut short.
@@ -119,10 +119,10 @@ class Plan:
         if split is None:
             split = "test" if host.has_labels(data, "test") else "val"
         if split not in ("test", "val") or not splits.get(split):
-            raise UserError(f"split: {split!r} is not a split of {data}", "split: val")
+            raise UserError(f"split: {shown(split)} is not a split of {data}", "split: val")
         margin = written.get("margin", 0.005)
         if type(margin) is not float or not 0 < margin < 1:
-            raise UserError(f"margin: {margin!r} is not a difference of mAP50-95 between 0 and 1", "margin: 0.005")
+            raise UserError(f"margin: {shown(margin)} is not a difference of mAP50-95 between 0 and 1", "margin: 0.005")
         train = _train(written.get("train"))
         return cls(model, data, arms, seeds, train, split, margin, {**written, "arms": names, "split": split})
 
@@ -162,6 +162,8 @@ def load(path: Path) -> dict[str, object]:
         raise UserError(f"the plan {path} is not YAML: {said}", "write for example 'model: yolo11n.pt'") from None
     if not isinstance(written, dict):
         raise UserError(f"the plan {path} has no keys", "write for example 'model: yolo11n.pt'")
+    if endless(written):
+        raise UserError(f"the plan {path} repeats its own parts without end", "write them out, without & and *")
     return written
 
 
@@ -216,14 +218,16 @@ CONTROLS = {"a/a": _again, "placebo": _placebo, "one size up": _larger}
 
 def _arms(written: object, model: str, folder: Path) -> tuple[Arm, ...]:
     if not isinstance(written, list) or not written:
-        raise UserError(f"arms: {written!r} is not a list", "arms: [ema@neck, A/A, placebo]")
+        raise UserError(f"arms: {shown(written)} is not a list", "arms: [ema@neck, A/A, placebo]")
     arms = [Arm("baseline", "baseline", model)]
     late = []
     for one in written:
         if isinstance(one, dict) and set(one) == {"model"} and _is_model(str(one["model"])):
             one = one["model"]
         if not isinstance(one, str):
-            raise UserError(f"cannot read the arm {one!r}", "write for example ema@neck, A/A or {model: yolo11s.pt}")
+            raise UserError(
+                f"cannot read the arm {shown(one)}", "write for example ema@neck, A/A or {model: yolo11s.pt}"
+            )
         if one == "baseline":
             continue
         if one.lower() in CONTROLS:
@@ -265,7 +269,7 @@ def _found(name: str, folder: Path) -> str:
 
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{key}: {value!r} is not the name of a file", f"{key}: FILE")
+        raise UserError(f"{key}: {shown(value)} is not the name of a file", f"{key}: FILE")
     return value
 
 
@@ -273,16 +277,18 @@ def _seeds(written: object) -> tuple[int, ...]:
     # No longer than is needed to see that it is too long.
     seeds = list(range(min(written, OTHER_SEEDS + 1))) if type(written) is int else written
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < OTHER_SEEDS for s in seeds):
-        raise UserError(f"seeds: {written!r} is neither a number of seeds nor a list below {OTHER_SEEDS}", "seeds: 6")
+        raise UserError(
+            f"seeds: {shown(written)} is neither a number of seeds nor a list below {OTHER_SEEDS}", "seeds: 6"
+        )
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds: {written!r} says a seed twice", "seeds: [0, 1, 2, 3, 4, 5]")
+        raise UserError(f"seeds: {shown(written)} says a seed twice", "seeds: [0, 1, 2, 3, 4, 5]")
     return tuple(seeds)
 
 
 def _train(written: object) -> dict[str, object]:
     written = {} if written is None else written
     if not isinstance(written, dict):
-        raise UserError(f"train: {written!r} is not a mapping", "train: {epochs: 50, imgsz: 640}")
+        raise UserError(f"train: {shown(written)} is not a mapping", "train: {epochs: 50, imgsz: 640}")
     for key in written:
         if key in ELSEWHERE:
             raise UserError(f"{key!r} is not an argument of train in a plan", "it is set by the plan or the command")

@@ -207,13 +207,28 @@ def _arm(
 
 
 def _curves(folders: list[Path]) -> dict[str, list]:
-    tables = [rows(folder) for folder in folders]
-    losses = [key for key in (tables[0][0] if tables else ()) if key.startswith("train/")]
-    return {
-        "epochs": [int(row["epoch"]) for row in tables[0]] if tables else [],
-        "map": [[float(row[COLUMN]) for row in table] for table in tables],
-        "loss": [[sum(float(row[key]) for key in losses) for row in table] for table in tables],
-    }
+    """Of runs of one arm.
+
+    Raises:
+        UserError: a table that cannot be read, or is not as long as the others.
+    """
+    curves: dict[str, list] = {"epochs": [], "map": [], "loss": []}
+    for folder in folders:
+        try:
+            table = rows(folder)
+            losses = [key for key in table[0] if key.startswith("train/")]
+            epochs = [int(row["epoch"]) for row in table]
+            found = [float(row[COLUMN]) for row in table]
+            loss = [sum(float(row[key]) for key in losses) for row in table]
+            if epochs != (curves["epochs"] or epochs) or not np.isfinite([*found, *loss]).all():
+                raise ValueError("other epochs than in other runs, or values that are not finite")
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            said = f"cannot read {folder / 'results.csv'}: {type(error).__name__}: {error}"
+            raise UserError(said, "delete its folder and run the study again") from None
+        curves["epochs"] = epochs
+        curves["map"].append(found)
+        curves["loss"].append(loss)
+    return curves
 
 
 def _images(arm: str, folders: dict[tuple[str, int], Path]) -> dict[str, object] | None:

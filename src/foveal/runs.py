@@ -2,6 +2,7 @@
 
 import csv
 import math
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,20 +49,21 @@ class Weights:
             UserError: it is damaged, or made with code that is not installed.
         """
         try:
-            loaded = host.load(file)
+            with host.refusing(file):
+                loaded = host.load(file)
+                tensors, checkpoint = loaded.model.state_dict(), loaded.ckpt
+                return cls(
+                    version=str(checkpoint.get("version", "unknown")),
+                    arguments=dict(checkpoint.get("train_args", {})),
+                    classes=list(loaded.model.names.values()),
+                    shapes={name: tensor.shape for name, tensor in tensors.items()},
+                    parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+                    finite=all(bool(tensor.isfinite().all()) for tensor in tensors.values()),
+                    ended=checkpoint.get("epoch") == -1,
+                    start=_noted_start(file),
+                )
         except UserError as error:
             raise UserError(error.message, "read it where the code that trained it is installed") from None
-        tensors, checkpoint = loaded.model.state_dict(), loaded.ckpt
-        return cls(
-            version=checkpoint.get("version", "unknown"),
-            arguments=checkpoint.get("train_args", {}),
-            classes=list(loaded.model.names.values()),
-            shapes={name: tensor.shape for name, tensor in tensors.items()},
-            parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
-            finite=all(bool(tensor.isfinite().all()) for tensor in tensors.values()),
-            ended=checkpoint.get("epoch") == -1,
-            start=_noted_start(file),
-        )
 
 
 def _noted_start(file: Path) -> str | None:
@@ -112,10 +114,14 @@ class Run:
             rows = [row for row in csv.DictReader(lines, skipinitialspace=True) if None not in row.values()]
             maps = [value for row in rows if math.isfinite(value := float(row.get(COLUMN, "nan")))]
             epochs = len({row["epoch"] for row in rows})  # one that was lost and repeated can have two rows
-        except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        except (OSError, ValueError, AttributeError, KeyError, RecursionError, TypeError, yaml.YAMLError) as error:
             said = " ".join(str(error).split())
             raise UserError(f"{folder} has an args.yaml or results.csv that cannot be read: {said}", EXAMPLE) from None
-        if not isinstance(arguments, dict) or type(arguments.get("epochs")) is not int:
+        if (
+            not isinstance(arguments, dict)
+            or type(arguments.get("epochs")) is not int
+            or not isinstance(arguments.get("patience"), int | float | types.NoneType)
+        ):
             raise UserError(f"{written} does not hold the arguments of a training", EXAMPLE)
         kind = f"{arguments.get('task')} {arguments.get('mode')}"
         if kind != "detect train":
@@ -169,6 +175,6 @@ def data_here(run: Run, folder: Path) -> tuple[Path, str] | None:
             copy.write_text(yaml.safe_dump({**kept, "path": kept.get("path") or str(file.parent)}), encoding="utf-8")
             host.data_file(str(copy))
             return file, str(copy)
-        except (OSError, ValueError, AttributeError, yaml.YAMLError):  # a UserError is a ValueError
+        except (OSError, ValueError, AttributeError, KeyError, RecursionError, yaml.YAMLError):  # or a UserError
             continue
     return None

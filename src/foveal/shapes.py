@@ -23,7 +23,7 @@ def read(text: str) -> list[Shape]:
     Raises:
         UserError: the text is none of these.
     """
-    if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text):
+    if match := re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", text):
         return [tuple(map(int, match.groups()))]
     model, _, level = text.partition(":")
     if model not in NECKS or level not in (*LEVELS, ""):

@@ -243,12 +243,19 @@ def in_words(seconds: float) -> str:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """The host's table of a run, one row for each epoch so far."""
+    """The host's table of a run, one row for each epoch so far.
+
+    Raises:
+        UserError: it is damaged.
+    """
     try:
         with (folder / "results.csv").open(newline="") as file:
             return list(csv.DictReader(file, skipinitialspace=True))
     except OSError:
         return []
+    except (ValueError, csv.Error) as error:
+        said = f"cannot read {folder / 'results.csv'}: {error}"
+        raise UserError(said, "delete its folder and run the study again") from None
 
 
 def _elapsed(folder: Path) -> float:
@@ -275,8 +282,8 @@ def _seen_from(folder: Path, written: dict, beside: Path) -> dict:
 def _noted(folder: Path) -> str:
     """Why a cell failed, if that is known."""
     try:
-        return json.loads((folder / FAILURE).read_text())["reason"]
-    except (OSError, ValueError, KeyError):
+        return str(json.loads((folder / FAILURE).read_text())["reason"])
+    except (OSError, ValueError, LookupError, RecursionError, TypeError):
         return ""
 
 

@@ -14,7 +14,9 @@ import copy
 import functools
 import inspect
 import pickle
+import struct
 import sys
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from torch import nn
 
 from . import insert, surgery
 from .attention import Attention
-from .errors import UserError
+from .errors import UserError, endless
 from .kernels import ema
 
 FLOOR = "8.3.200"  # as in pyproject.toml; the newest release tested is in constraints.txt
@@ -49,7 +51,7 @@ if _numbers(ultralytics.__version__) < _numbers(FLOOR):
 
 from ultralytics import cfg as grammar  # noqa: E402  (after the version is known to fit)
 from ultralytics.data.dataset import YOLODataset  # noqa: E402
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths  # noqa: E402
+from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset, img2label_paths  # noqa: E402
 from ultralytics.models import rtdetr, yolo  # noqa: E402
 from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.utils import ASSETS, LOGGER  # noqa: E402
@@ -96,11 +98,8 @@ def _parse_model(original, d: dict, ch: int, verbose: bool = True):
     if not placed:
         return original(d, ch, verbose)
     cfg["head"].append([-1, 1, "FovealWidths", ["ch"]])
-    LOGGER.addFilter(_is_not_about_widths)
-    try:
+    with unsaid(_Widths.__name__):
         layers, save = original(cfg, ch, verbose)
-    finally:
-        LOGGER.removeFilter(_is_not_about_widths)
     *layers, last = layers
     if not isinstance(last, _Widths) or len(last.widths) != len(layers):
         raise _parser_changed()
@@ -109,8 +108,18 @@ def _parse_model(original, d: dict, ch: int, verbose: bool = True):
     return nn.Sequential(*layers), save
 
 
-def _is_not_about_widths(record) -> bool:
-    return _Widths.__name__ not in record.getMessage()
+@contextlib.contextmanager
+def unsaid(word: str) -> Iterator[None]:
+    """Keep the host from logging lines with a word in them, because it names what no user has seen."""
+
+    def is_other(record) -> bool:
+        return word not in record.getMessage()
+
+    LOGGER.addFilter(is_other)
+    try:
+        yield
+    finally:
+        LOGGER.removeFilter(is_other)
 
 
 def _place(layer: nn.Module, at_row: insert.Placed, width: int, scale: str | None, verbose: bool) -> nn.Module:
@@ -260,10 +269,11 @@ DetectionValidator, RTDETRValidator = yolo.detect.DetectionValidator, rtdetr.val
 # Files -----------------------------------------------------------------------------------------------------------
 
 
-# What releases of the host raise for a file that is cut short, no model at all, or made with code that is not there.
+# What releases of the host raise for a file that is cut short, no model, or made with code that is not there, and
+# for a model whose parts do not fit.
 _UNREADABLE = (
-    *(AttributeError, EOFError, KeyError, ModuleNotFoundError, OSError, RuntimeError, TypeError, ValueError),
-    *(pickle.UnpicklingError, yaml.YAMLError),
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
+    *(RuntimeError, SyntaxError, TypeError, ValueError, pickle.UnpicklingError, struct.error, yaml.YAMLError),
 )
 
 
@@ -277,15 +287,35 @@ def load(source: str | PathLike) -> YOLO | RTDETR:
     if not source.endswith((".pt", ".yaml", ".yml")):
         raise UserError(f"{source!r} is neither a .pt file nor a model YAML", "give one such as yolo11n.pt")
     cls = RTDETR if is_rtdetr(source) else YOLO
+    with refusing(source, "loaded"):
+        try:
+            return cls(source)
+        except OSError:
+            if Path(source).exists():
+                raise
+        # the host looked for it on the network, too
+        raise UserError(f"there is no file {source!r}", "the host also knows names such as yolo11n.yaml")
+
+
+@contextlib.contextmanager
+def refusing(source: object, done: str = "used") -> Iterator[None]:
+    """Say of a model file that it cannot be loaded or used, where the host fails on what is in it.
+
+    Raises:
+        UserError: for whatever a model raises whose parts are missing, of other kinds or do not fit.
+    """
     try:
-        return cls(source)
+        yield
     except UserError:
         raise
     except _UNREADABLE as error:
-        if isinstance(error, OSError) and not Path(source).exists():  # the host looked for it on the network, too
-            raise UserError(f"there is no file {source!r}", "the host also knows names such as yolo11n.yaml") from None
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{source!r} cannot be loaded as a model: {reason}", "give one such as yolo11n.pt") from None
+        reason = " ".join(str(error).partition("\nException raised from")[0].split())[:300].rstrip(".")
+        named = (
+            "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        )  # a KeyError says no more than the key
+        raise UserError(
+            f"{str(source)!r} cannot be {done} as a model: {named}{reason}", "give one such as yolo11n.pt"
+        ) from None
 
 
 def is_rtdetr(source: str) -> bool:
@@ -329,19 +359,22 @@ def data_file(data: str) -> dict:
         UserError: no such file, or one the host refuses.
     """
     try:
+        _require_end(Path(data))
         return check_det_dataset(data)
-    except (
-        AssertionError,
-        AttributeError,
-        KeyError,
-        OSError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-        yaml.YAMLError,
-    ) as error:
-        said = " ".join(str(error).split())
+    except UserError:
+        raise
+    except _UNREADABLE as error:
+        said = " ".join(str(error).split()).rstrip(".")
         raise UserError(f"the data file {data!r} cannot be used: {said}", "check the paths in it") from None
+
+
+def _require_end(file: Path) -> None:
+    """Refuse aliases that the host would write out until the memory is full."""
+    text = file.read_text(encoding="utf-8", errors="ignore") if file.is_file() else ""
+    if "&" in text and "*" in text and endless(yaml.safe_load(text)):
+        raise UserError(
+            f"the data file {str(file)!r} repeats its own parts without end", "write them out, without & and *"
+        )
 
 
 def has_labels(data: str, split: str) -> bool:
@@ -432,3 +465,115 @@ def _tune(arguments: list[str]) -> None:
     if "model" not in given:
         raise UserError("tune needs a model", "add for example model=yolo11n-ema.pt")
     load(given.pop("model")).tune(**own, **given)
+
+
+# For `explain` -------------------------------------------------------------------------------------------------------
+
+
+def quiet_predictor(model: YOLO | RTDETR, **settings):
+    """The host's predictor for a model, ready to run on a copy of it: `model` stays as it is.
+
+    Args:
+        model: a loaded model.
+        settings: `imgsz`, `device`, `conf`, ...
+
+    Raises:
+        UserError: the host refuses the settings, such as a device that is not there.
+    """
+    settings = {
+        "mode": "predict",
+        "task": model.task,
+        "rect": True,
+        "batch": 1,
+        "save": False,
+        "verbose": False,
+        **settings,
+    }
+    try:
+        predictor = model.task_map[model.task]["predictor"](overrides=settings)
+        predictor.setup_model(copy.deepcopy(model.model), verbose=False)
+    except (AssertionError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
+        raise _refused(error) from None
+    return predictor
+
+
+def predict(predictor, image: PathLike):
+    """The host's result for one image.
+
+    Raises:
+        UserError: the host cannot, for example because its images are too small for the model.
+    """
+    try:
+        (result,) = predictor(source=str(image))
+    except (AssertionError, AttributeError, IndexError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise _refused(error) from None
+    return result
+
+
+def stretches(predictor) -> bool:
+    """Whether a predictor brings images to its size without keeping their proportions."""
+    return isinstance(predictor, rtdetr.RTDETRPredictor)
+
+
+def evaluate(model: YOLO | RTDETR, network: nn.Module, before_batch=None, **settings) -> float:
+    """The host's verdict on a network: mAP50-95 of its boxes, or top-1 accuracy.
+
+    Args:
+        model: which task it has.
+        network: judged; the host fuses it, so give a copy.
+        before_batch: called before each batch.
+        settings: `data`, `split`, `imgsz`, `batch`, `device`, `project`, ...
+
+    Raises:
+        UserError: the host refuses the settings or the data.
+    """
+    settings = {"mode": "val", "task": model.task, "plots": False, "save_json": False, "verbose": False, **settings}
+    try:
+        validator = model.task_map[model.task]["validator"](args={"rect": model.task != "classify", **settings})
+        if before_batch:
+            validator.add_callback("on_val_batch_start", lambda _: before_batch())
+        with _without_talk():
+            validator(model=network)
+    except (
+        AssertionError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise _refused(error) from None
+    return float(validator.metrics.top1 if model.task == "classify" else validator.metrics.box.map)
+
+
+@contextlib.contextmanager
+def _without_talk():
+    """The host's log and progress bars say nothing but warnings."""
+    level = LOGGER.level
+    LOGGER.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
+def classified_images(folder: str, split: str) -> list[Path]:
+    """The images of one split of a folder for classification, one sub-folder a class.
+
+    Raises:
+        UserError: the host does not accept the folder, or has no such split in it.
+    """
+    try:
+        found = check_cls_dataset(folder, split)
+    except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise _refused(error) from None
+    if not found.get(split):
+        raise UserError(f"{folder!r} has no {split!r} folder", "choose another with --split")
+    return sorted(file for file in Path(found[split]).rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
+
+
+def _refused(error: Exception) -> UserError:
+    said = " ".join(str(error).split())[:300] or type(error).__name__
+    return UserError(f"Ultralytics refuses: {said}", "try the same with foveal yolo predict or val")

@@ -134,7 +134,17 @@ class Attention(nn.Module):
 
     @classmethod
     def from_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The authors' state dict in our names and shapes, ready for `load_state_dict`."""
+        """The authors' state dict in our names and shapes, ready for `load_state_dict`.
+
+        Raises:
+            UserError: it holds something else than tensors by name, as the whole of a checkpoint does.
+        """
+        for name, tensor in state_dict.items():
+            if not isinstance(name, str) or not isinstance(tensor, Tensor):
+                raise UserError(
+                    f"{cls.card.name}: {name!r} holds a {type(tensor).__name__}, but a state dict has tensors by name",
+                    'give the part of the checkpoint that holds the tensors, often checkpoint["state_dict"]',
+                )
         return {_rename(name, cls.renamed): tensor for name, tensor in state_dict.items()}
 
 

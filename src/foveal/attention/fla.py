@@ -136,11 +136,10 @@ class FocusedLinearAttention(Attention):
     @classmethod
     def from_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our names; the position table, which is square, becomes a map."""
-        named = dict(state_dict)
-        if "positional_encoding" in named:
-            table = named.pop("positional_encoding")
-            side = round(table.shape[1] ** 0.5)
-            named["pos"] = table.transpose(1, 2).unflatten(2, (side, side))
+        named = super().from_official(state_dict)
+        table = named.get("positional_encoding")
+        if table is not None and table.dim() == 3 and (side := round(table.shape[1] ** 0.5)) ** 2 == table.shape[1]:
+            named["pos"] = named.pop("positional_encoding").transpose(1, 2).unflatten(2, (side, side))
         return named
 
 

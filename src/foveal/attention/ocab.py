@@ -163,7 +163,7 @@ class OverlappingCrossAttentionBlock(Attention):
             UserError: no window has a table of that size at this overlap.
         """
         named = super().from_official(state_dict)
-        if "rel_bias" in named:
+        if "rel_bias" in named and named["rel_bias"].dim():
             table = named["rel_bias"]
             span = round(len(table) ** 0.5)
             sizes = {2 * size + int(overlap_ratio * size) - 1: size for size in range(1, span + 1)}

@@ -68,7 +68,7 @@ class SqueezeExcitation(Attention):
     def from_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Names as in the PyTorch port; 1x1 convolutions become linear layers."""
         named = super().from_official(state_dict)
-        return {name: tensor.flatten(1) if name.endswith("weight") else tensor for name, tensor in named.items()}
+        return {name: t.flatten(1) if name.endswith("weight") and t.dim() > 1 else t for name, t in named.items()}
 
 
 def bottleneck(cls: type[Attention], channels: int, reduction: int, bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
