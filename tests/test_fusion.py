@@ -360,7 +360,7 @@ def test_parametrized_weights():
 # Attended layers
 
 
-@pytest.mark.parametrize("attention", [nn.Sigmoid(), nn.Identity(), "ema(groups=4, start=paper)"], ids=str)
+@pytest.mark.parametrize("attention", [nn.Sigmoid(), nn.Identity(), "eca(start=paper)"], ids=str)
 @pytest.mark.parametrize("which", ["a", "b"])
 def test_an_attention_in_or_after_a_pair_stays_there(which, attention):
     model = Pair()
