@@ -18,7 +18,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
 
 import foveal
-from foveal import ATTENTIONS, UserError, album, cam, gates, insert, surgery
+from foveal import ATTENTIONS, UserError, album, cam, gates, inference, insert, surgery
 from foveal import explain as explaining
 from foveal import yolo as host
 from foveal.album import Frame
@@ -60,7 +60,7 @@ def test_a_photograph_lies_in_the_tensor_where_the_host_puts_it(size, name, imgs
     pixels[top:bottom, left:right] = 255
     predictor.setup_source(pixels)
     tensor = predictor.preprocess([pixels])[0].mean(0)
-    where = frame(task, host.stretches(predictor), size, tuple(tensor.shape[::-1]), predictor.imgsz)
+    where = frame(task, inference.stretches(predictor), size, tuple(tensor.shape[::-1]), predictor.imgsz)
     away = (tensor - 114 / 255).abs() > 0.01  # from the padding
     mass = tensor - tensor.min() if task == "classify" else tensor * away
     for axis, (low, high) in enumerate(((left, right), (top, bottom))):
@@ -312,7 +312,7 @@ def test_activation_maps_are_layercam_on_one_scale(model, images):
     whole = host.YOLO("yolo11n.yaml")
     whole.model = copy.deepcopy(model.model)
     whole.model.model[16].attention[0].gain.data.fill_(0.7)
-    predictor = host.quiet_predictor(whole, conf=0.25, imgsz=160, device="cpu")
+    predictor = inference.predictor(whole, conf=0.25, imgsz=160, device="cpu")
     placed = gates.placed(predictor.model.model)
     result, image, _ = gates.features(predictor, placed, images[0])
     found = cam.pair(predictor, placed[0].outer, image, result.orig_img)

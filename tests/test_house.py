@@ -22,7 +22,8 @@ LADDER = [
     {"detections", "spec", "report", "revision", "cam"},
     {"surgery", "insert"},
     {"yolo", "pasted"},
-    {"graft", "convert", "exporter", "dataset", "plan", "recording", "averages", "rivals", "ablation", "album"},
+    {"dataset", "inference"},
+    {"graft", "convert", "exporter", "plan", "recording", "averages", "rivals", "ablation", "album"},
     {"parity", "departure", "gates"},
     {"cell", "whole", "deploy", "explain"},
     {"study", "fairness", "runs", "bench"},
@@ -34,7 +35,7 @@ LADDER = [
 ]
 # Packages that enter by one door.
 DOORS = {
-    "ultralytics": {"yolo", "exporter"},
+    "ultralytics": {"yolo", "dataset", "inference", "exporter"},
     "onnx": {"departure"},
     "onnxruntime": {"departure"},
     "openvino": {"exporter"},

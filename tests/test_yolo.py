@@ -17,7 +17,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 from ultralytics.nn import tasks
 
 import foveal
-from foveal import EMAttention, IdentityStart, Spec, UserError, graft, insert
+from foveal import EMAttention, IdentityStart, Spec, UserError, dataset, graft, insert
 from foveal import yolo as host
 
 pytestmark = pytest.mark.host
@@ -303,19 +303,19 @@ def test_images_of_a_split_in_every_way_to_name_them(tmp_path):
     (tmp_path / "list.txt").write_text("./a/0.png\n" + f"{pictures[3]}\n")
     for val, expected in (("a", pictures[:2]), ("[a, b]", pictures), ("list.txt", [pictures[0], pictures[3]])):
         (tmp_path / "data.yaml").write_text(f"path: {tmp_path}\ntrain: a\nval: {val}\nnames: [x]\n")
-        assert host.images(str(tmp_path / "data.yaml"), "val") == expected
+        assert dataset.images(str(tmp_path / "data.yaml"), "val") == expected
 
 
 # What can be wrong with the host -----------------------------------------------------------------------------------
 
 
-def import_foveal_yolo(tmp_path: Path, fake: dict[str, str] | None) -> str:
-    """The error that `import foveal.yolo` gives beside a stand-in for Ultralytics."""
+def refusal(tmp_path: Path, fake: dict[str, str] | None, room: str = "yolo") -> str:
+    """The error that importing a room gives beside a stand-in for Ultralytics."""
     for name, text in (fake or {}).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     block = "" if fake else "import sys; sys.modules['ultralytics'] = None; "
-    code = block + ("from foveal import UserError\ntry:\n import foveal.yolo\nexcept UserError as error: print(error)")
+    code = block + f"from foveal import UserError\ntry:\n import foveal.{room}\nexcept UserError as error: print(error)"
     path = os.pathsep.join([str(tmp_path), str(Path(foveal.__file__).parents[1])])
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
@@ -326,8 +326,6 @@ def import_foveal_yolo(tmp_path: Path, fake: dict[str, str] | None) -> str:
 FAKE = {
     "ultralytics/__init__.py": "__version__ = '{}'\nclass YOLO: pass\nclass RTDETR: pass",
     "ultralytics/cfg.py": "",
-    "ultralytics/data/dataset.py": "YOLODataset = None",
-    "ultralytics/data/utils.py": "IMG_FORMATS = check_det_dataset = img2label_paths = None",
     "ultralytics/models/__init__.py": "rtdetr = yolo = None",
     "ultralytics/nn/__init__.py": "",
     "ultralytics/nn/tasks.py": "def parse_model(rows, widths): pass",
@@ -336,20 +334,21 @@ FAKE = {
 }
 
 
-def test_ultralytics_missing(tmp_path):
-    assert import_foveal_yolo(tmp_path, None) == "Ultralytics is not installed; pip install 'foveal[yolo]'"
+@pytest.mark.parametrize("room", ["yolo", "dataset", "inference", "exporter", "graft", "deploy"])
+def test_ultralytics_missing(tmp_path, room):
+    assert refusal(tmp_path, None, room) == "Ultralytics is not installed; pip install 'foveal[yolo]'"
 
 
 def test_ultralytics_too_old(tmp_path):
     fake = {name: text.format("8.2.103") for name, text in FAKE.items()}
-    said = import_foveal_yolo(tmp_path, fake)
+    said = refusal(tmp_path, fake)
     assert said == f"Ultralytics 8.2.103 is older than foveal can work with; pip install 'ultralytics>={host.FLOOR}'"
 
 
 @pytest.mark.parametrize("parser", [FAKE["ultralytics/nn/tasks.py"], "def build_rows(d, ch, verbose): pass"])
 def test_ultralytics_with_another_parser(tmp_path, parser):
     fake = {name: text.format("9.0.0") for name, text in (FAKE | {"ultralytics/nn/tasks.py": parser}).items()}
-    said = import_foveal_yolo(tmp_path, fake)
+    said = refusal(tmp_path, fake)
     assert said.startswith("the model parser of Ultralytics 9.0.0 is not the one foveal knows; install")
 
 

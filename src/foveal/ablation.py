@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from . import yolo as host
 from .attention import Attention
+from .inference import evaluate
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,11 @@ def ablate(model: host.YOLO | host.RTDETR, ids: Sequence[str], data: str, split:
         settings |= {"data": data, "split": split, "project": folder, "name": "val", "exist_ok": True}
         network = copy.deepcopy(model.model)
         means = _Means(network)
-        trained = host.evaluate(model, network, means.start, **settings)
+        trained = evaluate(model, network, means.start, **settings)
         frozen = means.frozen()
 
         def score(replacements: dict) -> float:
-            return host.evaluate(model, replaced(model.model, replacements), **settings)
+            return evaluate(model, replaced(model.model, replacements), **settings)
 
         rows = []
         for index, each in enumerate(frozen):

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from . import recording
+from . import dataset, recording
 from . import yolo as host
-from .dataset import contents
 from .detections import Detections
 from .errors import UserError
 from .fairness import AGREEMENT, Finding, differing
@@ -207,7 +206,7 @@ def _data(runs: _Runs, here: Sequence[tuple[Path, str] | None], folder: Path) ->
         return Finding("data", None, f"cannot be compared, because it is not all here (A: {a}; B: {b})")
     if here[0][0] == here[1][0]:
         return Finding("data", True, f"{a} in both")
-    mine, theirs = (contents(copy, folder / f"{Path(copy).stem}.json") for _, copy in here)
+    mine, theirs = (dataset.contents(copy, folder / f"{Path(copy).stem}.json") for _, copy in here)
     if changed := theirs.difference(mine):
         return Finding("data", False, f"A: {a}; B: {b}; they differ in {changed}")
     return Finding("data", True, f"{a} and {b} hold the same images, labels and classes")
@@ -302,10 +301,10 @@ def _written_down(runs: _Runs, why: str) -> _Judged:
 
 
 def _evaluated(runs: _Runs, data: str, folder: Path, device: str) -> _Judged:
-    classes = list(host.data_file(data)["names"].values())
+    classes = list(dataset.data_file(data)["names"].values())
     if classes != runs[0].of_best("classes") and not runs[0].arguments.get("single_cls"):
         raise UserError(f"{data} has the classes {classes}, and the runs have others", "give the data of the runs")
-    split = "test" if host.has_labels(data, "test") else "val"
+    split = "test" if dataset.has_labels(data, "test") else "val"
     shared = {"device": device, "single_cls": bool(runs[0].arguments.get("single_cls"))}
     found, averages, disagreement = [], [], 0.0
     for run in runs:

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from . import averages, recording
+from . import averages, dataset, recording
 from . import yolo as host
-from .dataset import Contents, contents
+from .dataset import Contents
 from .errors import UserError, shown
 from .files import write_whole
 from .graft import add
@@ -139,7 +139,7 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
         UserError: no such cell as things are now.
     """
     plan = Plan.read(study / PLAN)
-    now = contents(plan.data, study / DATA)
+    now = dataset.contents(plan.data, study / DATA)
     cell = next((cell for cell in plan.cells(now.digest) if cell.key == key), None)
     if cell is None:
         raise UserError(
@@ -164,7 +164,7 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
 def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path, device: str) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
     with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
-        host.scan(plan.data)
+        dataset.scan(plan.data)
     record = _trained(plan, cell, folder, device)
     settings = {key: plan.train[key] for key in ("imgsz", "batch", "workers", "single_cls") if key in plan.train}
     settings |= {"device": device}
@@ -178,7 +178,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         theirs = (found[kind]["map50"], found[kind]["map"])
         disagreement = max(disagreement, *(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
         averages.load(folder, kind)  # here, because cells run side by side and a report does not
-    after = contents(plan.data, study / DATA)
+    after = dataset.contents(plan.data, study / DATA)
     if changed := after.difference(before):
         raise UserError(f"the data set changed while the cell was training: {changed}", "run the study again")
     models = [host.load(folder / "weights" / f"{kind}.pt").model for kind in KINDS]

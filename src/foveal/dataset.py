@@ -1,4 +1,4 @@
-"""Has the data set changed? A digest of every image and label file, and which of them differ."""
+"""A data set as Ultralytics reads it: its images, labels and splits. And has it changed?"""
 
 import hashlib
 import json
@@ -6,11 +6,101 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import yolo as host
-from .errors import UserError
+import yaml
+
+from . import yolo as host  # before Ultralytics itself, because it says if that is missing or too old
+from .errors import UserError, endless
 from .files import write_whole
 
+# isort: split
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset, img2label_paths
+
 SPLITS = ("train", "val", "test")
+
+
+def images(data: str, split: str) -> list[Path]:
+    """The images of one split of a data file, which names folders or lists of files, one or several."""
+    named = data_file(data)[split]
+    found = []
+    for place in map(Path, named if isinstance(named, list) else [named]):
+        if place.is_dir():
+            found += sorted(file for file in place.rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
+        else:
+            found += [place.parent / line for line in place.read_text().splitlines() if line]
+    return found
+
+
+def labels(pictures: list[Path]) -> list[Path]:
+    """The label file of each image, whether it exists or not."""
+    return [Path(path) for path in img2label_paths([str(picture) for picture in pictures])]
+
+
+def data_file(data: str) -> dict:
+    """A data file as the host reads it: splits with absolute paths, `names`, `path`.
+
+    What is not there is downloaded, if the file says from where.
+
+    Raises:
+        UserError: no such file, or one the host refuses.
+    """
+    try:
+        _require_end(Path(data))
+        return check_det_dataset(data)
+    except UserError:
+        raise
+    except host.UNREADABLE as error:
+        raise _refused(f"data file {data!r}", error) from None
+
+
+def _require_end(file: Path) -> None:
+    """Refuse aliases that the host would write out until the memory is full."""
+    text = file.read_text(encoding="utf-8", errors="ignore") if file.is_file() else ""
+    if "&" in text and "*" in text and endless(yaml.safe_load(text)):
+        raise UserError(
+            f"the data file {str(file)!r} repeats its own parts without end", "write them out, without & and *"
+        )
+
+
+def has_labels(data: str, split: str) -> bool:
+    """Whether a data file has labels of a split: published ones often name a test whose labels never were."""
+    if not data_file(data).get(split):
+        return False
+    try:
+        return any(file.exists() for file in labels(images(data, split)))
+    except OSError:
+        return False
+
+
+def scan(data: str) -> None:
+    """Read all labels once, as training does, so that the host's caches beside them are there."""
+    described = data_file(data)
+    for split in ("train", "val", "test"):
+        if described.get(split):
+            YOLODataset(described[split], data=described, task="detect", augment=False)
+
+
+def classified_images(folder: str, split: str) -> list[Path]:
+    """The images of one split of a folder for classification, one sub-folder a class.
+
+    Raises:
+        UserError: the host does not accept the folder, or has no such split in it.
+    """
+    try:
+        found = check_cls_dataset(folder, split)
+    except host.UNREADABLE as error:
+        raise _refused(f"folder {folder!r}", error) from None
+    if not found.get(split):
+        raise UserError(f"{folder!r} has no {split!r} folder", "choose another with --split")
+    return sorted(file for file in Path(found[split]).rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
+
+
+def _refused(what: str, error: Exception) -> UserError:
+    said = " ".join(str(error).split()).rstrip(".")
+    return UserError(f"the {what} cannot be used: {said}", "check the paths in it")
+
+
+# Has it changed? -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -38,15 +128,15 @@ def contents(data: str, cache: Path) -> Contents:
     Raises:
         UserError: a data file, a folder or a file that cannot be read.
     """
-    described = host.data_file(data)
+    described = data_file(data)
     root = Path(described["path"]).resolve()
     known = _load(cache)
     files, times, splits = {}, {}, {}
     try:
         for split in SPLITS:
-            pictures = host.images(data, split) if described.get(split) else []
+            pictures = images(data, split) if described.get(split) else []
             splits[split] = sorted(os.path.relpath(picture, root) for picture in pictures)
-            for path in (*pictures, *host.labels(pictures)):
+            for path in (*pictures, *labels(pictures)):
                 name = os.path.relpath(path, root)
                 if not path.exists():  # an image without objects may have no label file
                     files[name] = ""

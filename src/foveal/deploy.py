@@ -24,7 +24,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from . import departure, exporter, parity
+from . import dataset, departure, exporter, parity
 from . import yolo as host
 from .attention import Attention
 from .errors import UserError
@@ -190,7 +190,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _pictures(given: dict[str, object]) -> list[Path]:
     """Four photographs, of the data if some are given."""
-    found = host.images(str(given["data"]), "val")[: BATCHES[-1]] if given.get("data") else exporter.PICTURES
+    found = dataset.images(str(given["data"]), "val")[: BATCHES[-1]] if given.get("data") else exporter.PICTURES
     return [found[index % len(found)] for index in range(BATCHES[-1])]
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 import foveal
 
-from . import ablation, album, cam, gates
+from . import ablation, album, cam, dataset, gates, inference
 from . import yolo as host
 from .album import Frame
 from .errors import UserError
@@ -89,7 +89,7 @@ def explain(
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         (part / "pictures").mkdir(parents=True)
-        predictor = host.quiet_predictor(
+        predictor = inference.predictor(
             loaded, conf=CONFIDENCE, imgsz=imgsz, device=device, project=str(part.resolve())
         )
         with host.refusing(name):
@@ -161,7 +161,7 @@ def _files(images: Sequence[str | os.PathLike]) -> list[Path]:
     found = []
     for place in map(Path, images):
         if place.is_dir():
-            inside = sorted(file for file in place.iterdir() if file.suffix[1:].lower() in host.IMG_FORMATS)
+            inside = sorted(file for file in place.iterdir() if file.suffix[1:].lower() in dataset.IMG_FORMATS)
             if not inside:
                 raise UserError(f"there is no image in the folder {str(place)!r}", "give images, or a folder of them")
             found += inside
@@ -175,7 +175,7 @@ def _files(images: Sequence[str | os.PathLike]) -> list[Path]:
 
 
 def _check_image(file: Path) -> None:
-    if file.suffix[1:].lower() not in host.IMG_FORMATS:
+    if file.suffix[1:].lower() not in dataset.IMG_FORMATS:
         raise UserError(f"{str(file)!r} is no image that Ultralytics reads", "give one such as photo.jpg")
     try:
         with Image.open(file) as image:
@@ -193,12 +193,12 @@ def _some(model: host.YOLO | host.RTDETR, data: str | None, split: str) -> list[
     if data is None:
         raise UserError("neither images nor data are given", "give images, or --data my.yaml")
     if model.task == "classify":
-        found = host.classified_images(data, split)
+        found = dataset.classified_images(data, split)
         found = found[:: max(1, len(found) // FEW)]  # they are sorted by class
-    elif not host.data_file(data).get(split):
+    elif not dataset.data_file(data).get(split):
         raise UserError(f"the data file {data!r} has no split {split!r}", "choose another with --split")
     else:
-        found = host.images(data, split)
+        found = dataset.images(data, split)
     if not found:
         raise UserError(f"there is no image in the split {split!r} of {data!r}", "choose another with --split")
     return _files(found[:FEW])
@@ -218,10 +218,10 @@ def _check_classes(model: host.YOLO | host.RTDETR, data: str, split: str) -> Non
     """Before the host fails on it in the middle of an evaluation."""
     if model.task == "classify":
         return
-    count, own = len(host.data_file(data)["names"]), len(model.names)
+    count, own = len(dataset.data_file(data)["names"]), len(model.names)
     if count != own:
         raise UserError(f"{data!r} has {count} classes, but the model {own}", "give the data that it was trained on")
-    if not host.has_labels(data, split):
+    if not dataset.has_labels(data, split):
         raise UserError(f"the split {split!r} of {data!r} has no labels", "choose another with --split")
 
 
@@ -257,7 +257,7 @@ def _image(predictor, placed: list[gates.Placed], file: Path, index: int, folder
     pixels = result.orig_img if result.orig_img.shape[2] == 3 else np.repeat(result.orig_img[..., :1], 3, 2)
     pixels = np.ascontiguousarray(pixels[..., ::-1])  # the host has blue first
     size, task = pixels.shape[1::-1], predictor.args.task
-    where = frame(task, host.stretches(predictor), size, tuple(tensor.shape[:1:-1]), predictor.imgsz)
+    where = frame(task, inference.stretches(predictor), size, tuple(tensor.shape[:1:-1]), predictor.imgsz)
     found = _detections(result)
     true = None if task == "classify" else true_boxes(file, task, size, result.names)
     lines = [[outline(box) for box in boxes or ()] for boxes in (found, true)]
@@ -304,7 +304,7 @@ def true_boxes(file: Path, task: str, size: tuple[int, int], names: dict[int, st
     Raises:
         UserError: a line of it cannot be read.
     """
-    (label_file,) = host.labels([file.resolve()])
+    (label_file,) = dataset.labels([file.resolve()])
     if not label_file.is_file():
         return None
     boxes = []

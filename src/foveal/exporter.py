@@ -11,6 +11,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from . import yolo as host  # before Ultralytics itself, because it says if that is missing or too old
+from .errors import UserError
+
+# isort: split
 from ultralytics.data.augment import LetterBox
 from ultralytics.engine import exporter
 from ultralytics.nn.autobackend import AutoBackend
@@ -18,9 +23,6 @@ from ultralytics.nn.modules import Classify, Detect, RTDETRDecoder
 from ultralytics.utils import ASSETS
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.patches import imread
-
-from . import yolo as host
-from .errors import UserError
 
 PICTURES = [ASSETS / "bus.jpg", ASSETS / "zidane.jpg"]
 CONFIDENCE = 0.25  # of boxes that are kept, the host's own for predictions

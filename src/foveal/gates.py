@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import ablation, album, insert, surgery
-from . import yolo as host
+from . import ablation, album, inference, insert, surgery
 from .album import Frame
 from .attention import Attention
 from .cam import METHOD, Pair
@@ -91,7 +90,7 @@ def features(predictor, attentions: Sequence[Placed], file: Path) -> tuple[objec
     hooks = [each.attention.register_forward_pre_hook(keep(each.id)) for each in attentions]
     hooks.append(network.register_forward_pre_hook(keep("image")))
     try:
-        result = host.predict(predictor, file)
+        result = inference.predict(predictor, file)
     finally:
         for hook in hooks:
             hook.remove()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from . import dataset
 from . import yolo as host
 from .attention import known as is_attention
 from .errors import UserError, endless, shown
@@ -114,10 +115,10 @@ class Plan:
         seeds = _seeds(written.get("seeds", 6))
         if len(arms) < 2:
             raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
-        splits = host.data_file(data)
+        splits = dataset.data_file(data)
         split = written.get("split")
         if split is None:
-            split = "test" if host.has_labels(data, "test") else "val"
+            split = "test" if dataset.has_labels(data, "test") else "val"
         if split not in ("test", "val") or not splits.get(split):
             raise UserError(f"split: {shown(split)} is not a split of {data}", "split: val")
         margin = written.get("margin", 0.005)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import averages, fairness, recording, timing
+from . import averages, dataset, fairness, recording, timing
 from . import yolo as host
 from .cell import KINDS, Result
 from .costs import costs, device_of
@@ -64,7 +64,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     folders = {(c.arm.name, c.pair): study.path(c) for c in study.cells if (c.arm.name, c.pair) in found}
     averaged = {where: {kind: averages.load(folder, kind) for kind in KINDS} for where, folder in folders.items()}
     cost = costs(study, found, measure)
-    names = list(host.data_file(plan.data)["names"].values())
+    names = list(dataset.data_file(plan.data)["names"].values())
     truth = Detections.load(next(iter(folders.values())) / "best.npz")
     arms = [_arm(arm, found, folders, averaged, names, truth) | {"cost": cost[arm.name]} for arm in plan.arms]
     _judge(arms, averaged, plan.margin)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from . import dataset
 from . import yolo as host
 from .errors import UserError
 
@@ -173,7 +174,7 @@ def data_here(run: Run, folder: Path) -> tuple[Path, str] | None:
             kept = {key: value for key, value in written.items() if key != "download"}
             copy = folder / f"{run.name}.yaml"
             copy.write_text(yaml.safe_dump({**kept, "path": kept.get("path") or str(file.parent)}), encoding="utf-8")
-            host.data_file(str(copy))
+            dataset.data_file(str(copy))
             return file, str(copy)
         except (OSError, ValueError, AttributeError, KeyError, RecursionError, yaml.YAMLError):  # or a UserError
             continue

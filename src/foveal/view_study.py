@@ -18,10 +18,9 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from . import report
+from . import dataset, report
 from . import yolo as host
 from .cell import DATA, LOCK, PLAN
-from .dataset import contents
 from .detections import THRESHOLDS, Detections, iou, match
 from .errors import UserError
 from .plan import Cell, Plan
@@ -206,11 +205,11 @@ class _Quiet(Study):
             cache = Path(scratch) / DATA
             if (folder / DATA).is_file():
                 shutil.copyfile(folder / DATA, cache)
-            self.contents = contents(self.plan.data, cache)
+            self.contents = dataset.contents(self.plan.data, cache)
         self.cells = self.plan.cells(self.contents.digest)
         self.epochs = int(host.train_arguments(self.plan.train)["epochs"])
-        self.names = host.data_file(self.plan.data)["names"]
-        self.photos = sorted(host.images(self.plan.data, self.plan.split), key=str)  # the order of `Detections`
+        self.names = dataset.data_file(self.plan.data)["names"]
+        self.photos = sorted(dataset.images(self.plan.data, self.plan.split), key=str)  # the order of `Detections`
         found = [photo.name for photo in self.photos]
         self._ordered = np.array(found)
         often = Counter(found)

@@ -1,4 +1,4 @@
-"""Attentions inside unmodified Ultralytics: the only file that knows it.
+"""Attentions inside unmodified Ultralytics: what is registered there, its trainers, its model files.
 
 Importing this module registers: `ultralytics.nn.tasks.parse_model` is wrapped by a function that takes the attentions
 out of the rows, lets the original build the rest, and attaches them. Nothing of Ultralytics is copied or rewritten, so
@@ -26,7 +26,7 @@ from torch import nn
 
 from . import insert, surgery
 from .attention import Attention
-from .errors import UserError, endless
+from .errors import UserError
 from .kernels import ema
 
 FLOOR = "8.3.200"  # as in pyproject.toml; the newest release tested is in constraints.txt
@@ -50,8 +50,6 @@ if _numbers(ultralytics.__version__) < _numbers(FLOOR):
     )
 
 from ultralytics import cfg as grammar  # noqa: E402  (after the version is known to fit)
-from ultralytics.data.dataset import YOLODataset  # noqa: E402
-from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset, img2label_paths  # noqa: E402
 from ultralytics.models import rtdetr, yolo  # noqa: E402
 from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.utils import ASSETS, LOGGER  # noqa: E402
@@ -271,7 +269,7 @@ DetectionValidator, RTDETRValidator = yolo.detect.DetectionValidator, rtdetr.val
 
 # What releases of the host raise for a file that is cut short, no model, or made with code that is not there, and
 # for a model whose parts do not fit.
-_UNREADABLE = (
+UNREADABLE = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
     *(RuntimeError, SyntaxError, TypeError, ValueError, pickle.UnpicklingError, struct.error, yaml.YAMLError),
 )
@@ -308,7 +306,7 @@ def refusing(source: object, done: str = "used") -> Iterator[None]:
         yield
     except UserError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).partition("\nException raised from")[0].split())[:300].rstrip(".")
         named = (
             "" if isinstance(error, OSError) else f"{type(error).__name__}: "
@@ -331,68 +329,6 @@ def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
         if hasattr(model, name):
             setattr(built, name, copy.deepcopy(getattr(model, name)))
     return built
-
-
-def images(data: str, split: str) -> list[Path]:
-    """The images of one split of a data file, which names folders or lists of files, one or several."""
-    named = data_file(data)[split]
-    found = []
-    for place in map(Path, named if isinstance(named, list) else [named]):
-        if place.is_dir():
-            found += sorted(file for file in place.rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
-        else:
-            found += [place.parent / line for line in place.read_text().splitlines() if line]
-    return found
-
-
-def labels(pictures: list[Path]) -> list[Path]:
-    """The label file of each image, whether it exists or not."""
-    return [Path(path) for path in img2label_paths([str(picture) for picture in pictures])]
-
-
-def data_file(data: str) -> dict:
-    """A data file as the host reads it: splits with absolute paths, `names`, `path`.
-
-    What is not there is downloaded, if the file says from where.
-
-    Raises:
-        UserError: no such file, or one the host refuses.
-    """
-    try:
-        _require_end(Path(data))
-        return check_det_dataset(data)
-    except UserError:
-        raise
-    except _UNREADABLE as error:
-        said = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"the data file {data!r} cannot be used: {said}", "check the paths in it") from None
-
-
-def _require_end(file: Path) -> None:
-    """Refuse aliases that the host would write out until the memory is full."""
-    text = file.read_text(encoding="utf-8", errors="ignore") if file.is_file() else ""
-    if "&" in text and "*" in text and endless(yaml.safe_load(text)):
-        raise UserError(
-            f"the data file {str(file)!r} repeats its own parts without end", "write them out, without & and *"
-        )
-
-
-def has_labels(data: str, split: str) -> bool:
-    """Whether a data file has labels of a split: published ones often name a test whose labels never were."""
-    if not data_file(data).get(split):
-        return False
-    try:
-        return any(file.exists() for file in labels(images(data, split)))
-    except OSError:
-        return False
-
-
-def scan(data: str) -> None:
-    """Read all labels once, as training does, so that the host's caches beside them are there."""
-    described = data_file(data)
-    for split in ("train", "val", "test"):
-        if described.get(split):
-            YOLODataset(described[split], data=described, task="detect", augment=False)
 
 
 def train_arguments(given: dict) -> dict:
@@ -465,115 +401,3 @@ def _tune(arguments: list[str]) -> None:
     if "model" not in given:
         raise UserError("tune needs a model", "add for example model=yolo11n-ema.pt")
     load(given.pop("model")).tune(**own, **given)
-
-
-# For `explain` -------------------------------------------------------------------------------------------------------
-
-
-def quiet_predictor(model: YOLO | RTDETR, **settings):
-    """The host's predictor for a model, ready to run on a copy of it: `model` stays as it is.
-
-    Args:
-        model: a loaded model.
-        settings: `imgsz`, `device`, `conf`, ...
-
-    Raises:
-        UserError: the host refuses the settings, such as a device that is not there.
-    """
-    settings = {
-        "mode": "predict",
-        "task": model.task,
-        "rect": True,
-        "batch": 1,
-        "save": False,
-        "verbose": False,
-        **settings,
-    }
-    try:
-        predictor = model.task_map[model.task]["predictor"](overrides=settings)
-        predictor.setup_model(copy.deepcopy(model.model), verbose=False)
-    except (AssertionError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
-        raise _refused(error) from None
-    return predictor
-
-
-def predict(predictor, image: PathLike):
-    """The host's result for one image.
-
-    Raises:
-        UserError: the host cannot, for example because its images are too small for the model.
-    """
-    try:
-        (result,) = predictor(source=str(image))
-    except (AssertionError, AttributeError, IndexError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise _refused(error) from None
-    return result
-
-
-def stretches(predictor) -> bool:
-    """Whether a predictor brings images to its size without keeping their proportions."""
-    return isinstance(predictor, rtdetr.RTDETRPredictor)
-
-
-def evaluate(model: YOLO | RTDETR, network: nn.Module, before_batch=None, **settings) -> float:
-    """The host's verdict on a network: mAP50-95 of its boxes, or top-1 accuracy.
-
-    Args:
-        model: which task it has.
-        network: judged; the host fuses it, so give a copy.
-        before_batch: called before each batch.
-        settings: `data`, `split`, `imgsz`, `batch`, `device`, `project`, ...
-
-    Raises:
-        UserError: the host refuses the settings or the data.
-    """
-    settings = {"mode": "val", "task": model.task, "plots": False, "save_json": False, "verbose": False, **settings}
-    try:
-        validator = model.task_map[model.task]["validator"](args={"rect": model.task != "classify", **settings})
-        if before_batch:
-            validator.add_callback("on_val_batch_start", lambda _: before_batch())
-        with _without_talk():
-            validator(model=network)
-    except (
-        AssertionError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise _refused(error) from None
-    return float(validator.metrics.top1 if model.task == "classify" else validator.metrics.box.map)
-
-
-@contextlib.contextmanager
-def _without_talk():
-    """The host's log and progress bars say nothing but warnings."""
-    level = LOGGER.level
-    LOGGER.setLevel("WARNING")
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)
-
-
-def classified_images(folder: str, split: str) -> list[Path]:
-    """The images of one split of a folder for classification, one sub-folder a class.
-
-    Raises:
-        UserError: the host does not accept the folder, or has no such split in it.
-    """
-    try:
-        found = check_cls_dataset(folder, split)
-    except (AssertionError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise _refused(error) from None
-    if not found.get(split):
-        raise UserError(f"{folder!r} has no {split!r} folder", "choose another with --split")
-    return sorted(file for file in Path(found[split]).rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
-
-
-def _refused(error: Exception) -> UserError:
-    said = " ".join(str(error).split())[:300] or type(error).__name__
-    return UserError(f"Ultralytics refuses: {said}", "try the same with foveal yolo predict or val")
