@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from matrix import attended
 
-from foveal import ATTENTIONS, IdentityStart, deploy, exporter, timing
+from foveal import ATTENTIONS, IdentityStart, deploy, exporter, runtime, timing
 from foveal import yolo as host
 from foveal.files import write_whole
 
@@ -35,8 +35,8 @@ def compared(file: Path, form: str, gain: float | None, folder: Path) -> dict:
     networks["stock"].load_state_dict(loaded.model.state_dict())
     files = {name: exporter.write(loaded, network, folder, name, given).path for name, network in networks.items()}
     image = exporter.pictures(exporter.PICTURES[:1], (SIZE, SIZE), 3)
-    runs = {name: exporter.runtime(path, "cpu") for name, path in files.items()}
-    calls = {name: lambda run=run: run(image) for name, run in runs.items()}
+    runs = {name: runtime.runtime(path, "cpu") for name, path in files.items()}
+    calls = {name: lambda run=run: run([image]) for name, run in runs.items()}
     for call in calls.values():
         call()
     times, _ = timing.interleaved(calls, CPU, ROUNDS)

@@ -589,6 +589,23 @@ def test_power_in_words():
     assert "How many points that is will be known once" in read(nothing_yet()).words()
 
 
+def test_images_lead_to_their_gates():
+    results = complete()
+    page = report.Page(results, "en").render()
+    assert "have not been drawn" in page
+    assert "<a " not in page
+    images = results["arms"][2]["images"]
+    images["won"][0]["gates"] = "gates/ema(groups=8)@P3%2C P4/index.html#image-3"
+    images["won"][1]["gates"] = None
+    images["lost"][0]["gates"] = "javascript:alert(1)#x"
+    page = report.Page(results, "en").render()
+    assert re.findall(r'<a href="([^"]*)', page) == [
+        "gates/ema%28groups%3D8%29%40P3%252C%20P4/index.html#image-3",
+        "javascript%3Aalert%281%29#x",
+    ]
+    assert "A name leads to the gates" in page
+
+
 def test_images_are_those_of_treatments():
     results = complete()
     results["arms"][3]["images"] = results["arms"][2]["images"]

@@ -26,7 +26,7 @@ import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
-from foveal import UserError, view, view_study
+from foveal import UserError, dataset, study_gates, view, view_study
 from foveal.cell import FAILURE, RESULT, held
 from foveal.demo import IMAGE_SIZE, draw_data
 from foveal.detections import THRESHOLDS, Detections
@@ -207,7 +207,7 @@ def test_looking_writes_nothing(small):
     shutil.rmtree(study.path(study.cells[-1]))
     (study.path(study.cells[-1])).mkdir()
     (small / "data.json").unlink()
-    explained(view_study.gates_folder(small, "ema@neck"), ["0000.png"])
+    explained(study_gates.gates_folder(small, "ema@neck"), ["0000.png"])
     before = tree(small)
     asked = client(small)
     for path in ("", "data/progress", "data/images/1", "data/boxes/1/0/0", "picture/photo/0", "picture/map/1/0"):
@@ -218,8 +218,8 @@ def test_looking_writes_nothing(small):
 
 def test_the_data_set_is_looked_at_when_the_plan_changes_and_not_at_every_poll(small, monkeypatch):
     calls = []
-    real = view_study.contents
-    monkeypatch.setattr(view_study, "contents", lambda *given: calls.append(given) or real(*given))
+    real = dataset.contents
+    monkeypatch.setattr(dataset, "contents", lambda *given: calls.append(given) or real(*given))
     asked = client(small)
     for _ in range(5):
         asked.get("/data/progress")
@@ -343,7 +343,7 @@ def test_what_browsers_know_is_sent_as_it_is_under_its_real_type(tmp_path, suffi
 
 
 def test_gates_in_the_study_are_found_by_arm_and_image(small):
-    explained(view_study.gates_folder(small, "ema@neck"), ["0004.png", "0001.png"])
+    explained(study_gates.gates_folder(small, "ema@neck"), ["0004.png", "0001.png"])
     asked = client(small)
     found = asked.get("/data/boxes/1/0/1").json()
     assert [one["title"] for one in found["maps"]] == ["spatial", "channel", "LayerCAM before", "LayerCAM after"]
@@ -369,12 +369,6 @@ def test_without_gates_the_page_has_the_command_that_makes_them(small):
     assert words[3] == str(small / "data/images/val/0002.png")  # the one in question before those won and lost
     assert {Path(word).name for word in words[3:-2]} == {f"{index:04}.png" for index in range(IMAGES)}
     assert words[-2:] == ["-o", str(small / "gates/ema@neck")]
-
-
-def test_names_of_arms_become_names_of_folders():
-    study = Path("study")
-    assert view_study.gates_folder(study, "ema(groups=8)@P3,P4") == study / "gates/ema(groups=8)@P3,P4"
-    assert view_study.gates_folder(study, "../../x.pt").parent == study / "gates"
 
 
 def test_more_pictures_of_a_gate_are_shown_too(tmp_path):
@@ -483,7 +477,7 @@ def test_links_out_of_the_folder_and_files_that_are_no_pictures_are_not_served(s
     (small / "report.html").symlink_to(secret)
     (small / "data/images/val/0000.png").unlink()
     (small / "data/images/val/0000.png").symlink_to(secret)
-    gates = view_study.gates_folder(small, "ema@neck")
+    gates = study_gates.gates_folder(small, "ema@neck")
     manifest = explained(gates, ["0001.png"])
     (gates / "pictures/link.png").symlink_to(picture)
     (gates / "pictures/note.png").write_text("secret")
@@ -767,7 +761,7 @@ def test_clicking_through_a_study(visit, small):
 
 @pytest.mark.slow
 def test_keys_and_the_focus(visit, small):
-    explained(view_study.gates_folder(small, "ema@neck"), [f"{index:04}.png" for index in range(IMAGES)])
+    explained(study_gates.gates_folder(small, "ema@neck"), [f"{index:04}.png" for index in range(IMAGES)])
     page = visit(small)
     names = page.locator("#list button span:first-child").all_inner_texts()
     pressed = ("j", "ArrowDown", "ArrowRight", "k", "ArrowUp", "ArrowLeft", "k")

@@ -334,7 +334,7 @@ FAKE = {
 }
 
 
-@pytest.mark.parametrize("room", ["yolo", "dataset", "inference", "exporter", "graft", "deploy"])
+@pytest.mark.parametrize("room", ["yolo", "dataset", "inference", "runtime", "exporter", "graft", "deploy"])
 def test_ultralytics_missing(tmp_path, room):
     assert refusal(tmp_path, None, room) == "Ultralytics is not installed; pip install 'foveal[yolo]'"
 

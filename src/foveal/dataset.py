@@ -3,10 +3,13 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from . import yolo as host  # before Ultralytics itself, because it says if that is missing or too old
 from .errors import UserError, endless
@@ -29,6 +32,27 @@ def images(data: str, split: str) -> list[Path]:
         else:
             found += [place.parent / line for line in place.read_text().splitlines() if line]
     return found
+
+
+class Photographs:
+    """The images of a split by their number in `Detections`, which has their names only.
+
+    Attributes:
+        files: in that order.
+    """
+
+    def __init__(self, data: str, split: str):
+        self.files = sorted(images(data, split), key=str)
+        found = [file.name for file in self.files]
+        often = Counter(found)
+        self._ordered = np.array(found)
+        self._numbers = {name: number for number, name in enumerate(found) if often[name] == 1}
+
+    def number(self, names: NDArray, image: int) -> int | None:
+        """Which file a judged image is; by name where the host left some out. None if it is not there."""
+        same = np.array_equal(names, self._ordered)
+        number = image if same else self._numbers.get(str(names[image]))
+        return number if number is not None and self.files[number].is_file() else None
 
 
 def labels(pictures: list[Path]) -> list[Path]:

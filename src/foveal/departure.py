@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .exporter import CannotRunError, Outputs, Written, refusing
+from .exporter import Written
+from .runtime import CannotRunError, Outputs, refusing
 from .surgery import attended
 
 RELATIVE = 1e-3  # to the largest value of a layer's output

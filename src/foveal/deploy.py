@@ -18,7 +18,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +27,11 @@ from . import dataset, departure, exporter, parity
 from . import yolo as host
 from .attention import Attention
 from .errors import UserError
-from .exporter import CannotExportError, CannotRunError, Written
+from .exporter import CannotExportError, Written
 from .files import write_whole
 from .fusion import fuse
 from .parity import Apart
+from .runtime import CannotRunError, Runtime, runtime
 from .surgery import IdentityStart, attended
 
 ROUNDING = {"boxes": 1e-3, "scores": 1e-5, "rest": 1e-4}  # largest differences that pass in any format
@@ -212,7 +212,7 @@ def _run(written: Written, files: list[Path], given: dict[str, object]) -> list[
     cases, runs = [], {}
     for size, exact in sizes:
         try:
-            runs[exact] = runs.get(exact) or exporter.runtime(written.path, given.get("device"), exact)
+            runs[exact] = runs.get(exact) or runtime(written.path, given.get("device"), exact)
         except CannotRunError as error:
             return [Case(size, written.batch, exact, None, f"the file does not load: {error}")]
         images = exporter.pictures(files, size, written.channels)
@@ -223,19 +223,19 @@ def _run(written: Written, files: list[Path], given: dict[str, object]) -> list[
     return cases
 
 
-def _compared(written: Written, runs: Callable, images: Tensor, size: tuple[int, int], batch: int) -> Apart | str:
+def _compared(written: Written, run: Runtime, images: Tensor, size: tuple[int, int], batch: int) -> Apart | str:
     """All images, so many at a time."""
     images = images.repeat(-(-batch // len(images)), 1, 1, 1)
-    found = []
-    for group in images[: len(images) // batch * batch].split(batch):
-        try:
-            difference = parity.apart(written.reference(group), runs(group), written.kind, size)
-        except CannotRunError as error:
-            return f"the file does not run: {error}"
-        if isinstance(difference, str):
-            return difference
-        found.append(difference)
-    return parity.worst(found)
+    groups = images[: len(images) // batch * batch].split(batch)
+    try:
+        outputs = run(groups)
+    except CannotRunError as error:
+        return f"the file does not run: {error}"
+    found = [
+        parity.apart(written.reference(group), got, written.kind, size)
+        for group, got in zip(groups, outputs, strict=True)
+    ]
+    return next((each for each in found if isinstance(each, str)), None) or parity.worst(found)
 
 
 def _wrong(case: Case, plain: Apart | None) -> str:

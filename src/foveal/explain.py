@@ -5,6 +5,7 @@ measured on the model that is given, only on copies.
 """
 
 import datetime
+import hashlib
 import json
 import os
 import shutil
@@ -98,6 +99,7 @@ def explain(
             "foveal": foveal.__version__,
             "kind": "explain",
             "model": name,
+            "weights": digest(Path(loaded.ckpt_path)) if loaded.ckpt_path else None,
             "task": loaded.task,
             "imgsz": imgsz,
             "confidence": CONFIDENCE,
@@ -124,6 +126,11 @@ def explain(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Explained(str(target), manifest)
+
+
+def digest(file: Path) -> str:
+    """Of a model file, as the manifest holds it under "weights"."""
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 # What is given -------------------------------------------------------------------------------------------------------

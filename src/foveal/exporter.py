@@ -1,11 +1,9 @@
-"""Ultralytics' exporter and the runtimes of the files it writes, by which `yolo predict` runs them, too."""
+"""Ultralytics' exporter: what it wrote, and how the outputs are to be read."""
 
-import contextlib
 import copy
 import importlib.util
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +12,11 @@ from torch import Tensor, nn
 
 from . import yolo as host  # before Ultralytics itself, because it says if that is missing or too old
 from .errors import UserError
+from .runtime import FAILURES, Outputs, listed
 
 # isort: split
 from ultralytics.data.augment import LetterBox
 from ultralytics.engine import exporter
-from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.modules import Classify, Detect, RTDETRDecoder
 from ultralytics.utils import ASSETS
 from ultralytics.utils.nms import non_max_suppression
@@ -34,13 +32,6 @@ PACKAGES = {
     "mnn": ("MNN", "onnx"),
     "torchscript": (),
 }
-Outputs = list[Tensor]
-
-# What converters raise for a model that they cannot write, and runtimes for an input that a file cannot take.
-_FAILURES = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError),
-    *(RuntimeError, SystemError, TypeError, ValueError, subprocess.SubprocessError),
-)
 
 
 class CannotExportError(Exception):
@@ -54,10 +45,6 @@ class CannotExportError(Exception):
     def __init__(self, said: str, size: tuple[int, int]):
         super().__init__(said)
         self.size = size
-
-
-class CannotRunError(Exception):
-    """A runtime refused a file, or an input of it."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +141,7 @@ def write(model: host.YOLO, weights: nn.Module, folder: Path, name: str, given: 
     weights.pt_path = folder / f"{name}.pt"
     try:
         path = stand_in.export(**given)
-    except _FAILURES as error:
+    except FAILURES as error:
         # Of the sentences of torch's converters the first says it, the others where to complain.
         said = " ".join(str(error).split()).partition(" Please feel free")[0][:240] or type(error).__name__
         if not started:
@@ -168,7 +155,7 @@ def write(model: host.YOLO, weights: nn.Module, folder: Path, name: str, given: 
 
     @torch.no_grad()
     def reference(images: Tensor) -> Outputs:
-        return _listed(whole(images))
+        return listed(whole(images))
 
     return Written(
         path=Path(path),
@@ -202,55 +189,6 @@ def _with_its_outputs(model: nn.Module, asked: exporter.Exporter) -> nn.Module:
             module.max_det = getattr(asked.model.model[-1], "max_det", None)
             module.xyxy = bool(asked.args.nms)
     return model
-
-
-def runtime(path: Path, device: str | None, exact: bool = False) -> Callable[[Tensor], Outputs]:
-    """What runs a file, by the runtime that the host takes for it.
-
-    Args:
-        path: of the file or folder.
-        device: as the host takes it.
-        exact: keep full precision where the runtime would round, which is OpenVINO's on some CPUs.
-
-    Raises:
-        CannotRunError: it does not load. What is returned raises the same for what it cannot run.
-    """
-    with refusing():
-        backend = AutoBackend(str(path), device=torch.device(device or "cpu"))
-        compiled = _exact(path) if exact and hasattr(backend, "ov_compiled_model") else None
-
-    @torch.no_grad()
-    def run(images: Tensor) -> Outputs:
-        with refusing():
-            if compiled:
-                return [torch.from_numpy(output.copy()) for output in compiled(images.numpy()).values()]
-            return [output.float().cpu().clone() for output in _listed(backend(images.to(backend.device)))]
-
-    return run
-
-
-def _exact(path: Path):
-    import openvino
-
-    core = openvino.Core()
-    return core.compile_model(core.read_model(next(path.glob("*.xml"))), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-
-@contextlib.contextmanager
-def refusing() -> Iterator[None]:
-    """Turn what runtimes raise into `CannotRunError`, with what they say of it in one line."""
-    state = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
-    theirs = [kind for kind in vars(state or object).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    try:
-        yield
-    except (*_FAILURES, *theirs) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        # Torch's begins with a stack of calls.
-        raise CannotRunError((lines[-1] if "Traceback" in str(error) else " ".join(lines))[:240]) from error
-
-
-def _listed(outputs: object) -> Outputs:
-    return [outputs] if isinstance(outputs, Tensor) else [part for each in outputs for part in _listed(each)]
 
 
 def final_boxes(outputs: Outputs, kind: Kind, size: tuple[int, int]) -> list[Tensor]:

@@ -88,17 +88,19 @@ def add(
     loaded = host.load(model)
     with host.refusing(model):  # a file can hold anything
         before = loaded.model.eval()
-        available = insert.places(before.yaml, _strides(before))
-        paper_place = find(spec.name).card.paper_place
-        indices = insert.resolve(spec.places, available, paper_place, len(insert.rows(before.yaml)))
-        if own_row:
-            cfg, number = insert.with_rows(before.yaml, spec, indices)
-        else:
-            cfg, number = insert.with_suffix(before.yaml, spec, indices), range(len(insert.rows(before.yaml)))
-
+        strides = _strides(before)
+    rows = insert.rows(before.yaml)
+    indices = insert.resolve(
+        spec.places, insert.places(before.yaml, strides), find(spec.name).card.paper_place, len(rows)
+    )
+    if own_row:
+        cfg, number = insert.with_rows(before.yaml, spec, indices)
+    else:
+        cfg, number = insert.with_suffix(before.yaml, spec, indices), range(len(rows))
+    image_size = 224 if loaded.task == "classify" else 640
+    with host.refusing(model):
         after = host.rebuild(before, cfg).eval()
         tensors = _carry_over(before, after, number)
-        image_size = 224 if loaded.task == "classify" else 640
         image = _photograph(image_size, cfg.get("channels", 3))
         outputs, flops = zip(*(_run(m, image) for m in (before, after)), strict=True)
         difference = max(float((a - b).abs().max()) for a, b in zip(*outputs, strict=True))

@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .exporter import CONFIDENCE, Kind, Outputs, final_boxes, to_corners
+from .exporter import CONFIDENCE, Kind, final_boxes, to_corners
+from .runtime import Outputs
 
 FAINT = 0.01  # rows of a lower confidence are in or out by chance
 SAME = 0.5  # overlap of boxes that are the same one

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import statistics
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,6 +229,18 @@ class Page:
         """Something that is the same in every language."""
         breaking = Markup(re.sub("(?=[(@.])|(?<=,)", "<wbr>", escape(text)))  # long ones break where they have joints
         return Markup('<span class="name" translate="no">{}</span>').format(breaking)
+
+    @staticmethod
+    def gates(image: dict) -> str:
+        """Where the gates of an image are, as a link from the page; "" if they were not drawn."""
+        file, _, place = (image.get("gates") or "").partition("#")
+        return file and f"{urllib.parse.quote(file)}#{urllib.parse.quote(place)}"
+
+    @property
+    def linked(self) -> bool:
+        """Whether gates were drawn of any image."""
+        each = [arm["images"] for arm in self.arms if arm["images"]]
+        return any(self.gates(image) for images in each for image in (*images["won"], *images["lost"]))
 
     def say(self, key: str, **parts: object) -> Markup:
         """A phrase in the page's language, its blanks filled."""

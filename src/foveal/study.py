@@ -17,9 +17,9 @@ from pathlib import Path
 
 import yaml
 
+from . import dataset
 from . import yolo as host
 from .cell import BUSY, CELLS, DATA, FAILURE, LOG, PLAN, Result, held
-from .dataset import Contents, contents
 from .errors import UserError
 from .executors import Executor
 from .files import write_whole
@@ -56,7 +56,7 @@ class Study:
             raise UserError(f"there is no study in {folder}: it has no {PLAN}", "start one with foveal study run PLAN")
         self.folder = folder
         self.plan = Plan.read(folder / PLAN)
-        self.contents = contents(self.plan.data, folder / DATA)
+        self.contents = dataset.contents(self.plan.data, folder / DATA)
         self.cells = self.plan.cells(self.contents.digest)
         self.epochs = int(host.train_arguments(self.plan.train)["epochs"])
 
@@ -200,7 +200,7 @@ class Study:
         notes = self.folder / "contents.json"
         now = {"digest": self.contents.digest, "files": self.contents.files}
         if notes.exists():
-            earlier = Contents(**json.loads(notes.read_text()))
+            earlier = dataset.Contents(**json.loads(notes.read_text()))
             if changed := self.contents.difference(earlier):
                 say(f"the data set is another than when this study last ran: {changed}")
         if left_over := self.left_over():

@@ -11,9 +11,7 @@ import shlex
 import shutil
 import tempfile
 import threading
-from collections import Counter
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +24,12 @@ from .errors import UserError
 from .plan import Cell, Plan
 from .runs import COLUMN
 from .study import State, Study, in_words, rows
+from .study_gates import gates_folder
 from .view_album import MALFORMED, MANIFEST, album, index, inside, stamp
 
 CONFIDENCE = 0.25  # of the scores by which images are ordered, as in the report
 FAINTEST = 0.05  # detections below are not sent
 EXPLAINED = 4  # images won, and lost, in the command that makes gates
-
-
-def gates_folder(study: Path, arm: str) -> Path:
-    """Where the gates of an arm are looked for: `gates/ema@neck`; what no file name can hold is quoted."""
-    return study / "gates" / quote(arm, safe="@()=,")
 
 
 class Watched:
@@ -76,8 +70,8 @@ class Watched:
         """A photograph of the data set, `photo/IMAGE`, or a map of an arm, `map/ARM/NUMBER`."""
         study = self._now()
         if name == "photo" and len(numbers) == 1:
-            chosen = index(numbers[0], len(study.photos))
-            return None if chosen is None else study.photos[chosen]
+            chosen = index(numbers[0], len(study.photos.files))
+            return None if chosen is None else study.photos.files[chosen]
         arm = index(numbers[0], len(study.plan.arms)) if name == "map" and len(numbers) == 2 else None
         if arm and (folder := self._explained(study.plan.arms[arm].name)):
             pictures = album(folder).pictures
@@ -156,7 +150,7 @@ class Watched:
         _same(found[0].name, *found)
         if image >= len(found[0].name):
             return None
-        photo = study.photo(found[0].name, image)
+        photo = study.photos.number(found[0].name, image)
         true = _of(image, found[0].true_image, found[0].true_box, found[0].true_label)
         return {
             "name": str(found[0].name[image]),
@@ -188,8 +182,8 @@ class Watched:
                 said = str(error)
         ranked = [one["image"] for one in self._images(study, arm)["images"]]
         names = _found(finished[name, pair]).name
-        chosen = [study.photo(names, one) for one in dict.fromkeys(ranked[:EXPLAINED] + ranked[-EXPLAINED:])]
-        photos = [str(study.photos[one]) for one in dict.fromkeys([photo, *chosen]) if one is not None]
+        chosen = [study.photos.number(names, one) for one in dict.fromkeys(ranked[:EXPLAINED] + ranked[-EXPLAINED:])]
+        photos = [str(study.photos.files[one]) for one in dict.fromkeys([photo, *chosen]) if one is not None]
         weights = finished[name, pair] / "weights" / "best.pt"
         command = shlex.join(["foveal", "explain", str(weights), *photos, "-o", str(folder)])
         return {"maps": [], "why": said or "Nobody has asked for the gates of this arm yet.", "command": command}
@@ -209,17 +203,7 @@ class _Quiet(Study):
         self.cells = self.plan.cells(self.contents.digest)
         self.epochs = int(host.train_arguments(self.plan.train)["epochs"])
         self.names = dataset.data_file(self.plan.data)["names"]
-        self.photos = sorted(dataset.images(self.plan.data, self.plan.split), key=str)  # the order of `Detections`
-        found = [photo.name for photo in self.photos]
-        self._ordered = np.array(found)
-        often = Counter(found)
-        self._numbers = {name: number for number, name in enumerate(found) if often[name] == 1}
-
-    def photo(self, names: NDArray, image: int) -> int | None:
-        """The photograph of a judged image; by name where the host left some out. None if it is not there."""
-        same = np.array_equal(names, self._ordered)
-        number = image if same else self._numbers.get(str(names[image]))
-        return number if number is not None and self.photos[number].is_file() else None
+        self.photos = dataset.Photographs(self.plan.data, self.plan.split)
 
     def named(self, label: int) -> str:
         """The name of a class."""

@@ -1,0 +1,110 @@
+"""The gates of a study: drawn for what was won and lost, once, and linked from the report."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
+
+import foveal
+from foveal import results, study_gates
+from foveal import yolo as host
+from foveal.demo import draw_data
+from foveal.detections import Detections
+from foveal.study import Study
+from test_study import PLAN, fake
+
+ARM = "ema@neck"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A finished study whose arm finds less in every other image, and more in the others."""
+    folder = tmp_path_factory.mktemp("template")
+    draw_data(folder / "data", train=4, val=4)
+    (folder / "data/images/val/0003.png").rename(folder / "data/images/val/the last one.png")
+    (folder / "data/labels/val/0003.txt").rename(folder / "data/labels/val/the last one.txt")
+    study = Study.prepare({**PLAN, "split": "val"}, folder, folder)
+    files = sorted((folder / "data/images/val").iterdir())
+    for cell in study.cells:
+        fake(study, cell)
+        boxes = np.array([[10, 10, 30, 30]] * 4, np.float32)
+        found = boxes + np.array([[60 * (index % 2 == (cell.arm.name == ARM))] for index in range(4)], np.float32)
+        hits = np.zeros((4, 10), bool)
+        truth = np.arange(4), boxes, np.zeros(4, np.int32)
+        values = np.arange(4), found, np.full(4, 0.9, np.float32), np.zeros(4, np.int32), hits, *truth
+        Detections(np.array([file.name for file in files]), *values).save(study.path(cell) / "best.npz")
+        (study.path(cell) / "weights").mkdir()
+        model = host.load("yolo11n.yaml")
+        model.model.names, model.model.args = {0: "disc", 1: "square", 2: "cross"}, {"imgsz": 96}
+        torch.save(host.checkpoint(model.model, {}), study.path(cell) / "weights/plain.pt")
+        if cell.arm.spec:
+            foveal.add(study.path(cell) / "weights/plain.pt", "ema", output=study.path(cell) / "weights/best.pt")
+        else:
+            shutil.copyfile(study.path(cell) / "weights/plain.pt", study.path(cell) / "weights/best.pt")
+    return folder
+
+
+@pytest.fixture
+def study(template, tmp_path) -> Study:
+    return Study(Path(shutil.copytree(template, tmp_path / "study")))
+
+
+def drawn(study: Study) -> tuple[dict, list[str]]:
+    """What the results say of images, with links, and what was said while gates were drawn."""
+    folders = {(cell.arm.name, cell.pair): study.path(cell) for cell in study.cells}
+    arms = [
+        {"name": "baseline", "seeds": [0, 1], "images": None},
+        {"name": ARM, "seeds": [0, 1], "images": results._images(ARM, folders)},
+    ]
+    found, said = {"arms": arms}, []
+    study_gates.draw(study, found, said.append)
+    study_gates.link(study, found)
+    return arms[1]["images"], said
+
+
+def test_every_image_won_or_lost_leads_to_its_gates(study):
+    found, said = drawn(study)
+    assert said == [f"gates of {ARM}, seed 0, on 4 images that it won or lost"]
+    assert (found["better"], found["worse"]) == (2, 2)
+    for image in (*found["won"], *found["lost"]):
+        file, place = image["gates"].split("#")
+        assert file == f"gates/{ARM}/index.html"
+        page = (study.folder / file).read_text(encoding="utf-8")
+        heading = re.search(rf'id="{place}">\s*<h2>(.*)</h2>', page)[1]
+        assert re.sub("<[^>]+>", "", heading) == image["name"]
+
+
+def test_gates_are_drawn_again_only_for_other_weights_or_images(study):
+    drawn(study)
+    folder = study_gates.gates_folder(study.folder, ARM)
+    before = (folder / "manifest.json").read_bytes()
+    assert drawn(study)[1] == []
+    assert (folder / "manifest.json").read_bytes() == before
+    first = next(cell for cell in study.cells if cell.arm.name == ARM)
+    weights = study.path(first) / "weights/best.pt"
+    foveal.add(weights.with_name("plain.pt"), "ema(groups=16)", output=weights, force=True)
+    assert len(drawn(study)[1]) == 1
+    manifest = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(manifest.replace("0001.png", "9.png"))
+    assert len(drawn(study)[1]) == 1
+    (folder / "manifest.json").write_text("[]")
+    assert "exists and is no explanation" in drawn(study)[1][-1]
+
+
+def test_what_cannot_be_drawn_is_said_and_leads_nowhere(study, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found, said = drawn(study)
+    assert said[-1].startswith(f"no gates of {ARM}: activation maps need grad-cam, which is not installed; pip install")
+    assert not any(image["gates"] for image in (*found["won"], *found["lost"]))
+
+
+def test_names_of_arms_become_names_of_folders():
+    folder = Path("study")
+    assert study_gates.gates_folder(folder, "ema(groups=8)@P3,P4") == folder / "gates/ema(groups=8)@P3,P4"
+    assert study_gates.gates_folder(folder, "../../x.pt").parent == folder / "gates"
