@@ -4,19 +4,13 @@ Each case is drawn from its name alone, so that one is run again by it: pytest t
 """
 
 import copy
-import datetime
-import io
-import itertools
 import json
 import random
 import re
 import shutil
 import signal
-import struct
 import sys
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +27,7 @@ pytest.importorskip("starlette", reason="Starlette is not installed")
 
 from starlette.testclient import TestClient
 
+from damage import FOREIGN, MOST, ODD, PICTURES, TEXTS, changed, cut_or_flipped, octets, repacked, written
 from foveal import ATTENTIONS, UserError, cli, exporter, report, view
 from foveal import yolo as host
 from foveal.cell import FAILURE, RESULT
@@ -173,120 +168,6 @@ def _make_study(folder: Path) -> None:
     report.write(found, study.folder, "en")
 
 
-# Mutations -----------------------------------------------------------------------------------------------------------
-
-ODD = [None, True, -1, 0, 1, 7, 0.5, float("nan"), float("inf"), 10**12, 10**30, "x" * 300, "\0", "a\nb", "é"]
-ODD += [
-    "",
-    " ",
-    "a",
-    "../..",
-    "nc",
-    "ema",
-    "1",
-    "None",
-    "[1",
-    "photo.png",
-    "tiny.pt",
-    "C3k2+ema(groups=2)",
-    "%s",
-    b"\xff",
-]
-ODD += [[], [[]], {}, {"a": 1}, [1, 2], [None], {1: {2: [3]}}, [-1, 1, "Conv", [8]], datetime.date(2026, 1, 2)]
-# Each line nine of the line before: a few hundred bytes, and too much for anything that writes it out.
-_LINES = (f"&{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in itertools.pairwise("abcdefghij"))
-BOMB = f"[&a [1, 1], {', '.join(_LINES)}]"
-TEXTS = [
-    b"",
-    b"\n",
-    b"\0",
-    b"\xff\xfe\x00",
-    b"null",
-    b"[]",
-    b"{}",
-    b"7",
-    b"text",
-    b"a: b: c",
-    b"a: &a [*a]",
-    b"\xef\xbb\xbf",
-]
-TEXTS += [b"[" * 5000, b"{a: " * 300, b"? [1]\n: 2", b"!!python/object:os.system [x]", b"a: 2026-99-99", b"\t- a"]
-TEXTS += [f"model: tiny.yaml\ndata: data/data.yaml\n{key}: &a [*a]".encode() for key in ("arms", "seeds", "backbone")]
-
-MOST = 10**6  # the number of a case that is drawn freely
-
-
-def tree(draw: random.Random, value: object) -> object:
-    """The same nest of lists and dictionaries, but for one to three things."""
-    value = copy.deepcopy(value)
-    for _ in range(draw.choice((1, 1, 2, 3))):
-        places = list(_places(value))
-        if not places:
-            return draw.choice(ODD)
-        at, key = draw.choice(places)
-        what = draw.randrange(6)
-        if what == 0:
-            del at[key]
-        elif what == 1 and isinstance(at, dict):
-            at[str(key) + "s"] = at.pop(key)
-        elif what == 2:
-            at[key] = [at[key]]
-        elif what == 3 and isinstance(at, list):
-            at.insert(key, copy.deepcopy(at[key]))
-        else:
-            at[key] = copy.deepcopy(draw.choice(ODD))
-    return value
-
-
-def _places(value: object):
-    for key in range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ():
-        yield value, key
-        yield from _places(value[key])
-
-
-def octets(draw: random.Random, content: bytes) -> bytes:
-    """The same file, but cut short, with other bytes, a hole, or something added."""
-    changed = bytearray(content)
-    at = draw.randrange(len(content))
-    length = draw.choice((1, 2, 4, 16, 200))
-    match draw.randrange(6):
-        case 0:
-            return content[:at]
-        case 1:
-            for place in draw.choices(range(len(content)), k=length):
-                changed[place] ^= 1 << draw.randrange(8)
-        case 2:
-            changed[at : at + length] = bytes(length)
-        case 3:
-            changed[at:at] = draw.randbytes(length)
-        case 4:
-            del changed[at : at + length]
-        case 5:
-            changed += draw.randbytes(length)
-    return bytes(changed)
-
-
-def written(draw: random.Random, number: int, file: Path) -> None:
-    """A file of YAML or JSON with another text, as other bytes, or with something else in its nest."""
-    content = file.read_bytes()
-    if number < len(TEXTS):
-        file.write_bytes(TEXTS[number])
-        return
-    read, write = (json.loads, _json) if file.suffix == ".json" else (yaml.safe_load, yaml.safe_dump)
-    nest = read(content)
-    if file.suffix == ".yaml" and number - len(TEXTS) < len(nest):
-        key = list(nest)[number - len(TEXTS)]
-        file.write_text(f"{yaml.safe_dump({**nest, key: None})}\n{key}: {BOMB}\n")
-    elif draw.random() < 0.2:
-        file.write_bytes(octets(draw, content))
-    else:
-        file.write_text(write(tree(draw, nest)))
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, default=str)
-
-
 # Cases: each changes the files in a folder and returns the words of a command ----------------------------------------
 
 
@@ -307,71 +188,6 @@ def images(draw: random.Random, number: int, folder: Path) -> list[str]:
     return ["explain", "tiny-se.pt", file.name, "--imgsz", "32", "-o", "out"]
 
 
-def _picture(name: str, mode: str, size=(40, 30), **more) -> Callable[[bytes, Path], Path]:
-    def make(content: bytes, folder: Path) -> Path:
-        with Image.open(io.BytesIO(content)) as image:
-            image.convert("RGB").convert(mode).resize(size).save(folder / name, **more)
-        return folder / name
-
-    return make
-
-
-def _bytes(name: str, content: bytes) -> Callable[[bytes, Path], Path]:
-    def make(_, folder: Path) -> Path:
-        (folder / name).write_bytes(content)
-        return folder / name
-
-    return make
-
-
-def _declared(content: bytes, folder: Path) -> Path:
-    """A PNG that says it is larger than memory."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    body = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
-    (folder / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body + content[33:])
-    return folder / "huge.png"
-
-
-def _turned(content: bytes, folder: Path) -> Path:
-    with Image.open(io.BytesIO(content)) as image:
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        image.convert("RGB").resize((60, 30)).save(folder / "turned.jpg", exif=exif)
-    return folder / "turned.jpg"
-
-
-PICTURES = {
-    "empty": _bytes("a.jpg", b""),
-    "text": _bytes("a.jpg", b"a photograph"),
-    "html": _bytes("a.png", b"<html></html>"),
-    "suffix": _bytes("a.txt", b"text"),
-    "no suffix": _bytes("none", b"text"),
-    "one pixel": _picture("a.png", "RGB", (1, 1)),
-    "one row": _picture("a.jpg", "RGB", (200, 1)),
-    "one column": _picture("a.png", "RGB", (1, 200)),
-    "palette": _picture("a.png", "P"),
-    "bits": _picture("a.png", "1"),
-    "grey and alpha": _picture("a.png", "LA"),
-    "alpha": _picture("a.png", "RGBA"),
-    "16 bits": _bytes("a.png", b""),
-    "CMYK": _picture("a.jpg", "CMYK"),
-    "progressive": _picture("a.jpg", "RGB", progressive=True),
-    "TIFF": _picture("a.tiff", "RGB"),
-    "floats": _picture("a.tif", "F"),
-    "BMP as PNG": _picture("a.png", "RGB", format="BMP"),
-    "WebP": _picture("a.webp", "RGB"),
-    "GIF": _picture("a.gif", "P"),
-    "declared": _declared,
-    "turned": _turned,
-}
-PICTURES["16 bits"] = lambda content, folder: _saved(folder / "a.png", np.full((20, 30), 40000, np.uint16))
-
-
-def _saved(file: Path, pixels: np.ndarray) -> Path:
-    Image.fromarray(pixels).save(file)
-    return file
-
-
 def models(draw: random.Random, number: int, folder: Path) -> list[str]:
     """A model YAML, or the YAML of a data set."""
     file = folder / ("data/data.yaml" if number % 8 == 7 else "tiny.yaml")
@@ -385,27 +201,15 @@ def models(draw: random.Random, number: int, folder: Path) -> list[str]:
 
 def _over(model: str) -> list[list[str]]:
     """Commands on a model."""
+    out, study = (
+        f"out{Path(model).suffix}",
+        ["study", "run", "--model", model, "--data", "data/data.yaml", "--arms", SE],
+    )
     return [
-        *(
-            ["add", model, SE, "-o", f"out{Path(model).suffix}"],
-            ["add", model, f"{SE}@P3", "-o", f"out{Path(model).suffix}"],
-        ),
-        ["add", model, "ema(groups=4)", "--own-row", "--json", "-o", f"out{Path(model).suffix}"],
+        *(["add", model, spec, "-o", out] for spec in (SE, f"{SE}@P3")),
+        ["add", model, "ema(groups=4)", "--own-row", "--json", "-o", out],
         ["export", model, "format=torchscript", "imgsz=32"],
-        [
-            "study",
-            "run",
-            "--model",
-            model,
-            "--data",
-            "data/data.yaml",
-            "--arms",
-            SE,
-            "-o",
-            "new",
-            "epochs=1",
-            "imgsz=32",
-        ],
+        [*study, "-o", "new", "epochs=1", "imgsz=32"],
     ]
 
 
@@ -418,7 +222,7 @@ def plans(draw: random.Random, number: int, folder: Path) -> list[str]:
 def checkpoints(draw: random.Random, number: int, folder: Path) -> list[str]:
     name = ("pasted.pt", "tiny.pt", "tiny-se.pt")[number % 3]
     file = folder / name
-    ways = (_damaged, _repacked, _changed, _changed, _changed)
+    ways = (cut_or_flipped, repacked, changed, changed, changed)
     if number < len(FOREIGN):
         FOREIGN[number](file)
     else:
@@ -429,92 +233,6 @@ def checkpoints(draw: random.Random, number: int, folder: Path) -> list[str]:
     return draw.choice([*_over(name), explain] if name == "tiny.pt" else [explain, explain, *_over(name)])
 
 
-def _damaged(draw: random.Random, file: Path) -> None:
-    file.write_bytes(octets(draw, file.read_bytes()))
-
-
-def _repacked(draw: random.Random, file: Path) -> None:
-    """One record is damaged, and the zip around it is sound."""
-    with zipfile.ZipFile(file) as archive:
-        records = {name: archive.read(name) for name in archive.namelist()}
-    name = draw.choice([name for name in records if name.endswith("data.pkl")] * 9 + list(records))
-    if draw.random() < 0.2:
-        del records[name]
-    else:
-        records[name] = octets(draw, records[name])
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in records.items():
-            archive.writestr(name, content)
-
-
-def _changed(draw: random.Random, file: Path) -> None:
-    """Something else is stored where the model, or a part of it, was."""
-    saved = torch.load(file, weights_only=False)
-    model = saved["model"]
-    odd = draw.choice(ODD)
-    match draw.randrange(9):
-        case 0:
-            saved.pop(draw.choice(list(saved)))
-        case 1:
-            saved[draw.choice(list(saved))] = odd
-        case 2:
-            delattr(model, draw.choice([*vars(model)][-9:]))
-        case 3:
-            setattr(model, draw.choice(("yaml", "names", "args", "nc", "task", "stride", "save", "inplace")), odd)
-        case 4:
-            model.yaml = tree(draw, model.yaml)
-        case 5:
-            model.model._modules[draw.choice(list(model.model._modules))] = draw.choice(
-                (nn.Conv2d(3, 3, 1), nn.Identity())
-            )
-        case 6:
-            _one_tensor(draw, model)
-        case 7:
-            layer = draw.choice(list(model.modules()))
-            setattr(layer, draw.choice(list(vars(layer))), odd)
-        case 8:
-            saved["model"] = draw.choice((model.state_dict(), model.model, torch.zeros(3), [model], None))
-    torch.save(saved, file)
-
-
-def _one_tensor(draw: random.Random, model: nn.Module) -> None:
-    """Of another shape or kind, or missing, or one more, above all in the attention."""
-    layers = [m for n, m in model.named_modules() if m._parameters and ("attention" in n or n.startswith("model.6"))]
-    layer = draw.choice(layers or [m for m in model.modules() if m._parameters])
-    name = draw.choice([key for key, value in layer._parameters.items() if value is not None])
-    shape = layer._parameters[name].shape
-    match draw.randrange(5):
-        case 0:
-            layer._parameters[name] = nn.Parameter(torch.zeros(*shape[:-1], shape[-1] + 1))
-        case 1:
-            layer._parameters[name] = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
-        case 2:
-            del layer._parameters[name]
-        case 3:
-            layer._parameters["more"] = nn.Parameter(torch.zeros(2))
-        case 4:
-            layer._parameters[name] = nn.Parameter(torch.full(shape, float("nan")))
-
-
-FOREIGN = [
-    lambda file: file.unlink(),
-    lambda file: file.write_bytes(b""),
-    lambda file: file.write_bytes(b"PK\x03\x04"),
-    lambda file: zipfile.ZipFile(file, "w").close(),
-    lambda file: torch.save({}, file),
-    lambda file: torch.save([], file),
-    lambda file: torch.save({"model": {}}, file),
-    lambda file: torch.save({"model": None, "ema": None}, file),
-    lambda file: torch.save(nn.Conv2d(3, 3, 1), file),
-    lambda file: torch.save({"model": nn.Conv2d(3, 3, 1)}, file),
-    lambda file: torch.save({"state_dict": {}}, file),
-    lambda file: torch.jit.save(torch.jit.script(nn.Conv2d(3, 3, 1)), file),
-    lambda file: torch.save({"model": 3}, file, _use_new_zipfile_serialization=False),
-    lambda file: (file.unlink(), file.mkdir()),
-    lambda file: np.savez(file.open("wb"), a=np.zeros(3)),
-]
-
-
 def runs(draw: random.Random, number: int, folder: Path) -> list[str]:
     file = folder / draw.choice(("a", "b")) / draw.choice(("args.yaml", "args.yaml", "results.csv", "weights/best.pt"))
     if number < len(TEXTS) and file.suffix != ".pt":
@@ -522,7 +240,7 @@ def runs(draw: random.Random, number: int, folder: Path) -> list[str]:
     elif file.suffix == ".yaml":
         written(draw, MOST, file)
     elif file.suffix == ".pt":
-        draw.choice((_damaged, _repacked, _changed, _changed))(draw, file)
+        draw.choice((cut_or_flipped, repacked, changed, changed))(draw, file)
     else:
         file.write_bytes(octets(draw, file.read_bytes()))
     return ["audit", "a", "b", *([] if number % 6 == 5 else ["--no-evaluate"])]
@@ -711,16 +429,9 @@ def looked_at(folder: Path, port: int, ready: Callable[[str], None]) -> None:
     """Every page and picture, instead of a server."""
     asked = TestClient(view.application(folder), base_url="http://127.0.0.1")
     ready("http://127.0.0.1/")
-    pages = [
-        "",
-        "data/progress",
-        "data/images/1",
-        "data/boxes/1/0/0",
-        "data/boxes/1/1/2",
-        "picture/photo/0",
-        "data/album",
-    ]
-    for page in [*pages, "picture/map/0", "picture/map/1", "picture/map/1/0", "index.html", "report.html"]:
+    pages = ["", "data/progress", "data/images/1", "data/boxes/1/0/0", "data/boxes/1/1/2", "data/album"]
+    pages += ["picture/photo/0", "picture/map/0", "picture/map/1", "picture/map/1/0", "index.html", "report.html"]
+    for page in pages:
         answer = asked.get(f"/{page}")
         assert answer.status_code in (200, 404, 409), (page, answer.text)
         if answer.status_code == 409:
