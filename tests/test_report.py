@@ -78,7 +78,7 @@ def arm(name, role, shift, index, seeds=6, classes=("RBC", "WBC", "Platelets")):
             "map": [[value + 0.002 * s + shift for value in rise] for s in range(seeds)],
             "loss": [[5.2 - 4 * value + 0.03 * s - shift for value in rise] for s in range(seeds)],
         },
-        "images": {"won": images(1), "lost": images(-1), "better": 30, "worse": 25, "equal": 17}
+        "images": {"won": images(1), "lost": images(-1), "better": 30, "worse": 25, "equal": 17, "no_gates": ""}
         if judged and role == "treatment"
         else None,
         "cost": {
@@ -598,7 +598,9 @@ def test_images_lead_to_their_gates():
     images["won"][0]["gates"] = "gates/ema(groups=8)@P3%2C P4/index.html#image-3"
     images["won"][1]["gates"] = None
     images["lost"][0]["gates"] = "javascript:alert(1)#x"
+    results["arms"][2]["images"]["no_gates"] = "nothing to draw with"
     page = report.Page(results, "en").render()
+    assert "(nothing to draw with)" in page
     assert re.findall(r'<a href="([^"]*)', page) == [
         "gates/ema%28groups%3D8%29%40P3%252C%20P4/index.html#image-3",
         "javascript%3Aalert%281%29#x",

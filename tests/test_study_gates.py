@@ -1,5 +1,6 @@
 """The gates of a study: drawn for what was won and lost, once, and linked from the report."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -42,7 +43,8 @@ def template(tmp_path_factory) -> Path:
         (study.path(cell) / "weights").mkdir()
         model = host.load("yolo11n.yaml")
         model.model.names, model.model.args = {0: "disc", 1: "square", 2: "cross"}, {"imgsz": 96}
-        torch.save(host.checkpoint(model.model, {}), study.path(cell) / "weights/plain.pt")
+        like = {"train_args": {"imgsz": 96, "task": "detect"}}
+        torch.save(host.checkpoint(model.model, like), study.path(cell) / "weights/plain.pt")
         if cell.arm.spec:
             foveal.add(study.path(cell) / "weights/plain.pt", "ema", output=study.path(cell) / "weights/best.pt")
         else:
@@ -55,53 +57,63 @@ def study(template, tmp_path) -> Study:
     return Study(Path(shutil.copytree(template, tmp_path / "study")))
 
 
-def drawn(study: Study) -> tuple[dict, list[str]]:
-    """What the results say of images, with links, and what was said while gates were drawn."""
+def drawn(study: Study, draw: bool = True) -> dict:
+    """What the results say of images, with links."""
     folders = {(cell.arm.name, cell.pair): study.path(cell) for cell in study.cells}
     arms = [
         {"name": "baseline", "seeds": [0, 1], "images": None},
         {"name": ARM, "seeds": [0, 1], "images": results._images(ARM, folders)},
     ]
-    found, said = {"arms": arms}, []
-    study_gates.draw(study, found, said.append)
-    study_gates.link(study, found)
-    return arms[1]["images"], said
+    study_gates.link(study, arms, draw)
+    return arms[1]["images"]
+
+
+def links(images: dict) -> list[str | None]:
+    return [image["gates"] for image in (*images["won"], *images["lost"])]
 
 
 def test_every_image_won_or_lost_leads_to_its_gates(study):
-    found, said = drawn(study)
-    assert said == [f"gates of {ARM}, seed 0, on 4 images that it won or lost"]
-    assert (found["better"], found["worse"]) == (2, 2)
+    assert links(drawn(study, draw=False)) == [None] * 4
+    found = drawn(study)
+    assert (found["better"], found["worse"], found["no_gates"]) == (2, 2, "")
     for image in (*found["won"], *found["lost"]):
         file, place = image["gates"].split("#")
         assert file == f"gates/{ARM}/index.html"
         page = (study.folder / file).read_text(encoding="utf-8")
         heading = re.search(rf'id="{place}">\s*<h2>(.*)</h2>', page)[1]
         assert re.sub("<[^>]+>", "", heading) == image["name"]
+    manifest = json.loads((study.folder / f"gates/{ARM}/manifest.json").read_text())
+    assert manifest["imgsz"] == 96, "the size that the model was trained at"
 
 
 def test_gates_are_drawn_again_only_for_other_weights_or_images(study):
     drawn(study)
-    folder = study_gates.gates_folder(study.folder, ARM)
-    before = (folder / "manifest.json").read_bytes()
-    assert drawn(study)[1] == []
-    assert (folder / "manifest.json").read_bytes() == before
+    manifest = study_gates.gates_folder(study.folder, ARM) / "manifest.json"
+    before = manifest.read_text()
+    assert None not in links(drawn(study, draw=False))
+    drawn(study)
+    assert manifest.read_text() == before
     first = next(cell for cell in study.cells if cell.arm.name == ARM)
     weights = study.path(first) / "weights/best.pt"
     foveal.add(weights.with_name("plain.pt"), "ema(groups=16)", output=weights, force=True)
-    assert len(drawn(study)[1]) == 1
-    manifest = (folder / "manifest.json").read_text()
-    (folder / "manifest.json").write_text(manifest.replace("0001.png", "9.png"))
-    assert len(drawn(study)[1]) == 1
-    (folder / "manifest.json").write_text("[]")
-    assert "exists and is no explanation" in drawn(study)[1][-1]
+    assert links(drawn(study, draw=False)) == [None] * 4, "of other weights"
+    assert None not in links(drawn(study))
+    manifest.write_text(manifest.read_text().replace("0001.png", "9.png"))
+    assert links(drawn(study, draw=False)).count(None) == 1, "of another image"
+    assert None not in links(drawn(study))
 
 
 def test_what_cannot_be_drawn_is_said_and_leads_nowhere(study, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    found, said = drawn(study)
-    assert said[-1].startswith(f"no gates of {ARM}: activation maps need grad-cam, which is not installed; pip install")
-    assert not any(image["gates"] for image in (*found["won"], *found["lost"]))
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        found = drawn(study)
+    assert found["no_gates"].startswith("activation maps need grad-cam, which is not installed; pip install")
+    assert links(found) == [None] * 4
+    mine = study_gates.gates_folder(study.folder, ARM)
+    mine.mkdir()
+    (mine / "manifest.json").write_text("[]")
+    assert "exists and is no explanation" in drawn(study)["no_gates"]
+    assert (mine / "manifest.json").read_text() == "[]"
 
 
 def test_names_of_arms_become_names_of_folders():

@@ -202,12 +202,9 @@ def _run(study, executor) -> None:
 
 
 def _report(study, language: str, measure: bool) -> None:
-    from . import report, results, study_gates
+    from . import report, results
 
     found = results.assemble(study, measure)
-    if measure:
-        study_gates.draw(study, found, say)
-    study_gates.link(study, found)
     written = [results.write(found, study.folder), *report.write(found, study.folder, language)]
     print(report.sentence(found, language))
     for path in written:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import averages, dataset, fairness, recording, timing
+from . import averages, dataset, fairness, recording, study_gates, timing
 from . import yolo as host
 from .cell import KINDS, Result
 from .costs import costs, device_of
@@ -53,7 +53,8 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
 
     Args:
         study: with at least one finished cell of the baseline.
-        measure: also time the models, where that has not been done; nothing else should run then.
+        measure: also time the models and draw the gates of attentions, where that has not been done; nothing else
+            should run then.
 
     Raises:
         UserError: nothing is finished yet.
@@ -69,6 +70,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     arms = [_arm(arm, found, folders, averaged, names, truth) | {"cost": cost[arm.name]} for arm in plan.arms]
     _judge(arms, averaged, plan.margin)
     _over_placebo(arms, averaged)
+    study_gates.link(study, arms, draw=measure)
     findings = fairness.check(plan, study.epochs, found, folders, _sources(plan.arms))
     if any(not np.array_equal(truth.name, Detections.load(f / "best.npz").name) for f in folders.values()):
         findings.append(fairness.Finding("evaluator", False, "arms were judged on different images"))

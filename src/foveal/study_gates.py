@@ -1,7 +1,6 @@
 """The gates of a study's arms on the images that they won and lost, and the links from its report to them."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,45 +19,42 @@ def gates_folder(study: Path, arm: str) -> Path:
     return study / "gates" / quote(arm, safe="@()=,")
 
 
-def draw(study: Study, results: dict, say: Callable[[str], None]) -> None:
-    """Explain what each attention won and lost, by its run of the first seed, where that is not there yet.
+def link(study: Study, arms: list[dict], draw: bool) -> None:
+    """Add to each image that an arm won or lost where its gates are, seen from the study's folder.
+
+    Adds `gates` to each image, None where they were not drawn, and to the arm's `images` why not, in `no_gates`.
 
     Args:
         study: with finished cells.
-        results: of it, as `results.assemble` returns them.
-        say: called with a line whenever something begins or cannot be done.
+        arms: of its results.
+        draw: first explain what has not been explained yet, by each attention's run of the first seed.
     """
-    photographs = Photographs(study.plan.data, study.plan.split)
-    specs = {arm.name: arm.spec for arm in study.plan.arms}
-    for arm in results["arms"]:
-        if not arm["images"] or specs[arm["name"]] is None:
-            continue
-        folder, run = gates_folder(study.folder, arm["name"]), _run(study, arm)
-        wanted = [image["name"] for side in ("won", "lost") for image in arm["images"][side][:IMAGES]]
-        if set(wanted) <= _drawn(folder, run).keys():
-            continue
-        names = Detections.load(run / "best.npz").name
-        numbers = [photographs.number(names, names.tolist().index(name)) for name in wanted]
-        files = [photographs.files[number] for number in numbers if number is not None]
-        say(f"gates of {arm['name']}, seed {min(arm['seeds'])}, on {len(files)} images that it won or lost")
-        try:
-            folder.parent.mkdir(exist_ok=True)
-            explain(run / "weights" / "best.pt", files, output=folder)
-        except UserError as error:  # the report is missing its links then, and the verdict nothing
-            say(f"no gates of {arm['name']}: {error}")
-
-
-def link(study: Study, results: dict) -> None:
-    """Add to each image won or lost in the results where its gates are, seen from the study, or None."""
-    for arm in results["arms"]:
+    for arm in arms:
         if not arm["images"]:
             continue
-        folder = gates_folder(study.folder, arm["name"])
+        images = (*arm["images"]["won"], *arm["images"]["lost"])
+        spec = next(planned.spec for planned in study.plan.arms if planned.name == arm["name"])
+        folder, run = gates_folder(study.folder, arm["name"]), _run(study, arm)
+        wanted = [image["name"] for side in ("won", "lost") for image in arm["images"][side][:IMAGES]]
+        arm["images"]["no_gates"] = ""
+        if draw and spec and not set(wanted) <= _drawn(folder, run).keys():
+            try:
+                folder.parent.mkdir(exist_ok=True)
+                explain(run / "weights" / "best.pt", _files(study, run, wanted), output=folder)
+            except UserError as error:  # the report is missing its links then, and the verdict nothing
+                arm["images"]["no_gates"] = str(error)
         page = (folder / "index.html").relative_to(study.folder).as_posix()
-        drawn = _drawn(folder, _run(study, arm))
-        for image in (*arm["images"]["won"], *arm["images"]["lost"]):
+        drawn = _drawn(folder, run)
+        for image in images:
             number = drawn.get(image["name"])
             image["gates"] = None if number is None else f"{page}#image-{number}"
+
+
+def _files(study: Study, run: Path, wanted: list[str]) -> list[Path]:
+    photographs = Photographs(study.plan.data, study.plan.split)
+    names = Detections.load(run / "best.npz").name
+    numbers = [photographs.number(names, names.tolist().index(name)) for name in wanted]
+    return [photographs.files[number] for number in numbers if number is not None]
 
 
 def _run(study: Study, arm: dict) -> Path:
