@@ -162,6 +162,15 @@ def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path):
     assert len(changed.results()) == 4
 
 
+@pytest.mark.parametrize("damaged", ["", "[]", "{", '{"digest": 1, "files": 2}', "[" * 5000])
+def test_notes_on_the_data_set_that_are_damaged_are_written_again(tmp_path, damaged):
+    study, said = prepared(tmp_path), []
+    (tmp_path / "contents.json").write_text(damaged)
+    study.run(Scripted(lambda key, _: fake(study, by_key(study)[key]) and 0), said.append)
+    assert len(study.results()) == 4
+    assert json.loads((tmp_path / "contents.json").read_text())["digest"] == study.contents.digest
+
+
 def test_a_cell_that_raises_leaves_its_reason(tmp_path, monkeypatch):
     study = prepared(tmp_path)
 

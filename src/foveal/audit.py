@@ -309,7 +309,8 @@ def _evaluated(runs: _Runs, data: str, folder: Path, device: str) -> _Judged:
     found, averages, disagreement = [], [], 0.0
     for run in runs:
         best = run.folder / "weights" / "best.pt"
-        detections, theirs = recording.evaluate(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
+        with host.refusing(best):
+            detections, theirs = recording.evaluate(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
         if not len(detections.true_image):
             raise UserError(f"no image of {split} in {data} has an object", "give data with labels")
         map50, ours = _averages(detections)

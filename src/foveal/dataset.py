@@ -187,5 +187,5 @@ def _load(cache: Path) -> dict[str, list]:
     try:
         kept = json.loads(cache.read_text())
         return kept if all(isinstance(of[2], str) and len(of) == 3 for of in kept.values()) else {}
-    except (OSError, ValueError, AttributeError, IndexError, KeyError, TypeError):
+    except (OSError, ValueError, AttributeError, LookupError, RecursionError, TypeError):
         return {}

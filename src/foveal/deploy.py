@@ -127,8 +127,10 @@ def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, objec
             str(source), str(source.with_name(name)), given, _versions(given), tuple(cases), plain or {}, wrong
         )
 
+    with host.refusing(source):  # a file can hold anything
+        weights = deployed(loaded.model)
     try:
-        written = exporter.write(loaded, deployed(loaded.model), folder, source.stem, given)
+        written = exporter.write(loaded, weights, folder, source.stem, given)
     except CannotExportError as error:
         where = f"{'at any size but' if given.get('dynamic') else 'at'} {by(error.size)} pixels"
         return found(f"{source.stem}.{given['format']}", f"{where} it cannot be exported: {error}"), None

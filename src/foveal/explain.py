@@ -79,7 +79,9 @@ def explain(
     _check_target(target)
     name = Path(model).name if isinstance(model, (str, os.PathLike)) else Path(model.ckpt_path or "model").name
     loaded = host.load(model) if isinstance(model, (str, os.PathLike)) else model
-    if not ablation.attentions(loaded.model):
+    with host.refusing(name):  # a file can hold anything
+        found = ablation.attentions(loaded.model)
+    if not found:
         raise UserError(f"{name} has no attention to explain", f"put one in: foveal add {name} ema")
     if not all(bool(tensor.isfinite().all()) for tensor in loaded.model.state_dict().values()):
         raise UserError(f"{name} has weights that are not finite", "give a file of a training that went well")
@@ -148,7 +150,7 @@ def _check_target(target: Path) -> None:
 def _is_ours(folder: Path) -> bool:
     try:
         found = json.loads((folder / _MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return False
     return isinstance(found, dict) and found.get("kind") == "explain"
 

@@ -1,6 +1,7 @@
 """A folder with a plan, a folder for each cell, and the loop that trains what is missing."""
 
 import concurrent.futures
+import contextlib
 import csv
 import json
 import os
@@ -199,7 +200,9 @@ class Study:
         """Keep the digests of the data set, and say what differs from those of an earlier run."""
         notes = self.folder / "contents.json"
         now = {"digest": self.contents.digest, "files": self.contents.files}
-        if notes.exists():
+        with contextlib.suppress(
+            OSError, AttributeError, RecursionError, TypeError, ValueError
+        ):  # none yet, or damaged
             earlier = dataset.Contents(**json.loads(notes.read_text()))
             if changed := self.contents.difference(earlier):
                 say(f"the data set is another than when this study last ran: {changed}")
