@@ -34,6 +34,8 @@ _HOMES = {
     "TripletAttention": "attention",
     "UserError": "errors",
     "add": "graft",
+    "attach": "attaching",
+    "detach": "attaching",
     "export": "deploy",
     "fuse": "fusion",
 }

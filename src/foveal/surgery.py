@@ -9,7 +9,7 @@ the state dict.
 import functools
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from .attention import ATTENTIONS, PARTS, Attention, find
 from .errors import UserError
@@ -83,6 +83,12 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
     return layer
 
 
+def detach(layer: nn.Module) -> None:
+    """Make an attended layer what it was before its first attention."""
+    layer.__class__ = type(layer)._attended_base
+    del layer.attention
+
+
 def attended(layer: nn.Module) -> bool:
     """Whether something is attached to a layer; it is in `layer.attention`."""
     return hasattr(type(layer), "_attended_base")
@@ -92,16 +98,26 @@ def attended(layer: nn.Module) -> bool:
 def _attended_class(base: type[nn.Module]) -> type[nn.Module]:
     # `base` is closed over: super(type(self), self) would recurse in a subclass.
     def __call__(self, *args, **kwargs):
-        return self.attention(base.__call__(self, *args, **kwargs))
+        out = base.__call__(self, *args, **kwargs)
+        return _traced(self, out) if isinstance(out, fx.Proxy) else self.attention(out)
 
     def __reduce_ex__(self, protocol):
         _, _, *state = base.__reduce_ex__(self, protocol)
         return _restore, (base,), *state
 
-    body = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "__module__": __name__, "_attended_base": base}
+    # With the module of `base`, by which tracers of torch.fx tell what not to look into, such as a batch norm.
+    body = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "__module__": base.__module__, "_attended_base": base}
     cls = type(f"Attended{base.__name__}", (base,), body)
     torch.serialization.add_safe_globals([cls])
     return cls
+
+
+def _traced(layer: nn.Module, out: fx.Proxy) -> fx.Proxy:
+    """What torch.fx sees: the layer as a whole, if the tracer does not look into it, else its attention as a whole."""
+    node, tracer = out.node, out.tracer
+    if node.op == "call_module" and tracer.root.get_submodule(node.target) is layer:
+        return out
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer.attention), (out,), {})
 
 
 def _restore(base: type[nn.Module]) -> nn.Module:

@@ -1,0 +1,385 @@
+"""Attentions in any torch model: exact at the start, in every copy and trace, and out again bit for bit."""
+
+import copy
+import dataclasses
+import io
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import foveal
+from foveal import IdentityStart, UserError, zoo
+from helpers import run
+
+pytest.importorskip("timm", reason="timm is not installed")
+
+MODELS = {  # place and attention of each, and how many there are then
+    "timm:resnet50": ("paper", "ema", 16),
+    "timm:mobilenetv2_100": ("paper", "ema", 13),
+    "timm:convnext_atto": ("before_residual", "ema(groups=8)", 12),
+    "timm:efficientnet_b0": ("after_depthwise", "ema(groups=8)", 16),
+    "torchvision:resnet18": ("stages", "coord", 4),
+    "yolo11n.yaml": ("neck", "ema", 3),
+}
+
+
+def load(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if zoo.known(name):
+        model = zoo.load(name).eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):  # timm starts the last of a block at 0, so that its branch is silent
+                nn.init.ones_(module.weight)
+        return model
+    host = pytest.importorskip("foveal.yolo", reason="Ultralytics is not installed")
+    return host.load(name).model.eval()
+
+
+def call(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    out = model(x)
+    return out if isinstance(out, torch.Tensor) else out[0]
+
+
+def switched_on(model: nn.Module) -> nn.Module:
+    """With gains at which the attentions count."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, IdentityStart):
+            module.gain.data = 0.3 + 0.5 * torch.rand(module.gain.shape, generator=generator)
+    return model
+
+
+def attended(name: str) -> tuple[nn.Module, list]:
+    model = load(name)
+    at, spec, _ = MODELS[name]
+    return model, foveal.attach(model, spec, at=at)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_in_and_out_again(name):
+    model = load(name)
+    x = torch.randn(2, 3, 96, 64)
+    at, spec, count = MODELS[name]
+    with torch.no_grad():
+        before = call(model, x)
+        state = {key: value.clone() for key, value in model.state_dict().items()}
+        rows = foveal.attach(model, spec, at=at)
+        assert len(rows) == count
+        assert torch.equal(call(model, x), before), "the identity start is exact"
+        assert not torch.equal(call(switched_on(model), x), before)
+        named = dict(model.named_modules())
+        for row in rows:
+            attention = named[row.name].attention[0]
+            assert attention.attention.channels == row.channels
+            assert row.layer == type(named[row.name])._attended_base.__name__
+            assert row.parameters == sum(parameter.numel() for parameter in attention.parameters())
+        own = {key: value for key, value in model.state_dict().items() if ".attention." not in key or key in state}
+        assert own.keys() == state.keys()
+        assert all(torch.equal(own[key], state[key]) for key in state)
+        assert not any(module.training for module in model.modules())
+        assert foveal.detach(model) == [row.name for row in rows]
+        assert list(model.state_dict()) == list(state)
+        assert torch.equal(call(model, x), before)
+        assert foveal.detach(model) == []
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_training_step(name):
+    model, rows = attended(name)
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    outputs = model(torch.randn(2, 3, 64, 64))
+    tensors = outputs.values() if isinstance(outputs, dict) else outputs if isinstance(outputs, list) else [outputs]
+    sum(out.square().mean() for out in tensors if isinstance(out, torch.Tensor)).backward()
+    named = dict(model.named_modules())
+    gains = [named[row.name].attention[0].gain for row in rows]
+    assert all(bool(gain.grad.abs().max() > 0) for gain in gains)
+    optimizer.step()
+    assert all(bool(gain.any()) for gain in gains)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_copies_traces_and_formats_keep_it(name):
+    model, _ = attended(name)
+    switched_on(model)
+    plain = load(name)
+    x = torch.randn(2, 3, 96, 64)
+    free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    ways = {
+        "deepcopy": copy.deepcopy,
+        "pickle": lambda of: pickle.loads(pickle.dumps(of)),
+        "channels_last": lambda of: copy.deepcopy(of).to(memory_format=torch.channels_last),
+        "fx": torch.fx.symbolic_trace,
+        "compile": lambda of: torch.compile(of, backend="aot_eager"),
+        "export": lambda of: torch.export.export(of, (x,), dynamic_shapes=(free,)).module(),
+    }
+    with torch.no_grad():
+        for way, made in ways.items():
+            if way == "fx":
+                try:
+                    made(plain)
+                except Exception:
+                    continue
+            if way == "compile":
+                torch._dynamo.reset()
+            assert torch.allclose(call(made(model), x), call(model, x), rtol=1e-4, atol=1e-5), way
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_at_another_size(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    model, _ = attended(name)
+    switched_on(model)
+    if name.startswith("yolo"):  # as the host's exporter asks of its head
+        model.model[-1].export = model.model[-1].dynamic = True
+    file = tmp_path / "model.onnx"
+    axes = {"x": {0: "b", 2: "h", 3: "w"}}
+    torch.onnx.export(model, torch.randn(1, 3, 64, 64), str(file), input_names=["x"], dynamic_axes=axes, dynamo=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    for shape in ((1, 3, 64, 64), (2, 3, 128, 96)):
+        x = torch.randn(shape)
+        with torch.no_grad():
+            expected = call(model, x)
+        (out, *_) = session.run(None, {"x": x.numpy()})
+        assert torch.allclose(torch.from_numpy(out), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_two_processes_of_ddp_agree(tmp_path):
+    code = """
+import torch, torch.distributed as dist, torch.multiprocessing as mp, foveal
+from foveal import zoo
+
+def work(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = zoo.load("torchvision:resnet18")
+    foveal.attach(model, "ema", at="paper")
+    model = torch.nn.parallel.DistributedDataParallel(model)
+    torch.manual_seed(rank)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    grad = model.module.layer4[1].bn2.attention[0].gain.grad
+    both = [torch.zeros_like(grad) for _ in range(2)]
+    dist.all_gather(both, grad)
+    if rank == 0:
+        print(bool(torch.equal(*both)) and bool(grad.any()))
+
+if __name__ == "__main__":
+    import sys
+    mp.spawn(work, (sys.argv[1],), 2)
+"""
+    (tmp_path / "work.py").write_text(code)
+    assert run([sys.executable, "work.py", str(tmp_path)], tmp_path, OMP_NUM_THREADS="1").strip() == "True"
+
+
+# Known answers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "parameters"),
+    [
+        ("timm:resnet50", "layer*.*.bn3", 198_368),
+        ("torchvision:resnet50", "paper", 198_368),
+        ("torchvision:resnet101", "paper", 374_624),
+        ("timm:mobilenetv2_100", "paper", 44_400),
+        ("torchvision:mobilenet_v2", "paper", 44_400),
+    ],
+)
+def test_parameters_are_those_of_the_authors_networks(name, at, parameters):
+    rows = foveal.attach(load(name), "ema(start=paper)", at=at)
+    assert sum(row.parameters for row in rows) == parameters
+
+
+def test_yolov5s_of_the_paper():
+    rows = [foveal.EMAttention(channels) for channels in (256, 512)]
+    assert sum(p.numel() for module in rows for p in module.parameters()) == 3_296
+
+
+def test_an_attended_resnet_is_one_built_by_hand():
+    class ByHand(nn.Module):
+        def __init__(self, block: nn.Module, attention: nn.Module):
+            super().__init__()
+            self.block, self.attention = block, attention
+
+        def forward(self, x):
+            b = self.block
+            out = b.relu(b.bn2(b.conv2(b.relu(b.bn1(b.conv1(x))))))
+            out = self.attention(b.bn3(b.conv3(out)))
+            return b.relu(out + (b.downsample(x) if b.downsample is not None else x))
+
+    model = load("torchvision:resnet50").double()
+    hand = copy.deepcopy(model)
+    foveal.attach(model, "ema(start=paper)", at="paper")
+    for stage in ("layer1", "layer2", "layer3", "layer4"):
+        for index, block in enumerate(getattr(model, stage)):
+            attention = copy.deepcopy(block.bn3.attention[0])
+            getattr(hand, stage)[index] = ByHand(getattr(hand, stage)[index], attention)
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(model(x), hand(x))
+
+
+# Places --------------------------------------------------------------------------------------------------------------
+
+
+class Blocks(nn.Module):
+    """Two residual blocks, with what confuses a search: an activation in place, dropout, an activation used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), nn.SiLU(inplace=True))
+        self.point = nn.Conv2d(8, 8, 1)
+        self.drop = nn.Dropout2d(0.5)
+        self.way = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2))
+        self.short = nn.Conv2d(8, 16, 1, stride=2)
+        self.mix = nn.Sequential(nn.BatchNorm2d(16), nn.Conv2d(16, 16, 1))
+        self.unused = nn.Conv2d(8, 8, 1)
+        self.flat = nn.Flatten(2)
+
+    def forward(self, x):
+        x = self.act(self.stem(x))
+        x = x + self.drop(self.point(self.deep(x)))
+        y = self.mix(self.way(x))
+        y += self.short(x)
+        return self.flat(self.act(y))
+
+
+def places(at: str) -> list[str]:
+    return [row.name for row in foveal.attach(Blocks(), "ema(groups=2)", at=at)]
+
+
+def test_rules_find_the_ends_of_branches_and_depthwise_convolutions():
+    assert places("before_residual") == ["point", "mix.1"], "the longer way is the branch, and dropout comes behind"
+    assert places("after_depthwise") == ["deep.2"]
+    assert places("deep") == ["deep.2"]
+    assert places("deep,deep.2,**.1") == ["deep.1", "deep.2", "mix.1"], "each once, in the model's order"
+    assert places("s[th]*") == ["stem", "short"]
+    with pytest.raises(UserError, match="nothing in Blocks has a block that is known by name"):
+        places("stages")
+    with pytest.raises(UserError, match=r"no paper says where in Blocks; at='before_residual'"):
+        places("paper")
+
+
+def test_ultralytics_names_and_rows_work_on_its_models():
+    def rows(at: str) -> list[str]:
+        return [row.name for row in foveal.attach(load("yolo11n.yaml"), "ema(groups=8)", at=at)]
+
+    assert rows("neck") == ["model.16", "model.19", "model.22"]
+    assert rows("paper") == rows("backbone.P4,8") == ["model.6", "model.8"]
+    assert rows("model.2.m.*.cv2") == ["model.2.m.0.cv2"]
+    with pytest.raises(UserError, match=r"no module of DetectionModel is called 'nek'.*neck, P3"):
+        rows("nek")
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ("act", r"act (ReLU) is called 2 times in one forward; choose a module that is called once"),
+        ("unused", "unused (Conv2d) is called never in one forward; choose a module that is called once"),
+        ("flat", "flat (Flatten) returns (1, 16, 12544), and an attention reads (B, C, H, W); choose a module that"),
+        ("none", "no module of Blocks is called 'none'; a name or pattern such as mix.1, or one of before_residual"),
+        ("", "no place is given for ema; at='before_residual', or a name such as layer4.2.bn3"),
+        ("stem,flat", "flat (Flatten) returns"),
+    ],
+)
+def test_what_cannot_be_attended_is_said_and_nothing_is_changed(at, said):
+    model = Blocks()
+    names = list(model.state_dict())
+    with pytest.raises(UserError) as refusal:
+        foveal.attach(model, "ema(groups=2)" if at else "ema", at=at)
+    assert str(refusal.value).startswith(said)
+    assert list(model.state_dict()) == names
+    assert all(module.training and not module._forward_hooks for module in model.modules())
+
+
+def test_widths_that_do_not_fit_change_nothing():
+    model = load("timm:efficientnet_b0")
+    with pytest.raises(UserError, match=r"channels=144, groups=32"):
+        foveal.attach(model, "ema", at="after_depthwise")
+    assert not [module for module in model.modules() if hasattr(type(module), "_attended_base")]
+
+
+def test_models_of_tokens_are_refused():
+    with pytest.raises(UserError, match=r"blocks.0 \(Block\) returns \(1, 197, 192\), and an attention reads"):
+        foveal.attach(load("timm:vit_tiny_patch16_224"), "ema", at="blocks.0")
+    with pytest.raises(UserError, match=r"returns \(1, 56, 56, 96\), and an attention reads \(B, C, H, W\)"):
+        foveal.attach(load("torchvision:swin_t"), "ema", at="features.1.0")
+    with pytest.raises(UserError, match="Linear has no convolution, and so no map"):
+        foveal.attach(nn.Linear(2, 2), "ema", at="*")
+
+
+def test_an_example_replaces_the_usual_image():
+    class Wants(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(5, 8, 1)
+
+        def forward(self, x):
+            assert x.shape[2:] == (6, 7), "six by seven, please"
+            return self.conv(x)
+
+    model = Wants()
+    with pytest.raises(UserError, match=r"cannot run on zeros of the shape \(1, 5, 224, 224\): six by seven, please"):
+        foveal.attach(model, "ema(groups=2)", at="conv")
+    assert foveal.attach(model, "ema(groups=2)", at="conv", example=torch.zeros(1, 5, 6, 7))[0].channels == 8
+    with pytest.raises(AssertionError, match="six by seven"):
+        foveal.attach(model, "ema(groups=2)", at="conv", example=torch.zeros(1, 5, 6, 6))
+
+
+def test_what_is_drawn_later_and_the_kind_of_numbers_stay():
+    model = Blocks().bfloat16()
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    foveal.attach(model, "coord", at="stem")
+    assert torch.equal(torch.rand(3), expected)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_rows_print_and_are_json():
+    model = Blocks()
+    (row,) = foveal.attach(model, "ema(groups=2)@stem")
+    assert str(row) == "stem (Conv2d, 8): ema(groups=2, start=identity), 184 parameters"
+    assert json.loads(json.dumps(dataclasses.asdict(row)))["channels"] == 8
+    with pytest.raises(UserError, match="two places are given"):
+        foveal.attach(model, "ema@stem", at="point")
+    again = foveal.attach(model, "se(reduction=4)", at="stem")
+    assert again[0].layer == "Conv2d"
+    assert len(model.stem.attention) == 2
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    other = Blocks()
+    foveal.attach(other, "ema(groups=2)", at="stem")
+    foveal.attach(other, "se(reduction=4)", at="stem")
+    buffer.seek(0)
+    other.load_state_dict(torch.load(buffer))
+
+
+# Zoos ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("timm:resnet5o", "timm has no 'resnet5o'; for example timm:resnet50"),
+        ("timm:resnet50.b1_in1k", "timm has no 'resnet50.b1_in1k'; for example timm:resnet50.b1k_in1k"),
+        ("torchvision:resnet49", "torchvision has no 'resnet49'; for example torchvision:resnet"),
+        ("torchvision:resnet50.V1", "torchvision has no 'resnet50.V1'; for example torchvision:resnet50.IMAGENET1K_V"),
+    ],
+)
+def test_unknown_models_are_refused_with_the_nearest(name, said):
+    with pytest.raises(UserError) as refusal:
+        zoo.load(name)
+    assert str(refusal.value).startswith(said)
+
+
+def test_a_missing_zoo_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="timm:resnet18 needs timm, which is not installed; pip install timm"):
+        zoo.load("timm:resnet18")
