@@ -4,7 +4,7 @@ python benchmarks/matrix.py WEIGHTS.pt
 
 WEIGHTS are those of a trained yolo11n. Each attention is put at its neck, with parameters drawn anew and the gains of
 its identity start between 0.2 and 0.8, because a fresh one has none and is left out of the file. Results are kept in
-benchmarks/results/export.json after every attention, so that an interrupted run goes on; docs/export.py makes the
+benchmarks/results/export.json after every attention, and only what is missing there is run; docs/export.py makes the
 tables.
 """
 
@@ -37,6 +37,7 @@ MODES = {
 
 def attended(weights: Path, name: str, target: Path) -> Path:
     """A file with the attention at the neck, and numbers in it that make a difference."""
+    torch.manual_seed(0)
     foveal.add(weights, SPECS.get(name, name), at="neck", output=target, force=True)
     model = host.load(target)
     generator = torch.Generator().manual_seed(0)
@@ -66,24 +67,32 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--anew", action="store_true", help="forget what is there")
     given = parser.parse_args()
-    kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() and not given.anew else []
-    versions = {}
+    earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() and not given.anew else {}
+    kept = earlier.get("rows", [])
+    done, versions = {(row["attention"], row["format"], row["mode"]) for row in kept}, {}
     for name in ATTENTIONS:
-        if any(row["attention"] == name for row in kept):
-            continue
+        missing = [(form, mode) for form, modes in MODES.items() for mode in modes]
+        missing = [(form, mode) for form, mode in missing if (name, form, word(mode)) not in done]
         with tempfile.TemporaryDirectory() as folder:
-            file = attended(given.weights, name, Path(folder) / "model.pt")
-            for form, modes in MODES.items():
-                for mode in modes:
-                    found = export(file, format=form, imgsz=SIZE, device="cpu", **mode)
-                    versions |= found.versions
-                    row = {"attention": name, "format": form, "mode": next(iter(mode), "static"), "wrong": found.wrong}
-                    row["cases"] = [dataclasses.asdict(case) for case in found.cases]
-                    row["plain"] = {str(exact): dataclasses.asdict(apart) for exact, apart in found.plain.items()}
-                    kept.append(row)
-                    print(name, form, row["mode"], found.wrong or "agrees", flush=True)
-        report = {"size": SIZE, "environment": environment(torch.device("cpu")), "versions": versions, "rows": kept}
+            file = attended(given.weights, name, Path(folder) / "model.pt") if missing else None
+            for form, mode in missing:
+                found = export(file, format=form, imgsz=SIZE, device="cpu", **mode)
+                versions |= found.versions
+                row = {"attention": name, "format": form, "mode": word(mode), "wrong": found.wrong}
+                row["cases"] = [dataclasses.asdict(case) for case in found.cases]
+                row["effect"] = dataclasses.asdict(found.effect) if found.effect else None
+                row["plain"] = {str(exact): dataclasses.asdict(apart) for exact, apart in found.plain.items()}
+                kept.append(row)
+                print(name, form, row["mode"], found.wrong or "agrees", flush=True)
+        kept.sort(key=lambda row: [*ATTENTIONS].index(row["attention"]))
+        report = {"size": SIZE, "environment": environment(torch.device("cpu"))}
+        report |= {"versions": {**earlier.get("versions", {}), **versions}, "rows": kept}
         write_whole(RESULTS, lambda part, report=report: part.write_text(json.dumps(report, indent=1)))
+
+
+def word(mode: dict[str, bool]) -> str:
+    """A mode's name."""
+    return next(iter(mode), "static")
 
 
 if __name__ == "__main__":

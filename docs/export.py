@@ -32,17 +32,24 @@ def by_attention(report: Mapping) -> dict[str, dict[str, Mapping]]:
 def largest(row: Mapping) -> str:
     """Over all cases that ran in full precision."""
     if row["wrong"]:
-        return f"**{row['wrong']}**"
+        return "**no**"
     return f"{max(case['apart']['boxes']['largest'] for case in row['cases'] if case['exact']):.0e}"
 
 
 def rms(row: Mapping, exact: bool) -> str:
     """That of the model, and in brackets that of the same model without attention."""
     if row["wrong"]:
-        return f"**{row['wrong']}**"
+        return "**no**"
     ours = max(case["apart"]["boxes"]["rms"] for case in row["cases"] if case["exact"] == exact)
     plain = row["plain"].get(str(exact))
     return f"{ours:.1g} ({plain['boxes']['rms']:.1g})" if plain else f"{ours:.1g}"
+
+
+def broken(report: Mapping) -> str:
+    """What the command says of each attention and format that fails, once for all modes."""
+    said = {(row["attention"], row["format"]): row["wrong"] for row in reversed(report["rows"]) if row["wrong"]}
+    lines = [f"- `{name}` to {form}: {why}" for (name, form), why in sorted(said.items(), key=lambda item: item[0][1])]
+    return "\n".join(lines) or "Nothing fails."
 
 
 def full(report: Mapping) -> str:
@@ -95,6 +102,7 @@ def sections() -> dict[str, str]:
         "conditions": conditions(matrix) if matrix else NOT_YET["en"],
         "full": full(matrix) if matrix else NOT_YET["en"],
         "rounded": rounded(matrix) if matrix else NOT_YET["en"],
+        "broken": broken(matrix) if matrix else NOT_YET["en"],
         "latency": latency(times) if times else NOT_YET["en"],
     }
 

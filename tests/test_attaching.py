@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import foveal
-from foveal import IdentityStart, UserError, zoo
+from foveal import IdentityStart, UserError, cli, zoo
 from helpers import run
 
 pytest.importorskip("timm", reason="timm is not installed")
@@ -383,3 +383,39 @@ def test_a_missing_zoo_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="timm:resnet18 needs timm, which is not installed; pip install timm"):
         zoo.load("timm:resnet18")
+
+
+def test_the_command_writes_a_model_that_any_process_loads(tmp_path):
+    command = [sys.executable, "-m", "foveal", "add", "timm:resnet18", "ema(groups=8)", "--at", "layer*.*.bn2"]
+    printed = run(command, tmp_path)
+    assert "layer4.1.bn2  BatchNorm2d" in printed
+    assert "difference    0 between the outputs before and after, on noise" in printed
+    code = "import torch; print(type(torch.load('resnet18-ema.pt', weights_only=False).layer4[1].bn2).__name__)"
+    assert run([sys.executable, "-c", code], tmp_path).strip() == "AttendedBatchNorm2d"
+    with pytest.raises(UserError, match=r"resnet18-ema.pt exists; choose another name with -o"):
+        zoo.add("timm:resnet18", "ema", at="paper", output=str(tmp_path / "resnet18-ema.pt"))
+    grown = zoo.add("torchvision:resnet18", "se", at="stages", start="paper", output=str(tmp_path / "b.pt"))
+    assert grown.spec == "se(start=paper)@stages"
+    assert grown.difference > 0
+    assert grown.parameters[1] - grown.parameters[0] == sum(row.parameters for row in grown.rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("timm:resnet18", "ema"), "no place is given for ema"),
+        (("timm:resnet18", "ema", "--own-row"), "timm:resnet18 has no rows"),
+        (("timm:resnet18", "ema", "--at", "layer9"), "no module of ResNet is called 'layer9'"),
+        (("timm:resnet18", "ema@paper", "-o", "x.onnx"), "cannot write x.onnx"),
+        (("timm:resnet18", "ema(start=paper)@paper", "--start", "identity"), "two starts are given"),
+        (("torchvision:resnet", "ema@paper"), "torchvision has no 'resnet'"),
+    ],
+)
+def test_mistakes_of_the_command_end_in_a_sentence(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["foveal", "add", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+    assert not list(tmp_path.iterdir())

@@ -210,26 +210,28 @@ def difference(largest: float, rms: float) -> Apart:
 
 
 @pytest.mark.parametrize(
-    ("apart", "plain", "wrong"),
+    ("apart", "effect", "plain", "wrong"),
     [
-        (difference(9e-4, 1e-5), None, ""),
-        (difference(2e-3, 1e-4), None, "boxes differ by up to 0.002 pixels, rms 0.0001"),
-        (difference(8.0, 0.5), difference(2.0, 0.3), ""),  # a large one, but on the whole no more than the format
-        (difference(2.0, 0.7), difference(8.0, 0.3), "rms 0.7; without attention 8, 0.3"),
-        (difference(math.inf, math.inf), difference(8.0, 0.3), "inf"),
-        (Apart(scores=Difference(1e-3, 1e-3)), None, "confidences differ by up to 0.001, rms 0.001"),
+        (difference(9e-4, 1e-5), None, None, ""),
+        (difference(2e-3, 1e-4), None, None, "boxes differ by up to 0.002 pixels, rms 0.0001"),
+        (difference(2e-3, 1e-4), difference(3.0, 0.2), None, ""),  # a thousandth of what the attentions change
+        (difference(2e-3, 1e-4), difference(3.0, 0.05), None, "boxes differ by up to 0.002 pixels"),
+        (difference(8.0, 0.5), difference(9.0, 1.0), difference(2.0, 0.3), ""),  # on the whole no more than the format
+        (difference(2.0, 0.7), difference(9.0, 1.0), difference(8.0, 0.3), "rms 0.7; without attention 8, 0.3"),
+        (difference(math.inf, math.inf), difference(math.inf, math.inf), difference(8.0, 0.3), "inf"),
+        (Apart(scores=Difference(1e-3, 1e-3)), None, None, "confidences differ by up to 0.001, rms 0.001"),
     ],
 )
-def test_what_passes(apart, plain, wrong):
+def test_what_passes(apart, effect, plain, wrong):
     case = deploy.Case((64, 64), 1, True, apart, "")
-    said = deploy._wrong(case, plain)
+    said = deploy._wrong(case, effect, plain)
     assert wrong in said
     assert bool(said) == bool(wrong)
 
 
 def test_boxes_found_by_one_only_fail():
     apart = Apart(boxes=Difference(0, 0), scores=Difference(0, 0), kept=3, unmatched=1)
-    assert "1 boxes are found by only one" in deploy._wrong(deploy.Case((64, 64), 1, True, apart, ""), None)
+    assert "1 boxes are found by only one" in deploy._wrong(deploy.Case((64, 64), 1, True, apart, ""), None, None)
 
 
 @pytest.mark.parametrize(

@@ -91,18 +91,23 @@ def detach(model: nn.Module) -> list[str]:
 def _traced(model: nn.Module, example: Tensor | None) -> Trace:
     if example is not None:
         return trace(model, example)
-    image = _image(model)
+    noughts = image(model)
     try:
-        return trace(model, image)
+        return trace(model, noughts)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{type(model).__name__} cannot run on zeros of the shape {tuple(image.shape)}: {said}",
+            f"{type(model).__name__} cannot run on zeros of the shape {tuple(noughts.shape)}: {said}",
             "give an input that it takes, as in example=torch.zeros(1, 3, 384, 384)",
         ) from None
 
 
-def _image(model: nn.Module) -> Tensor:
+def image(model: nn.Module) -> Tensor:
+    """Zeros of the shape that a model takes, as far as it tells.
+
+    Raises:
+        UserError: it has no convolution.
+    """
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None:
         raise UserError(f"{type(model).__name__} has no convolution, and so no map", "choose another model")

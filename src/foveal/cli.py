@@ -78,10 +78,14 @@ def show(
 
 @app.command()
 def add(
-    model: Annotated[str, typer.Argument(help="A .pt file, or a model YAML or its name (yolo11n.yaml).")],
+    model: Annotated[str, typer.Argument(help="A .pt file, a model YAML or its name, timm:NAME or torchvision:NAME.")],
     spec: Annotated[str, typer.Argument(help='The attention: ema, "ema(groups=8)", ema@neck.')],
     at: Annotated[
-        str, typer.Option(help="neck, P3, backbone, backbone.P4, sppf, psa, paper or row numbers. [default: neck]")
+        str,
+        typer.Option(
+            help="neck, P3, backbone, backbone.P4, sppf, psa, paper or row numbers. [default: neck] Elsewhere than in "
+            "YOLO: before_residual, after_depthwise, blocks, stages, paper or names of modules."
+        ),
     ] = "",
     start: Annotated[str, typer.Option(help="identity or paper (the bare module). [default: identity]")] = "",
     output: Annotated[str, typer.Option("-o", "--output", help="[default: as in yolo11n-ema.pt]")] = "",
@@ -94,6 +98,8 @@ def add(
     Prints the rows that changed, the tensors kept, parameters and FLOPs before and after, and how far the outputs of
     the two models are apart: by nothing, unless --start paper.
     """
+    if model.startswith(("timm:", "torchvision:")):
+        return _add_to_zoo(model, spec, at, start, output, own_row, force, as_json)
     load_host()
     from .graft import add as call
 
@@ -109,6 +115,27 @@ def add(
     print(f"GFLOPs        {flops / 1e9:.3f} -> {flops_after / 1e9:.3f} at {added.image_size} x {added.image_size}")
     print(f"difference    {added.difference:g} between the outputs before and after, on a photograph")
     print(f"written       {added.output}")
+
+
+def _add_to_zoo(
+    model: str, spec: str, at: str, start: str, output: str, own_row: bool, force: bool, as_json: bool
+) -> None:
+    from .zoo import add as call
+
+    if own_row:
+        raise UserError(f"{model} has no rows: --own-row is for YOLO's model files", "leave it out")
+    grown = call(model, spec, at=at, start=start or None, output=output or None, force=force)
+    if as_json:
+        return print_json(dataclasses.asdict(grown))
+    print_table(
+        ("module", "class", "channels", "parameters"), [(r.name, r.layer, r.channels, r.parameters) for r in grown.rows]
+    )
+    before, after = grown.parameters
+    print()
+    print(f"attached      {grown.spec}")
+    print(f"parameters    {before:,} -> {after:,}")
+    print(f"difference    {grown.difference:g} between the outputs before and after, on noise")
+    print(f"written       {grown.output}")
 
 
 app.command()(cli_bench.bench)

@@ -66,6 +66,8 @@ def export(
             (f"{by(case.size)}{_rounded(case.exact)}", case.batch, *_numbers(case.apart), case.wrong or "agrees")
             for case in found.cases
         ]
+        if found.effect:
+            rows.append(("what attentions change", "", *_numbers(found.effect), "for comparison"))
         for exact, apart in found.plain.items():
             rows.append((f"without attention{_rounded(exact)}", "", *_numbers(apart), "for comparison"))
         if rows:

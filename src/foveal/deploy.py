@@ -4,17 +4,19 @@ The file is written into a folder of its own, run by its own runtime at the size
 meant to be dynamic, at a larger one and one that is not square, on one image at a time and on four; raw outputs and
 boxes are compared with PyTorch. Only a file that passes gets its name.
 
-What a format loses anyway is no fault of an attention: where a difference exceeds rounding, the same model without its
-attentions is exported, too, and twice the root mean square of what it loses at the traced size is allowed. (Not its
-largest difference, which of thousands of background boxes is a matter of chance; and not at other sizes, where a fault
-of the model itself would excuse itself.) OpenVINO rounds to 16 bits on some CPUs unless told not to, and that hides
-faults: its files are judged in full precision, and once more at the traced size as `yolo predict` runs them.
+What a format loses anyway is no fault of an attention. Where a difference exceeds rounding, and a thousandth of what
+the attentions change at all, the same model without them is exported, too, and twice the root mean square of what it
+loses at the traced size is allowed. (Not its largest difference, which of thousands of background boxes is a matter of
+chance; and not at other sizes, where a fault of the model itself would excuse itself.) OpenVINO rounds to 16 bits on
+some CPUs unless told not to, and that hides faults: its files are judged in full precision, and once more at the traced
+size as `yolo predict` runs them.
 """
 
 import copy
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -35,6 +37,7 @@ from .runtime import CannotRunError, Runtime, runtime
 from .surgery import IdentityStart, attended
 
 ROUNDING = {"boxes": 1e-3, "scores": 1e-5, "rest": 1e-4}  # largest differences that pass in any format
+SHARE = 1e-3  # of what the attentions change, as root mean squares, is rounding, too
 FACTOR = 2.0  # and otherwise the rms difference may be so many times that of the plain model
 NAMES = {
     "boxes": ("boxes", " pixels"),
@@ -73,6 +76,7 @@ class Exported:
         settings: as they were given.
         versions: of what wrote and ran it.
         cases: everything that was run.
+        effect: how far the model is from itself without attentions, both in PyTorch; None where nobody asked.
         plain: what the same model loses without attentions, by whether it ran exactly; empty where nobody asked.
         wrong: what is wrong in one sentence, or "".
     """
@@ -82,6 +86,7 @@ class Exported:
     settings: dict[str, object]
     versions: dict[str, str]
     cases: tuple[Case, ...]
+    effect: Apart | None
     plain: dict[bool, Apart]
     wrong: str
 
@@ -122,10 +127,9 @@ def export(model: str | os.PathLike, **settings: object) -> Exported:
 def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, object]) -> tuple[Exported, Path | None]:
     """Export into a folder and judge; the file is returned, too, if there is one."""
 
-    def found(name: str, wrong: str, cases=(), plain=None) -> Exported:
-        return Exported(
-            str(source), str(source.with_name(name)), given, _versions(given), tuple(cases), plain or {}, wrong
-        )
+    def found(name: str, wrong: str, cases=(), effect=None, plain=None) -> Exported:
+        target, versions = source.with_name(name), _versions(given)
+        return Exported(str(source), str(target), given, versions, tuple(cases), effect, plain or {}, wrong)
 
     with host.refusing(source):  # a file can hold anything
         weights = deployed(loaded.model)
@@ -135,19 +139,21 @@ def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, objec
         where = f"{'at any size but' if given.get('dynamic') else 'at'} {by(error.size)} pixels"
         return found(f"{source.stem}.{given['format']}", f"{where} it cannot be exported: {error}"), None
     files = _pictures(given)
-    cases, plain = _run(written, files, given), {}
-    if any(case.apart and _wrong(case, None) for case in cases):
+    cases, effect, plain = _run(written, files, given), None, {}
+    if any(case.apart and _wrong(case, None, None) for case in cases):
+        effect = _effect(written, files)
+    if any(case.apart and _wrong(case, effect, None) for case in cases):
         plain = _plain(loaded, folder, files, given)
-    cases = [dataclasses.replace(case, wrong=_wrong(case, plain.get(case.exact))) for case in cases]
+    cases = [dataclasses.replace(case, wrong=_wrong(case, effect, plain.get(case.exact))) for case in cases]
     broken = next((case for case in cases if case.wrong), None)
     if broken is None:
-        return found(written.path.name, "", cases, plain), written.path
+        return found(written.path.name, "", cases, effect, plain), written.path
     wrong = f"at {by(broken.size)} pixels, batch {broken.batch}: {broken.wrong}"
     if given["format"] == "onnx" and (
         layer := departure.first(written, exporter.pictures(files[:1], broken.size, written.channels))
     ):
         wrong += f"; {layer}"
-    return found(written.path.name, wrong, cases, plain), written.path
+    return found(written.path.name, wrong, cases, effect, plain), written.path
 
 
 def deployed(model: nn.Module) -> nn.Module:
@@ -234,24 +240,35 @@ def _compared(written: Written, run: Runtime, images: Tensor, size: tuple[int, i
     except CannotRunError as error:
         return f"the file does not run: {error}"
     found = [
-        parity.apart(written.reference(group), got, written.kind, size)
+        parity.apart(written.outputs(written.model, group), got, written.kind, size)
         for group, got in zip(groups, outputs, strict=True)
     ]
     return next((each for each in found if isinstance(each, str)), None) or parity.worst(found)
 
 
-def _wrong(case: Case, plain: Apart | None) -> str:
+def _wrong(case: Case, effect: Apart | None, plain: Apart | None) -> str:
     if case.apart is None:
         return case.wrong
     for key, (name, unit) in NAMES.items():
-        ours, theirs = getattr(case.apart, key), getattr(plain, key, None)
-        if ours is None or ours.largest <= ROUNDING[key] or (theirs and ours.rms <= FACTOR * theirs.rms):
+        ours, whole, theirs = (getattr(found, key, None) for found in (case.apart, effect, plain))
+        if ours is None or ours.largest <= ROUNDING[key] or (whole and ours.rms <= SHARE * whole.rms < math.inf):
+            continue
+        if theirs and ours.rms <= FACTOR * theirs.rms:
             continue
         besides = f"; without attention {theirs.largest:.2g}, {theirs.rms:.2g}" if theirs else ""
         return f"{name} differ by up to {ours.largest:.2g}{unit}, rms {ours.rms:.2g}{besides}"
     if case.apart.unmatched and not getattr(plain, "unmatched", 0):
         return f"{case.apart.unmatched} boxes are found by only one of the file and PyTorch"
     return ""
+
+
+def _effect(written: Written, files: list[Path]) -> Apart | None:
+    """What the attentions change at the traced size; None if the outputs have other shapes without them."""
+    bare, images = without_attentions(written.model), exporter.pictures(files, written.size, written.channels)
+    images = images.repeat(-(-written.batch // len(images)), 1, 1, 1)[: written.batch]
+    outputs = (written.outputs(model, images) for model in (written.model, bare))
+    found = parity.apart(*outputs, written.kind, written.size)
+    return found if isinstance(found, Apart) else None
 
 
 def _plain(loaded: host.YOLO, folder: Path, files: list[Path], given: dict[str, object]) -> dict[bool, Apart]:

@@ -78,7 +78,7 @@ class Written:
         opset: of an ONNX file.
         prepared: the model as it was traced.
         model: the model as it was given, with the outputs that the file should have.
-        reference: the same, called on images.
+        whole: what stands around a model in the file, such as suppression.
         kind: of the outputs.
     """
 
@@ -91,8 +91,13 @@ class Written:
     opset: int | None
     prepared: nn.Module
     model: nn.Module
-    reference: Callable[[Tensor], Outputs]
+    whole: Callable[[nn.Module], nn.Module]
     kind: Kind
+
+    @torch.no_grad()
+    def outputs(self, model: nn.Module, images: Tensor) -> Outputs:
+        """What PyTorch computes by `model`, or one like it, with all that stands around it."""
+        return listed(self.whole(model)(images))
 
 
 def settings(given: dict[str, object]) -> dict[str, object]:
@@ -149,13 +154,8 @@ def write(model: host.YOLO, weights: nn.Module, folder: Path, name: str, given: 
         raise CannotExportError(said, tuple(started[0].imgsz)) from error
     (asked,) = started
     true, nms = _with_its_outputs(model.model, asked), bool(asked.args.nms)
-    whole = exporter.NMSModel(true, asked.args) if nms else true
     head = true.model[-1]
     rows = nms or isinstance(head, RTDETRDecoder) or bool(getattr(head, "end2end", False))
-
-    @torch.no_grad()
-    def reference(images: Tensor) -> Outputs:
-        return listed(whole(images))
 
     return Written(
         path=Path(path),
@@ -167,7 +167,7 @@ def write(model: host.YOLO, weights: nn.Module, folder: Path, name: str, given: 
         opset=asked.args.opset,
         prepared=asked.model,
         model=true,
-        reference=reference,
+        whole=lambda network: exporter.NMSModel(network, asked.args) if nms else network,
         kind=Kind(model.task, len(true.names), rows, isinstance(head, RTDETRDecoder) and not nms),
     )
 

@@ -5,12 +5,82 @@ What stands behind a dot names weights, `timm:resnet50.a1_in1k`, which the libra
 
 import difflib
 import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import torch
 from torch import nn
 
+from . import attaching
+from .attaching import Row
 from .errors import UserError
+from .files import write_whole
+from .spec import Spec
 
 ZOOS = ("timm", "torchvision")
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What `add` did.
+
+    Attributes:
+        source: the model's name.
+        output: the file that was written.
+        spec: the attention, its start and its places.
+        rows: what was attached.
+        parameters: before and after.
+        difference: largest absolute difference of the two models' outputs on noise.
+    """
+
+    source: str
+    output: str
+    spec: str
+    rows: tuple[Row, ...]
+    parameters: tuple[int, int]
+    difference: float
+
+
+def add(
+    name: str, spec: str, *, at: str = "", start: str | None = None, output: str | None = None, force: bool = False
+) -> Grown:
+    """Put an attention into a model of a zoo and write the whole model, as `torch.save` does.
+
+    Args:
+        name: such as "timm:resnet50".
+        spec: the attention.
+        at: places, as `foveal.attach` takes them.
+        start: "identity" (the default) or "paper".
+        output: a .pt file; by default named after both, as in resnet50-ema.pt. In a process that can import foveal and
+            the zoo, `torch.load(output, weights_only=False)` is the model.
+        force: overwrite `output`.
+
+    Raises:
+        UserError: anything given that cannot work; nothing is written then.
+    """
+    wanted = Spec.parse(spec)
+    if start and wanted.start and start != wanted.start:
+        raise UserError(f"two starts are given, {spec!r} and {start!r}", "give one, as in ema --start paper")
+    wanted = replace(wanted, start=start or wanted.start)
+    target = Path(output or f"{name.partition(':')[2].partition('.')[0]}-{wanted.name}.pt")
+    if target.exists() and not force:
+        raise UserError(f"{target} exists", "choose another name with -o, or overwrite it with --force")
+    if target.suffix != ".pt" or not target.parent.is_dir():
+        raise UserError(f"cannot write {target}", "give a .pt file in a folder that is there")
+    model = load(name).eval()
+    noise = torch.rand(attaching.image(model).shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, count = model(noise), _count(model)
+        rows = attaching.attach(model, wanted, at=at)
+        difference = float((model(noise) - before).abs().max())
+    write_whole(target, lambda part: torch.save(model, part))
+    places = wanted.places or tuple(part.strip() for part in at.split(","))
+    written = str(replace(wanted, start=wanted.start or "identity", places=places))
+    return Grown(name, str(target), written, tuple(rows), (count, _count(model)), difference)
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def known(name: str) -> bool:

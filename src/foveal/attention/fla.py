@@ -69,6 +69,7 @@ class FocusedLinearAttention(Attention):
             "the table has channels * size * size parameters: most of the module at the default size of 40",
             "it replaces its input: bare, it needs the shortcut that its block has",
             "its `fast` form gains nothing that could be measured on a CPU (0.99 to 1.03)",
+            "NCNN cannot run it, its file ends the process, and MNN computes something else, boxes apart by pixels",
         ),
     )
 

@@ -72,6 +72,7 @@ class HybridAttentionBlock(Attention):
         notes=(
             "it has a shortcut of its own",
             "torch.export takes a map of a single window for a promise, so trace with a larger one",
+            "NCNN cannot run it: its file gives no output",
         ),
     )
     renamed = {

@@ -63,6 +63,7 @@ class MHSA(Attention):
         notes=(
             "it replaces its input by a mix of all positions: bare, it needs the shortcut that its block has",
             "where a CPU's cache holds all logits, as on a 20 x 20 map, `reference` is faster, and runs by default",
+            "NCNN cannot run it: its file ends the process",
         ),
     )
     renamed = {

@@ -63,6 +63,7 @@ class OverlappingCrossAttentionBlock(Attention):
         notes=(
             "it has a shortcut of its own",
             "torch.export takes a map of a single window for a promise, so trace with a larger one",
+            "NCNN cannot run it: its file gives no output",
         ),
     )
     renamed = {"relative_position_bias_table": "rel_bias", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}

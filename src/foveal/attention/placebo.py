@@ -11,7 +11,7 @@ convolution, eight of nine taps) get a gradient of zero.
 
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._base import Attention
 from .ema import EMAttention
@@ -49,5 +49,23 @@ class Placebo(EMAttention):
         """`spatial` (B, groups, H, W): the same number everywhere."""
         return {"spatial": self._reference_map(x).expand(x.shape[0], -1, *x.shape[2:])}
 
+    def folded(self, gain: Tensor | None = None) -> nn.Module:
+        """The number of each channel, the gain of an identity start inside."""
+        one_each = self._reference_map(self.conv1x1.weight).detach().flatten()
+        scale = one_each.repeat_interleave(self.channels // self.groups)
+        return _Folded(scale if gain is None else 1 + gain.detach() * (scale - 1))
+
     def _reference_map(self, x: Tensor) -> Tensor:
         return super()._reference_map(x.new_ones(1, self.channels, 1, 1))
+
+
+class _Folded(nn.Module):
+    """x times one number a channel."""
+
+    def __init__(self, scale: Tensor):
+        super().__init__()
+        self.register_buffer("scale", scale.view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        return x * self.scale.to(x.dtype)

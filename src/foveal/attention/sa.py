@@ -44,7 +44,10 @@ class ShuffleAttention(Attention):
         constraints=("channels must be a multiple of 2 * groups", "any height and width"),
         differs=("the paper counts 300 more parameters in a ResNet-50, the release has 708 more; here as released",),
         copies=("most copies default to 8 groups instead of 64: another module",),
-        notes=("fresh, it multiplies every channel by sigmoid(1) = 0.73 and shuffles",),
+        notes=(
+            "fresh, it multiplies every channel by sigmoid(1) = 0.73 and shuffles",
+            "NCNN cannot run it: its file ends the process",
+        ),
     )
     renamed = {
         "cweight": "channel_weight",
