@@ -53,4 +53,5 @@ bench: $(VENV)/ready ## Measure EMA's forms and whole models into benchmarks/res
 	$(BIN)/foveal bench ema --shapes yolo11n,yolo11x --batch 1,8,16 --layout contiguous,channels_last \
 		-o benchmarks/results/cpu.json
 	$(BIN)/foveal bench ema --shapes yolo11n,yolo11x --rivals -o benchmarks/results/rivals.json
-	$(BIN)/foveal bench ema@neck "ema(start=identity)@neck" --models yolo11n -o benchmarks/results/models.json
+	$(BIN)/foveal bench ema@neck "ema(start=identity)@neck" --models yolo11n --rounds 80 \
+		-o benchmarks/results/models.json

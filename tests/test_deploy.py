@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import foveal
-from foveal import ATTENTIONS, IdentityStart, UserError, cli, deploy, exporter, parity, surgery
+from foveal import ATTENTIONS, IdentityStart, UserError, cli, deploy, exporter, parity, runtime, surgery
 from foveal import yolo as host
 from foveal.exporter import Kind
 from foveal.parity import Apart, Difference
@@ -345,6 +345,38 @@ def test_what_cannot_be_exported(arguments, message, attended, tmp_path, monkeyp
     assert "Traceback" not in err
     assert not out
     assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands in for the interpreter")
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("kill -ABRT $$", r"its runtime ended the process \(SIGABRT\)"),
+        ("exit 3", r"its runtime ended the process \(exit code 3\)"),
+        ("printf 'no such layer' > $5/wrong.txt", "no such layer"),
+    ],
+)
+def test_a_runtime_that_ends_its_process_is_survived(does, said, tmp_path, monkeypatch):
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f"#!/bin/sh\n{does}\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    run = runtime.runtime(tmp_path / "model_ncnn_model", "cpu")
+    with pytest.raises(runtime.CannotRunError, match=said):
+        run([torch.zeros(1, 3, 32, 32)])
+
+
+def test_batches_come_back_from_another_process_in_order(attended, tmp_path):
+    pytest.importorskip("ncnn", reason="ncnn is not installed")
+    file = tmp_path / "best.pt"
+    shutil.copy(attended, file)
+    written = Path(foveal.export(file, format="ncnn", **SMALL).output)
+    batches = exporter.pictures(exporter.PICTURES, (96, 96), 3).split(1)
+    both = runtime.runtime(written, "cpu")(batches)
+    for images, outputs in zip(batches, both, strict=True):
+        (alone,) = runtime.runtime(written, "cpu")([images])
+        assert all(torch.equal(a, b) for a, b in zip(alone, outputs, strict=True))
+    assert not torch.equal(both[0][0], both[1][0])
 
 
 def test_a_runtime_that_is_missing_is_named(attended, monkeypatch):

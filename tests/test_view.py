@@ -466,6 +466,27 @@ def test_every_answer_carries_the_headers(small):
     assert "sandbox" in policy[0]
 
 
+def test_the_report_and_the_gates_it_leads_to_are_served_and_no_other_file(small):
+    asked = client(small)
+    gates = study_gates.gates_folder(small, "ema@neck")
+    address = "/gates/ema%40neck/index.html"
+    assert asked.get(address).status_code == 404
+    explained(gates, ["0001.png"])
+    (gates / "index.html").write_text("<p>gates")
+    for path, text in ((address, "<p>gates"), ("/report.html", (small / "report.html").read_text())):
+        answer = asked.get(path)
+        assert (answer.status_code, answer.text) == (200, text)
+        assert answer.headers["content-security-policy"] == view.PAGE_POLICY
+    (gates / "other.html").write_text("other")
+    others = ["plan.yaml", "results.json", "gates/ema@neck", "gates/ema@neck/other.html"]
+    others += ["gates/ema@neck/manifest.json", "gates/baseline/index.html", "gates/x/../ema@neck/index.html"]
+    for name in [*others, "%2e%2e/plan.yaml", "//plan.yaml"]:
+        assert asked.get(f"/{name}").status_code == 404, name
+    (gates / "index.html").unlink()
+    (gates / "index.html").symlink_to("/etc/hostname")
+    assert asked.get(address).status_code == 404
+
+
 def test_links_out_of_the_folder_and_files_that_are_no_pictures_are_not_served(small, tmp_path):
     asked = client(small)
     assert asked.get("/data/progress").json()["page"] is True

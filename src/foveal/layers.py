@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from . import insert
+from . import insert, surgery
 from .attention import find
 from .errors import UserError
 from .tracing import Call, Trace
@@ -49,10 +49,20 @@ def named(model: nn.Module, wanted: Sequence[str], traced: Trace, attention: str
             indices = insert.resolve([place], rows, paper, len(model.model))
             found |= {f"model.{index}" for index in indices}
         elif place in _RULES:
-            found |= set(_RULES[place](model, traced))
+            found |= {owner for name in _RULES[place](model, traced) if (owner := _owner(model, name))}
         else:
             found |= _matching(model, place, rows or ())
     return [name for name, _ in model.named_modules() if name in found]
+
+
+def _owner(model: nn.Module, name: str) -> str:
+    """The module itself, or the one whose attached attention it is; "" for a part of such an attention."""
+    parts = name.split(".")
+    for place, part in enumerate(parts):
+        owner = ".".join(parts[:place])
+        if part == "attention" and surgery.attended(model.get_submodule(owner)):
+            return owner if len(parts) <= place + 2 else ""
+    return name
 
 
 def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | None:
@@ -68,7 +78,7 @@ def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | No
 
 
 def _matching(model: nn.Module, pattern: str, rows: Sequence[str]) -> set[str]:
-    names = [name for name, _ in model.named_modules() if name and ".attention" not in f".{name}"]
+    names = [name for name, _ in model.named_modules() if name and _owner(model, name) == name]
     found = {name for name in names if _fits(name.split("."), pattern.split("."))}
     if not found:
         last = [name for name in names if name.count(".") == max(n.count(".") for n in names)][-1]

@@ -1,7 +1,8 @@
 """`foveal view`: a page on this machine over the folder of a study, or of `foveal explain`.
 
-Only this machine is answered, nothing is written, and a picture is asked for by a number that was handed out before:
-no request can name a path. What lies in a folder is not trusted either, for somebody else may have made it.
+Only this machine is answered, nothing is written, and a picture is asked for by a number that was handed out before, a
+page by one of the few names that pages have: no other path is served. What lies in a folder is not trusted either, for
+somebody else may have made it.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import UserError
 from .printing import say
-from .view_album import MANIFEST, Explained, inside
+from .view_album import MANIFEST, Explained
 
 TEMPLATES = Path(__file__).with_name("templates")
 PLAN = "plan.yaml"
@@ -42,7 +43,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",  # the next study may get the same port
 }
-# Of the page that lies in the folder: it has pictures and style in itself, and needs no script.
+# Of pages that lie in the folder: each has pictures and style in itself, and needs no script.
 PAGE_POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox; {_NOTHING_ELSE}"
 # What browsers show, and how such files begin.
 SHOWN = {
@@ -59,7 +60,7 @@ class Shown(Protocol):
     """What the page asks of a folder: data for its script by name and numbers, and pictures by their numbers."""
 
     kind: str
-    page: str  # a file in the folder that says it all, if it is there
+    page: str  # where the page lies that says it all, if it is there
     folder: Path
 
     def data(self, name: str, *numbers: str) -> dict | None:
@@ -67,6 +68,9 @@ class Shown(Protocol):
 
     def picture(self, name: str, *numbers: str) -> Path | None:
         """The file of a picture; None if there is nothing by that name."""
+
+    def written(self, name: str) -> Path | None:
+        """A page that was written into the folder, by the name that links have for it; None for any other name."""
 
 
 def application(folder: Path) -> Starlette:
@@ -95,7 +99,7 @@ def application(folder: Path) -> Starlette:
         return _picture(path)
 
     def whole(request: Request) -> Response:
-        path = inside(folder, shown.page)
+        path = shown.written(request.path_params["name"])
         if path is None:
             raise HTTPException(404)
         return HTMLResponse(path.read_bytes(), headers={"content-security-policy": PAGE_POLICY})
@@ -110,9 +114,9 @@ def application(folder: Path) -> Starlette:
         Route("/", lambda request: HTMLResponse(page)),
         Route("/view.js", script),
         Route("/view.css", style),
-        Route(f"/{shown.page}", whole),
         Route("/data/{what:path}", data),
         Route("/picture/{what:path}", picture),
+        Route("/{name:path}", whole),
     ]
     application = Starlette(
         routes=routes,

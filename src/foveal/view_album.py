@@ -205,3 +205,7 @@ class Explained:
         pictures = album(self.folder).pictures
         chosen = index(numbers[0], len(pictures)) if name == "map" and len(numbers) == 1 else None
         return None if chosen is None else pictures[chosen]
+
+    def written(self, name: str) -> Path | None:
+        """The page."""
+        return inside(self.folder, name) if name == self.page else None

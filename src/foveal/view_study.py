@@ -79,6 +79,12 @@ class Watched:
             return None if chosen is None else pictures[chosen]
         return None
 
+    def written(self, name: str) -> Path | None:
+        """The report, or the page of an arm's gates, to which the report leads."""
+        gates = (gates_folder(self.folder, arm.name) / "index.html" for arm in self._now().plan.arms)
+        known = {self.page, *(page.relative_to(self.folder).as_posix() for page in gates)}
+        return inside(self.folder, name) if name in known else None
+
     def _explained(self, arm: str) -> Path | None:
         """The folder of an arm's gates, if it is there, and no link to somewhere else."""
         folder = gates_folder(self.folder, arm)
