@@ -88,7 +88,9 @@ def latency(report: Mapping) -> str:
         times = [f"{row[name][1]:.1f}" for name in ("stock", "deployed")]
         body.append([f"`{row['attention']}`", gain, row["format"], *times, f"{median:.3f} ({low:.3f}-{high:.3f})"])
     heads = ["attention", "gains", "runtime", "stock, ms", "deployed, ms", "times as fast (quartiles)"]
-    return f"{conditions(report)}\n\n{table(heads, body)}"
+    where = report["environment"]
+    said = f"{where['cpu']}, runtimes with as many threads as they choose, {where['date']}; medians, in turns."
+    return f"{said}\n\n{table(heads, body)}"
 
 
 def sections() -> dict[str, str]:

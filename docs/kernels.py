@@ -150,14 +150,19 @@ def mean(rows: Iterable[Mapping]) -> str:
     found = [row["speedup"][1] for row in timed if row["speedup"]]
     if not found:
         return ""
-    words = f"{math.exp(sum(map(math.log, found)) / len(found)):.1f}"
+    words = times(math.exp(sum(map(math.log, found)) / len(found)))
     return words if len(found) == len(timed) else f"{words}, {len(timed) - len(found)} refused"
+
+
+def times(value: float) -> str:
+    """A ratio, to a tenth, or to a hundredth where that would be nothing."""
+    return f"{value:.1f}" if value >= 0.5 else f"{value:.2f}"
 
 
 def ratio(row: Mapping) -> str:
     """A speed-up with its quartiles."""
     if row["speedup"]:
-        low, median, high = (f"{value:.1f}" for value in row["speedup"])
+        low, median, high = map(times, row["speedup"])
         return f"{median} ({low} to {high})"
     return "noise" if row["milliseconds"] else "not run" if row["why_not"] else "wrong"
 
