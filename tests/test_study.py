@@ -171,6 +171,22 @@ def test_notes_on_the_data_set_that_are_damaged_are_written_again(tmp_path, dama
     assert json.loads((tmp_path / "contents.json").read_text())["digest"] == study.contents.digest
 
 
+def test_evaluations_share_what_the_training_was_told(tmp_path, monkeypatch):
+    study = prepared(tmp_path, train={**PLAN["train"], "max_det": 500})
+    told = {}
+
+    def evaluate(*_, **settings):
+        told.update(settings)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(room, "_trained", lambda *_: {})
+    monkeypatch.setattr(room.recording, "evaluate", evaluate)
+    with pytest.raises(RuntimeError, match="enough"):
+        room.run(tmp_path, study.cells[0].key)
+    assert (told["max_det"], told["imgsz"], told["batch"]) == (500, PLAN["train"]["imgsz"], PLAN["train"]["batch"])
+    assert "lr0" not in told
+
+
 def test_a_cell_that_raises_leaves_its_reason(tmp_path, monkeypatch):
     study = prepared(tmp_path)
 

@@ -34,6 +34,7 @@ PLAN, CELLS, DATA, RESULT, FAILURE, LOCK, LOG = (
     *("plan.yaml", "cells", "data.json", "result.json", "failure.json", "lock", "log.txt"),
 )
 KINDS = ("best", "last")  # of weights that are judged
+JUDGING = ("imgsz", "batch", "workers", "single_cls", "max_det")  # arguments of the training that evaluations share
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
     with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
         dataset.scan(plan.data)
     record = _trained(plan, cell, folder, device)
-    settings = {key: plan.train[key] for key in ("imgsz", "batch", "workers", "single_cls") if key in plan.train}
+    settings = {key: plan.train[key] for key in JUDGING if key in plan.train}
     settings |= {"device": device}
     found, disagreement = {}, 0.0
     for kind in KINDS:
