@@ -135,20 +135,28 @@ def child():
             yield lambda job, *args: pool.submit(job, *args).result(timeout=120)
 
 
+def nudged(case: Case, x: torch.Tensor) -> list[torch.Tensor]:
+    """Inputs that differ in their last bit, where that decides the reference's error: one draw may be a lucky one."""
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.randint(-1, 2, (8, *x.shape), generator=generator) * torch.finfo(x.dtype).eps
+    return [*(x * (1 + bits))] if case.offset > 1 else []
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_interpreted_kernels_equal_the_reference_with_every_gradient(child, case):
     module, x, dy = given(case)
-    low = run_form(module.to(case.dtype), "reference", x, dy)
+    low = [run_form(module.to(case.dtype), "reference", each, dy) for each in (x, *nudged(case, x))]
     true = run_form(given(case)[0].double(), "reference", x.double(), dy.double())
     got = child(interpreted, case)
     for name in true:
         value, want = torch.from_numpy(got[name]), true[name]
         assert torch.equal(value.isnan(), want.isnan()), name
-        value, want, rough = value.nan_to_num(), want.nan_to_num(), low[name].nan_to_num()
+        value, want = value.nan_to_num(), want.nan_to_num()
         made_of = dy.abs().max() if name in ("output", "input") else (x * dy).nan_to_num().double().norm()
         scale = max(float(want.abs().max()), float(made_of))
         slack = 1e-5 if case.dtype == torch.float32 else 8 * torch.finfo(case.dtype).eps
-        own = float((rough - want).abs().max()) if case.dtype != torch.float32 or case.offset > 1 else 0.0
+        errors = [float((rough[name].nan_to_num() - want).abs().max()) for rough in low]
+        own = max(errors) if case.dtype != torch.float32 or case.offset > 1 else 0.0
         budget = 2 * own + slack * scale
         assert float((value - want).abs().max()) <= budget, name
 

@@ -479,7 +479,7 @@ def test_the_report_and_the_gates_it_leads_to_are_served_and_no_other_file(small
         assert answer.headers["content-security-policy"] == view.PAGE_POLICY
     (gates / "other.html").write_text("other")
     others = ["plan.yaml", "results.json", "gates/ema@neck", "gates/ema@neck/other.html"]
-    others += ["gates/ema@neck/manifest.json", "gates/baseline/index.html", "gates/x/../ema@neck/index.html"]
+    others += ["gates/ema@neck/manifest.json", "gates/baseline/index.html", "gates/x/%2e%2e/ema@neck/index.html"]
     for name in [*others, "%2e%2e/plan.yaml", "//plan.yaml"]:
         assert asked.get(f"/{name}").status_code == 404, name
     (gates / "index.html").unlink()
