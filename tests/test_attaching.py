@@ -232,7 +232,7 @@ class Blocks(nn.Module):
         self.point = nn.Conv2d(8, 8, 1)
         self.drop = nn.Dropout2d(0.5)
         self.way = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2))
-        self.short = nn.Conv2d(8, 16, 1, stride=2)
+        self.short = nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=2)  # not depthwise
         self.mix = nn.Sequential(nn.BatchNorm2d(16), nn.Conv2d(16, 16, 1))
         self.unused = nn.Conv2d(8, 8, 1)
         self.flat = nn.Flatten(2)
@@ -259,6 +259,12 @@ def test_rules_find_the_ends_of_branches_and_depthwise_convolutions():
         places("stages")
     with pytest.raises(UserError, match=r"no paper says where in Blocks; at='before_residual'"):
         places("paper")
+
+
+def test_a_depthwise_convolution_ends_before_what_squeezes_it():
+    rows = foveal.attach(load("torchvision:mobilenet_v3_small"), "ema(groups=8)", at="after_depthwise")
+    assert [row.name for row in rows[:2]] == ["features.1.block.0.2", "features.2.block.1.2"], "and not SE's pooling"
+    assert len(rows) == 11
 
 
 def test_a_second_attention_goes_to_the_same_places():

@@ -86,6 +86,19 @@ def test_every_image_won_or_lost_leads_to_its_gates(study):
     assert manifest["imgsz"] == 96, "the size that the model was trained at"
 
 
+def test_images_of_one_name_or_none_lead_nowhere(study):
+    folder = study.folder / "data/images/val"
+    (folder / "0002.png").unlink()
+    for cell in study.cells:
+        found = Detections.load(study.path(cell) / "best.npz")
+        name = np.where(found.name == "0001.png", "0000.png", found.name)
+        Detections(**{**vars(found), "name": name}).save(study.path(cell) / "best.npz")
+    images = drawn(study)
+    named = {image["name"]: image["gates"] for image in (*images["won"], *images["lost"])}
+    assert named.keys() == {"0000.png", "0002.png", "the last one.png"}
+    assert [name for name, gates in named.items() if gates] == ["the last one.png"]
+
+
 def test_gates_are_drawn_again_only_for_other_weights_or_images(study):
     drawn(study)
     manifest = study_gates.gates_folder(study.folder, ARM) / "manifest.json"

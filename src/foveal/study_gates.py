@@ -11,8 +11,6 @@ from .explain import digest, explain
 from .study import Study
 from .view_album import MALFORMED, MANIFEST
 
-IMAGES = 8  # of those won, and of those lost
-
 
 def gates_folder(study: Path, arm: str) -> Path:
     """Where the gates of an arm lie: `gates/ema@neck`; what no file name can hold is quoted."""
@@ -32,29 +30,30 @@ def link(study: Study, arms: list[dict], draw: bool) -> None:
     for arm in arms:
         if not arm["images"]:
             continue
+        arm["images"]["no_gates"] = ""
         images = (*arm["images"]["won"], *arm["images"]["lost"])
         spec = next(planned.spec for planned in study.plan.arms if planned.name == arm["name"])
         folder, run = gates_folder(study.folder, arm["name"]), _run(study, arm)
-        wanted = [image["name"] for side in ("won", "lost") for image in arm["images"][side][:IMAGES]]
-        arm["images"]["no_gates"] = ""
-        if draw and spec and not set(wanted) <= _drawn(folder, run).keys():
+        files = _files(study, run, [image["name"] for image in images]) if spec else {}
+        if draw and files and not files.keys() <= _drawn(folder, run).keys():
             try:
                 folder.parent.mkdir(exist_ok=True)
-                explain(run / "weights" / "best.pt", _files(study, run, wanted), output=folder)
+                explain(run / "weights" / "best.pt", [*files.values()], output=folder)
             except UserError as error:  # the report is missing its links then, and the verdict nothing
                 arm["images"]["no_gates"] = str(error)
-        page = (folder / "index.html").relative_to(study.folder).as_posix()
-        drawn = _drawn(folder, run)
+        page, drawn = (folder / "index.html").relative_to(study.folder).as_posix(), _drawn(folder, run)
         for image in images:
-            number = drawn.get(image["name"])
-            image["gates"] = None if number is None else f"{page}#image-{number}"
+            known = image["name"] in files and image["name"] in drawn
+            image["gates"] = f"{page}#image-{drawn[image['name']]}" if known else None
 
 
-def _files(study: Study, run: Path, wanted: list[str]) -> list[Path]:
+def _files(study: Study, run: Path, wanted: list[str]) -> dict[str, Path]:
+    """The photographs by name, less those whose name another image has, too, and those that are not there."""
     photographs = Photographs(study.plan.data, study.plan.split)
     names = Detections.load(run / "best.npz").name
-    numbers = [photographs.number(names, names.tolist().index(name)) for name in wanted]
-    return [photographs.files[number] for number in numbers if number is not None]
+    listed = names.tolist()
+    numbers = {name: photographs.number(names, listed.index(name)) for name in wanted if listed.count(name) == 1}
+    return {name: photographs.files[number] for name, number in numbers.items() if number is not None}
 
 
 def _run(study: Study, arm: dict) -> Path:
