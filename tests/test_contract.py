@@ -119,6 +119,8 @@ def test_one_state_dict_for_every_form(cls):
     keys = set()
     for form in ("auto", *forms(cls)):
         module, x, dy = make(cls, (1, 64, 4, 4), torch.float32)
+        if form == "kernel" and module.why_not(x):
+            continue
         run_form(module, form, x, dy)
         keys.add(tuple(module.state_dict()))
         fresh = fitting(cls, 64).eval()
