@@ -123,6 +123,7 @@ def _attached(model: nn.Module, spec: Spec, names: Sequence[str], traced: Trace)
         end, layer = _last(name, model.get_submodule(name))
         if end not in made:
             width = _width(end, layer, traced)
+            surgery.require_room(layer)
             with torch.random.fork_rng(devices=[]):  # what is drawn later must be what it is without attentions
                 made[end] = layer, width, surgery.build(spec, width)
     rows = []

@@ -69,18 +69,27 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
         if not len(layer):
             raise UserError("an empty Sequential has no output to attend", "attach to the layer before it")
         layer = layer[-1]
-    if isinstance(layer, _CONTAINERS):
-        raise UserError(
-            f"a {type(layer).__name__} is never called, so it has no output to attend", "attach to a member"
-        )
+    require_room(layer)
     if not attended(layer):
-        if hasattr(layer, "attention"):
-            raise UserError(f"{type(layer).__name__} already has an attribute 'attention'", "attach to another layer")
         layer.attention = nn.Sequential()
         layer.__class__ = _attended_class(type(layer))
     layer.attention.append(attention)
     layer.attention.train(layer.training)
     return layer
+
+
+def require_room(layer: nn.Module) -> None:
+    """Check that an attention can be attached to a layer.
+
+    Raises:
+        UserError: it is a container without a call of its own, or uses the name `attention` itself.
+    """
+    if isinstance(layer, _CONTAINERS):
+        raise UserError(
+            f"a {type(layer).__name__} is never called, so it has no output to attend", "attach to a member"
+        )
+    if hasattr(layer, "attention") and not attended(layer):
+        raise UserError(f"{type(layer).__name__} already has an attribute 'attention'", "attach to another layer")
 
 
 def detach(layer: nn.Module) -> None:

@@ -17,8 +17,6 @@ from .errors import UserError
 from .files import write_whole
 from .spec import Spec
 
-ZOOS = ("timm", "torchvision")
-
 
 @dataclass(frozen=True)
 class Grown:
@@ -83,52 +81,48 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def known(name: str) -> bool:
-    """Whether a name is one of a zoo's models, as far as its form tells."""
-    return name.partition(":")[0] in ZOOS and ":" in name
-
-
-def load(name: str, **arguments: object) -> nn.Module:
+def load(name: str) -> nn.Module:
     """Build a model.
 
     Args:
         name: such as "timm:resnet50" or "torchvision:resnet50.IMAGENET1K_V2".
-        arguments: of its constructor, such as `num_classes`.
 
     Raises:
-        UserError: the package is missing, or has no such model or weights.
+        UserError: the package is missing, has no such model or weights, or cannot download them.
     """
     zoo, _, rest = name.partition(":")
     if importlib.util.find_spec(zoo) is None:
         raise UserError(f"{name} needs {zoo}, which is not installed", f"pip install {zoo}")
     model, _, weights = rest.partition(".")
-    return {"timm": _timm, "torchvision": _torchvision}[zoo](name, model, weights, arguments)
+    try:
+        return {"timm": _timm, "torchvision": _torchvision}[zoo](model, weights)
+    except OSError as error:  # what both raise where there is no network
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"the weights of {name} cannot be had: {said}", f"for fresh ones write {zoo}:{model}") from None
 
 
-def _timm(name: str, model: str, weights: str, arguments: dict[str, object]) -> nn.Module:
+def _timm(model: str, weights: str) -> nn.Module:
     import timm
 
     if not timm.is_model(model):
-        raise _unknown(name, model, timm.list_models())
-    if weights and f"{model}.{weights}" not in timm.list_pretrained(f"{model}.*"):
-        raise _unknown(name, f"{model}.{weights}", timm.list_pretrained(f"{model}.*"))
-    return timm.create_model(f"{model}.{weights}" if weights else model, pretrained=bool(weights), **arguments)
+        raise _unknown("timm", model, timm.list_models())
+    named = f"{model}.{weights}" if weights else model
+    if weights and named not in (there := timm.list_pretrained(f"{model}.*")):
+        raise _unknown("timm", named, there)
+    return timm.create_model(named, pretrained=bool(weights))
 
 
-def _torchvision(name: str, model: str, weights: str, arguments: dict[str, object]) -> nn.Module:
+def _torchvision(model: str, weights: str) -> nn.Module:
     from torchvision import models
 
-    if model not in models.list_models():
-        raise _unknown(name, model, models.list_models())
+    if model not in (there := models.list_models()):
+        raise _unknown("torchvision", model, there)
     enum = models.get_model_weights(model)
     if weights and weights not in enum.__members__:
-        raise _unknown(name, f"{model}.{weights}", [f"{model}.{each}" for each in enum.__members__])
-    return models.get_model(model, weights=enum[weights] if weights else None, **arguments)
+        raise _unknown("torchvision", f"{model}.{weights}", [f"{model}.{each}" for each in enum.__members__])
+    return models.get_model(model, weights=enum[weights] if weights else None)
 
 
-def _unknown(name: str, given: str, there: list[str]) -> UserError:
-    near = difflib.get_close_matches(given, there, n=1, cutoff=0.0)
-    zoo = name.partition(":")[0]
-    return UserError(
-        f"{zoo} has no {given!r}", f"for example {zoo}:{near[0]}" if near else "without what is behind the dot"
-    )
+def _unknown(zoo: str, given: str, there: list[str]) -> UserError:
+    near = difflib.get_close_matches(given, there, n=1, cutoff=0.0) or [given.partition(".")[0]]
+    return UserError(f"{zoo} has no {given!r}", f"for example {zoo}:{near[0]}")
