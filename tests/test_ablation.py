@@ -59,6 +59,31 @@ class Map(foveal.Attention):
         return {"factor": self.gate(x).expand_as(x)}
 
 
+class Blur(Map):
+    """Adds neighbours within each channel: silent where a channel is, and no factor of it."""
+
+    def reference(self, x):
+        return x + nn.functional.avg_pool2d(x, 3, 1, 1)
+
+
+def test_what_mixes_within_a_channel_does_not_multiply():
+    assert ablation.multiplied(Map(8, 1).eval(), (6, 7)).tolist() == [*range(8)]
+    assert ablation.multiplied(Blur(8, 1).eval(), (6, 7)) is None
+
+
+def test_a_factor_that_was_never_seen_is_one():
+    net = network(Map(4, 1))
+    means = ablation._Means(net)
+    means.start()
+    x = torch.rand(2, 4, 5, 6) + 0.1
+    x[:, 2] = 0
+    with torch.no_grad():
+        net.model(x)
+    (frozen,) = means.frozen()
+    assert float(frozen.mean[2]) == 1
+    assert float(frozen.mean[1]) == pytest.approx(float(net.model[0].gate(x).mean()), rel=1e-6)
+
+
 def network(*attentions) -> nn.Module:
     holder = nn.Module()
     holder.model = nn.Sequential(*attentions)

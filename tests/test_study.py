@@ -397,6 +397,7 @@ def test_what_comes_out(undisturbed):
     assert ema["cost"]["parameters"] - baseline["cost"]["parameters"] == 1344
     assert ema["cost"]["flops"] > baseline["cost"]["flops"]
     assert [len(curve) for curve in ema["curves"]["map"]] == [2, 2]
+    assert ema["images"]["no_gates"] == ""  # they were not asked for
     # Kept for the next report, which says the same.
     again = results.assemble(undisturbed)
     assert {**again, "created": 0} == {**found, "created": 0}
