@@ -65,14 +65,11 @@ def attach(
             more than once or never. The model is left as it was.
     """
     spec = Spec.parse(spec) if isinstance(spec, str) else spec
-    at = tuple(part.strip() for part in at.split(",") if part.strip()) if isinstance(at, str) else tuple(at)
-    if at and spec.places:
-        raise UserError(f"two places are given, {str(spec)!r} and {','.join(at)!r}", "give one")
-    places = at or spec.places
-    if not places:
+    spec = spec.given(at)
+    if not spec.places:
         raise UserError(f"no place is given for {spec}", "at='before_residual', or a name such as layer4.2.bn3")
     traced = _traced(model, example)
-    names = layers.named(model, places, traced, spec.name)
+    names = layers.named(model, spec.places, traced, spec.name)
     return _attached(model, replace(spec, start=spec.start or "identity", places=()), names, traced)
 
 
@@ -118,30 +115,20 @@ def image(model: nn.Module) -> Tensor:
 
 def _attached(model: nn.Module, spec: Spec, names: Sequence[str], traced: Trace) -> list[Row]:
     """All of them, or none."""
-    made = {}
+    made, called = {}, {module: name for name, module in model.named_modules()}
     for name in names:
-        end, layer = _last(name, model.get_submodule(name))
-        if end not in made:
+        layer = surgery.end(model.get_submodule(name))
+        if (end := called[layer]) not in made:
             width = _width(end, layer, traced)
-            surgery.require_room(layer)
             with torch.random.fork_rng(devices=[]):  # what is drawn later must be what it is without attentions
                 made[end] = layer, width, surgery.build(spec, width)
     rows = []
     for name in [name for name, _ in model.named_modules() if name in made]:
         layer, width, attention = made[name]
-        kind = getattr(type(layer), "_attended_base", type(layer)).__name__
-        like = traced.of(name).returned
+        like, kind = traced.of(name).returned, surgery.kind(layer)
         surgery.attach(layer, attention.to(like.device, like.dtype))
         rows.append(Row(name, kind, width, str(spec), sum(p.numel() for p in attention.parameters())))
     return rows
-
-
-def _last(name: str, layer: nn.Module) -> tuple[str, nn.Module]:
-    """The module that `surgery.attach` will take."""
-    while isinstance(layer, nn.Sequential) and len(layer) and not surgery.attended(layer):
-        key, layer = [*layer.named_children()][-1]
-        name = f"{name}.{key}"
-    return name, layer
 
 
 def _width(name: str, layer: nn.Module, traced: Trace) -> int:

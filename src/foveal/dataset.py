@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from . import yolo as host  # before Ultralytics itself, because it says if that is missing or too old
 from .errors import UserError, endless
-from .files import write_whole
+from .files import digest, write_whole
 
 # isort: split
 from ultralytics.data.dataset import YOLODataset
@@ -28,7 +28,7 @@ def images(data: str, split: str) -> list[Path]:
     found = []
     for place in map(Path, named if isinstance(named, list) else [named]):
         if place.is_dir():
-            found += sorted(file for file in place.rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
+            found += _below(place)
         else:
             found += [place.parent / line for line in place.read_text().splitlines() if line]
     return found
@@ -99,7 +99,7 @@ def has_labels(data: str, split: str) -> bool:
 def scan(data: str) -> None:
     """Read all labels once, as training does, so that the host's caches beside them are there."""
     described = data_file(data)
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         if described.get(split):
             YOLODataset(described[split], data=described, task="detect", augment=False)
 
@@ -116,7 +116,11 @@ def classified_images(folder: str, split: str) -> list[Path]:
         raise _refused(f"folder {folder!r}", error) from None
     if not found.get(split):
         raise UserError(f"{folder!r} has no {split!r} folder", "choose another with --split")
-    return sorted(file for file in Path(found[split]).rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
+    return _below(Path(found[split]))
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
 
 
 def _refused(what: str, error: Exception) -> UserError:
@@ -168,7 +172,7 @@ def contents(data: str, cache: Path) -> Contents:
                 found = path.stat()
                 stamp = [found.st_size, found.st_mtime_ns]
                 old = known.get(name)
-                files[name], times[name] = old[2] if old and old[:2] == stamp else _digest(path), stamp
+                files[name], times[name] = old[2] if old and old[:2] == stamp else digest(path, 8), stamp
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the data set {data!r} cannot be read: {error}", "check the paths in it") from None
     stored = {name: [*times[name], digest] for name, digest in files.items() if name in times}
@@ -176,10 +180,6 @@ def contents(data: str, cache: Path) -> Contents:
         write_whole(cache, lambda part: part.write_text(json.dumps(stored)))
     whole = {"names": list(described["names"].values()), "splits": splits, "files": sorted(files.items())}
     return Contents(hashlib.blake2b(json.dumps(whole).encode(), digest_size=16).hexdigest(), files)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def _load(cache: Path) -> dict[str, list]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .exporter import Written
 from .runtime import CannotRunError, Outputs, refusing
-from .surgery import attended
+from .surgery import attended, kind
 
 RELATIVE = 1e-3  # to the largest value of a layer's output
 
@@ -26,7 +26,7 @@ class _Layers(nn.Module):
         super().__init__()
         self.model, self.names, self.found = model, [], []
         for index, layer in enumerate(model.model):
-            name = f"row {index}, {type(layer).__name__.removeprefix('Attended')}"
+            name = f"row {index}, {kind(layer)}"
             self._watch(layer, name)
             if attended(layer):
                 self._watch(layer.attention, f"the attention of {name}")

@@ -5,7 +5,6 @@ measured on the model that is given, only on copies.
 """
 
 import datetime
-import hashlib
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from . import ablation, album, cam, dataset, gates, inference
 from . import yolo as host
 from .album import Frame
 from .errors import UserError
-from .files import write_whole
+from .files import digest, write_whole
 
 FEW = 8  # images of a data file, if none are named
 CONFIDENCE = 0.25
@@ -101,7 +100,7 @@ def explain(
             "foveal": foveal.__version__,
             "kind": "explain",
             "model": name,
-            "weights": digest(Path(loaded.ckpt_path)) if loaded.ckpt_path else None,
+            "weights": digest(weights) if (weights := Path(loaded.ckpt_path or "")).is_file() else None,
             "task": loaded.task,
             "imgsz": imgsz,
             "confidence": CONFIDENCE,
@@ -128,11 +127,6 @@ def explain(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Explained(str(target), manifest)
-
-
-def digest(file: Path) -> str:
-    """Of a model file, as the manifest holds it under "weights"."""
-    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 # What is given -------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
-"""Writing a file so that it is there as a whole or not at all."""
+"""Files: written so that they are there as a whole or not at all, and told apart by their content."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,3 +24,8 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
         raise UserError(f"cannot write {target}: {error}", "free some space or choose another folder with -o") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def digest(path: Path, size: int = 16) -> str:
+    """Of a file's content, in hexadecimal digits of so many bytes."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=size).hexdigest()

@@ -58,7 +58,7 @@ def placed(network: nn.Module) -> list[Placed]:
         specs = written[row].specs if row in written else ()
         specs = specs * (len(inside) // len(specs)) if specs else ()
         starts = {module.attention: module for module in layer.modules() if isinstance(module, surgery.IdentityStart)}
-        base = getattr(type(layer), "_attended_base", type(layer)).__name__
+        base = surgery.kind(layer)
         for number, attention in enumerate(inside):
             spec = specs[number] if len(specs) == len(inside) else None
             fresh = tuple(_fresh(attention, spec, seed) for seed in range(DRAWS)) if spec else ()

@@ -124,13 +124,8 @@ def add(
 
 
 def _complete(spec: str | Spec, at: str | Sequence[str], start: str | None) -> Spec:
-    spec = Spec.parse(spec) if isinstance(spec, str) else spec
-    at = tuple(p.strip() for p in at.split(",") if p.strip()) if isinstance(at, str) else tuple(at)
-    if at and spec.places:
-        raise UserError(f"two places are given, {str(spec)!r} and {','.join(at)!r}", "give one, as in ema --at neck")
-    if start and spec.start and start != spec.start:
-        raise UserError(f"two starts are given, {str(spec)!r} and {start!r}", "give one, as in ema --start paper")
-    return replace(spec, places=at or spec.places or ("neck",), start=start or spec.start or "identity")
+    spec = (Spec.parse(spec) if isinstance(spec, str) else spec).given(at, start)
+    return replace(spec, places=spec.places or ("neck",), start=spec.start or "identity")
 
 
 def _target(model: str, spec: Spec, output: str | os.PathLike | None, force: bool) -> Path:

@@ -16,7 +16,7 @@ In Ultralytics' models, rows and their names (`neck`, `backbone.P4`, `16`) as `f
 import fnmatch
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from . import insert, surgery
 from .attention import find
@@ -70,11 +70,9 @@ def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | No
     cfg, size = getattr(model, "yaml", None), traced.calls[0].read.shape[2] if traced.calls else 0
     if not isinstance(cfg, dict) or not isinstance(getattr(model, "model", None), nn.Sequential):
         return None
-    calls = {call.name: call.returned for call in traced.calls if call.returned.dim() == 4}
-    heights = [
-        calls[f"model.{index}"].shape[2] if f"model.{index}" in calls else None for index in range(len(model.model))
-    ]
-    return insert.places(cfg, [size / height if height else None for height in heights])
+    heights = {call.name: call.returned.shape[2] for call in traced.calls if call.returned.dim() == 4}
+    rows = [heights.get(f"model.{index}") for index in range(len(model.model))]
+    return insert.places(cfg, [size / height if height else None for height in rows])
 
 
 def _matching(model: nn.Module, pattern: str, rows: Sequence[str]) -> set[str]:
@@ -147,7 +145,7 @@ def _idle(module: nn.Module) -> bool:
 
 
 def _blocks(model: nn.Module, traced: Trace) -> list[str]:
-    names = [name for name, module in model.named_modules() if _kind(module) in _BLOCKS]
+    names = [name for name, module in model.named_modules() if surgery.kind(module) in _BLOCKS]
     return _required(names, model, "has a block that is known by name")
 
 
@@ -157,7 +155,7 @@ def _stages(model: nn.Module, traced: Trace) -> list[str]:
 
 
 def _paper(model: nn.Module, traced: Trace) -> list[str]:
-    kind = _kind(model)
+    kind = surgery.kind(model)
     if kind == "ResNet":
         return _before_residual(model, traced)
     if kind in _MOBILE:
@@ -165,13 +163,9 @@ def _paper(model: nn.Module, traced: Trace) -> list[str]:
     raise UserError(f"no paper says where in {kind}", "at='before_residual', or a name of a module")
 
 
-def _kind(module: nn.Module) -> str:
-    return getattr(type(module), "_attended_base", type(module)).__name__
-
-
 def _size(traced: Trace, name: str) -> tuple[int, ...] | None:
     call = traced.of(name)
-    return tuple(call.returned.shape[2:]) if call and isinstance(call.returned, Tensor) else None
+    return tuple(call.returned.shape[2:]) if call else None
 
 
 def _required(found: list[str], model: nn.Module, what: str) -> list[str]:

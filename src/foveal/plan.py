@@ -17,6 +17,7 @@ from . import dataset
 from . import yolo as host
 from .attention import known as is_attention
 from .errors import UserError, endless, shown
+from .files import digest
 from .spec import Spec
 
 # What decides a run is said here where the host would choose by what it sees, and runs are never cut short.
@@ -325,4 +326,4 @@ def _key(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) -
 def _model_digest(model: str) -> str:
     """Of a file's content; the name itself where the host knows it by name."""
     path = Path(model)
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if path.is_file() else model
+    return digest(path) if path.is_file() else model

@@ -48,6 +48,10 @@ def runtime(path: Path, device: str | None, exact: bool = False) -> Runtime:
     """
     if path.name.endswith("_ncnn_model"):  # some of whose files do not fail but end the process
         return _in_another_process(path, device)
+    return _in_this_process(path, device, exact)
+
+
+def _in_this_process(path: Path, device: str | None, exact: bool) -> Runtime:
     with refusing():
         backend = AutoBackend(str(path), device=torch.device(device or "cpu"))
         compiled = _exact(path) if exact and hasattr(backend, "ov_compiled_model") else None
@@ -96,13 +100,11 @@ def main(path: str, device: str, name: str) -> None:
     with np.load(folder / _BATCHES) as stored:
         batches = [torch.from_numpy(stored[key]) for key in stored.files]
     try:
-        with refusing():
-            backend = AutoBackend(path, device=torch.device(device))
-            found = [listed(backend(images)) for images in batches]
+        found = _in_this_process(Path(path), device, exact=False)(batches)
     except CannotRunError as error:
         (folder / _WRONG).write_text(str(error), encoding="utf-8")
         return
-    arrays = {f"{i}-{j}": out.float().cpu().numpy() for i, outputs in enumerate(found) for j, out in enumerate(outputs)}
+    arrays = {f"{i}-{j}": out.numpy() for i, outputs in enumerate(found) for j, out in enumerate(outputs)}
     part = folder / f"part-{_OUTPUTS}"  # a runtime may still end the process after it has answered
     np.savez(part, **arrays)
     part.rename(folder / _OUTPUTS)

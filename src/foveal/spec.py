@@ -5,7 +5,8 @@ import inspect
 import re
 import types
 import typing
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from .attention import find
 from .errors import UserError
@@ -69,6 +70,21 @@ class Spec:
         arguments = dict(arguments)
         start = arguments.pop("start", None)
         return cls(name, arguments, start, places)
+
+    def given(self, at: str | Sequence[str] = (), start: str | None = None) -> "Spec":
+        """This spec with the places and the start that stand beside it.
+
+        Raises:
+            UserError: one of them is given twice.
+        """
+        at = tuple(p.strip() for p in at.split(",") if p.strip()) if isinstance(at, str) else tuple(at)
+        if at and self.places:
+            raise UserError(
+                f"two places are given, {str(self)!r} and {','.join(at)!r}", "give one, as in ema --at neck"
+            )
+        if start and self.start and start != self.start:
+            raise UserError(f"two starts are given, {str(self)!r} and {start!r}", "give one, as in ema --start paper")
+        return replace(self, places=at or self.places, start=start or self.start)
 
     def settings(self) -> dict[str, object]:
         """The arguments together with `start`, as a model YAML writes them."""

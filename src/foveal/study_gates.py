@@ -7,7 +7,8 @@ from urllib.parse import quote
 from .dataset import Photographs
 from .detections import Detections
 from .errors import UserError
-from .explain import digest, explain
+from .explain import explain
+from .files import digest
 from .study import Study
 from .view_album import MALFORMED, MANIFEST
 
@@ -27,6 +28,7 @@ def link(study: Study, arms: list[dict], draw: bool) -> None:
         arms: of its results.
         draw: first explain what has not been explained yet, by each attention's run of the first seed.
     """
+    photographs = Photographs(study.plan.data, study.plan.split)
     for arm in arms:
         if not arm["images"]:
             continue
@@ -34,7 +36,7 @@ def link(study: Study, arms: list[dict], draw: bool) -> None:
         images = (*arm["images"]["won"], *arm["images"]["lost"])
         spec = next(planned.spec for planned in study.plan.arms if planned.name == arm["name"])
         folder, run = gates_folder(study.folder, arm["name"]), _run(study, arm)
-        files = _files(study, run, [image["name"] for image in images]) if spec else {}
+        files = _files(photographs, run, [image["name"] for image in images]) if spec else {}
         if draw and files and not files.keys() <= _drawn(folder, run).keys():
             try:
                 folder.parent.mkdir(exist_ok=True)
@@ -47,9 +49,8 @@ def link(study: Study, arms: list[dict], draw: bool) -> None:
             image["gates"] = f"{page}#image-{drawn[image['name']]}" if known else None
 
 
-def _files(study: Study, run: Path, wanted: list[str]) -> dict[str, Path]:
+def _files(photographs: Photographs, run: Path, wanted: list[str]) -> dict[str, Path]:
     """The photographs by name, less those whose name another image has, too, and those that are not there."""
-    photographs = Photographs(study.plan.data, study.plan.split)
     names = Detections.load(run / "best.npz").name
     listed = names.tolist()
     numbers = {name: photographs.number(names, listed.index(name)) for name in wanted if listed.count(name) == 1}

@@ -65,11 +65,7 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
     Raises:
         UserError: the layer is a container without a call of its own, or uses the name `attention` itself.
     """
-    while isinstance(layer, nn.Sequential) and not attended(layer):
-        if not len(layer):
-            raise UserError("an empty Sequential has no output to attend", "attach to the layer before it")
-        layer = layer[-1]
-    require_room(layer)
+    layer = end(layer)
     if not attended(layer):
         layer.attention = nn.Sequential()
         layer.__class__ = _attended_class(type(layer))
@@ -78,24 +74,34 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
     return layer
 
 
-def require_room(layer: nn.Module) -> None:
-    """Check that an attention can be attached to a layer.
+def end(layer: nn.Module) -> nn.Module:
+    """The layer that carries what is attached to a layer: of a `Sequential` its last, else the layer itself.
 
     Raises:
         UserError: it is a container without a call of its own, or uses the name `attention` itself.
     """
+    while isinstance(layer, nn.Sequential) and not attended(layer):
+        if not len(layer):
+            raise UserError("an empty Sequential has no output to attend", "attach to the layer before it")
+        layer = layer[-1]
     if isinstance(layer, _CONTAINERS):
         raise UserError(
             f"a {type(layer).__name__} is never called, so it has no output to attend", "attach to a member"
         )
     if hasattr(layer, "attention") and not attended(layer):
         raise UserError(f"{type(layer).__name__} already has an attribute 'attention'", "attach to another layer")
+    return layer
 
 
 def detach(layer: nn.Module) -> None:
     """Make an attended layer what it was before its first attention."""
     layer.__class__ = type(layer)._attended_base
     del layer.attention
+
+
+def kind(layer: nn.Module) -> str:
+    """Name of a layer's class without attentions."""
+    return getattr(type(layer), "_attended_base", type(layer)).__name__
 
 
 def attended(layer: nn.Module) -> bool:

@@ -56,10 +56,7 @@ def add(
     Raises:
         UserError: anything given that cannot work; nothing is written then.
     """
-    wanted = Spec.parse(spec)
-    if start and wanted.start and start != wanted.start:
-        raise UserError(f"two starts are given, {spec!r} and {start!r}", "give one, as in ema --start paper")
-    wanted = replace(wanted, start=start or wanted.start)
+    wanted = Spec.parse(spec).given(at, start)
     target = Path(output or f"{name.partition(':')[2].partition('.')[0]}-{wanted.name}.pt")
     if target.exists() and not force:
         raise UserError(f"{target} exists", "choose another name with -o, or overwrite it with --force")
@@ -69,11 +66,10 @@ def add(
     noise = torch.rand(attaching.image(model).shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before, count = model(noise), _count(model)
-        rows = attaching.attach(model, wanted, at=at)
+        rows = attaching.attach(model, wanted)
         difference = float((model(noise) - before).abs().max())
     write_whole(target, lambda part: torch.save(model, part))
-    places = wanted.places or tuple(part.strip() for part in at.split(","))
-    written = str(replace(wanted, start=wanted.start or "identity", places=places))
+    written = str(replace(wanted, start=wanted.start or "identity"))
     return Grown(name, str(target), written, tuple(rows), (count, _count(model)), difference)
 
 
