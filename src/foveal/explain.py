@@ -266,7 +266,8 @@ def _image(predictor, placed: list[gates.Placed], file: Path, index: int, folder
     lines = [[outline(box) for box in boxes or ()] for boxes in (found, true)]
     picture = f"pictures/{index:03}.jpg"
     album.photograph(pixels, where, *lines, folder / picture)
-    entry = {"name": file.name, "picture": picture, "width": size[0], "height": size[1], "boxes": found}
+    name = "/".join(file.parts[-2:]) if task == "classify" else file.name  # a class names its images anew
+    entry = {"name": name, "picture": picture, "width": size[0], "height": size[1], "boxes": found}
     entry |= {"true_boxes": true, "gates": [], "effects": [], "cams": []}
     if result.probs is not None:
         scores = result.probs.data.tolist()

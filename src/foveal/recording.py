@@ -25,8 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from . import yolo as host
+from .answers import Answers
 from .detections import Detections
+from .errors import UserError
 from .files import write_whole
+from .recipe import Recipe
 
 RESUME = "resume.pt"
 RANK = int(os.environ.get("RANK", -1))  # of this process in multi-GPU training
@@ -46,11 +49,13 @@ def resumable(folder: Path) -> dict | None:
 class _Recording:
     """Mixed into a trainer of the host.
 
-    All it needs is in the trainer's own arguments, because workers of a multi-GPU run make their trainer from those.
+    All it needs is in the trainer's own arguments and in the folder that they name, because workers of a multi-GPU run
+    make their trainer from those.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.recipe = Recipe.load(Path(self.save_dir))
         self.record = {"start": {}, "batches": [], "seconds": [], "peak_bytes": None, "resumed": 0}
         self._digest, self._position, self._began = hashlib.blake2b(digest_size=8), -1, 0.0
         self._last_step, self._unapplied, self._steps_in_time, self._nominal = -1, {}, True, 1
@@ -73,10 +78,11 @@ class _Recording:
     def preprocess_batch(self, batch):
         """The host's, of a batch whose content is noted first."""
         self._position += 1
-        for name in batch["im_file"]:
+        for name in batch.get("im_file", ()):
             self._digest.update(Path(name).name.encode())
-        for part in (batch["img"][..., ::8, ::8], batch["cls"], batch["bboxes"]):
-            self._digest.update(part.contiguous().cpu().numpy().tobytes())
+        for part in (batch["img"][..., ::8, ::8], batch["cls"], batch.get("bboxes")):
+            if part is not None:  # a classifier's batch has neither names nor boxes
+                self._digest.update(part.contiguous().cpu().numpy().tobytes())
         if not self._steps_in_time:
             self._wait_for_step()
         return super().preprocess_batch(batch)
@@ -122,6 +128,13 @@ class _Recording:
         self._unapplied, self._steps_in_time = exact["gradients"], False
         self._drop_lost_rows(ckpt["epoch"] + 1)
 
+    def _setup_scheduler(self):
+        """The host's, or the recipe's."""
+        if not self.recipe.steps:
+            return super()._setup_scheduler()
+        self.lf = lambda epoch: self.recipe.rate(epoch, self.epochs)  # the host reads it while warming up
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.lf)
+
     def _drop_lost_rows(self, epochs: int) -> None:
         """Rows of results.csv that were written after `resume.pt`."""
         if RANK in (-1, 0) and self.csv.exists():
@@ -156,9 +169,53 @@ class RTDETRTrainer(_Recording, host.RTDETRTrainer):
     """Ultralytics' trainer for RT-DETR, recording."""
 
 
-def trainer(model: str) -> type[_Recording]:
-    """The trainer for a model file or name."""
+class ClassificationTrainer(_Recording, host.ClassificationTrainer):
+    """Ultralytics' trainer for `classify`, recording."""
+
+    def __init__(self, cfg=host.grammar.DEFAULT_CFG, overrides: dict | None = None, _callbacks=None):
+        self._sized = bool((overrides or {}).get("imgsz"))
+        super().__init__(cfg, overrides, _callbacks)
+
+    def check_resume(self, overrides):
+        """The host's, but older ones would go on at 224 pixels, which they have filled in by then."""
+        super().check_resume({key: value for key, value in overrides.items() if self._sized or key != "imgsz"})
+
+    def get_model(self, cfg=None, weights=None, verbose=True):
+        """The host's, but for `pretrained=False` it draws all layers anew, and an attention shifts what others draw."""
+        pretrained, self.args.pretrained = self.args.pretrained, True
+        try:
+            fresh = pretrained is False and not self.resume
+            return super().get_model(cfg, None if fresh else weights, verbose)
+        finally:
+            self.args.pretrained = pretrained
+
+    def validate(self):
+        """The host's, of images in the same order each time: its loader shuffles, and its loss is one of batches."""
+        self.test_loader.generator.manual_seed(self.args.seed)
+        self.test_loader.reset()
+        return super().validate()
+
+    def build_dataset(self, img_path, mode="train", batch=None):
+        """The host's; that of training with the recipe's crops."""
+        dataset = super().build_dataset(img_path, mode, batch)
+        if mode == "train" and self.recipe.padding:
+            _crop(dataset.torch_transforms.transforms, self.args.imgsz, self.recipe.padding)
+        return dataset
+
+
+def trainer(model: str, task: str = "detect") -> type[_Recording]:
+    """The trainer for a model file or name, and the host's word for its task."""
+    if task == "classify":
+        return ClassificationTrainer
     return RTDETRTrainer if host.is_rtdetr(model) else DetectionTrainer
+
+
+def _crop(transforms: list, size: int, padding: int) -> None:
+    """Put crops of padded images in the place of the host's, which are of random size."""
+    from torchvision import transforms as known
+
+    (place,) = (i for i, transform in enumerate(transforms) if isinstance(transform, known.RandomResizedCrop))
+    transforms[place : place + 1] = [known.Resize(size), known.RandomCrop(size, padding)]
 
 
 class _Epochs:
@@ -265,25 +322,60 @@ class _RTDETRValidator(_Detecting, host.RTDETRValidator):
     pass
 
 
-def evaluate(weights: Path, data: str, split: str, folder: Path, **settings) -> tuple[Detections, dict[str, float]]:
-    """Detections of a trained model on one split, and the host's own averages of them.
+class _Answering:
+    """Mixed into a validator of the host: names the images that its answers are for."""
+
+    def get_dataloader(self, dataset_path, batch_size):
+        """A loader in the order of the data set, where the host's shuffles."""
+        dataset = self.build_dataset(dataset_path)
+        if not len(dataset):
+            raise UserError(f"there is no image of the model's classes in {dataset_path}", "choose another split")
+        return torch.utils.data.DataLoader(dataset, batch_size, num_workers=self.args.workers)
+
+    def answers(self) -> Answers:
+        """What was answered, images by name; those that the host could not read are not among them."""
+        dataset = self.dataloader.dataset
+        names = [Path(file).relative_to(dataset.root).as_posix() for file, *_ in dataset.samples]
+        by_name = sorted(range(len(names)), key=names.__getitem__)
+        return Answers(
+            name=np.array([names[index] for index in by_name]),
+            ranked=torch.cat(self.pred).numpy()[by_name],
+            label=torch.cat(self.targets).numpy()[by_name],
+        )
+
+
+class _ClassificationValidator(_Answering, host.ClassificationValidator):
+    pass
+
+
+def evaluate(
+    weights: Path, data: str, split: str, folder: Path, **settings
+) -> tuple[Detections | Answers, dict[str, float]]:
+    """What a trained model finds or answers on one split, and the host's own averages of it.
 
     Args:
         weights: a .pt file.
-        data: a data file.
-        split: "val" or "test".
+        data: a data file; for a classifier a folder.
+        split: "val" or "test", and there, because the host would judge a classifier on the other one without a word.
         folder: for what the host writes.
         settings: `imgsz`, `batch`, `device`, ...
 
     Returns:
-        The detections; and `map50` and `map` (mAP50-95) as fractions.
+        The detections, and `map50` and `map` (mAP50-95) as fractions; or the answers, and `top1` and `top5`.
     """
     model = host.load(weights)
-    kind = _RTDETRValidator if isinstance(model, host.RTDETR) else _DetectionValidator
-    settings = {"rect": True, "plots": False, "save_json": False, "verbose": False, **settings}
+    if model.task == "classify":
+        kind = _ClassificationValidator
+    else:
+        kind = _RTDETRValidator if isinstance(model, host.RTDETR) else _DetectionValidator
+        settings = {"rect": True, **settings}
+    settings = {"plots": False, "save_json": False, "verbose": False, **settings}
     settings |= {"data": data, "split": split, "mode": "val", "model": str(weights)}
     settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
     validator = kind(args=settings)
     validator(model=model.model)
+    if model.task == "classify":
+        metrics = validator.metrics
+        return validator.answers(), {"top1": float(metrics.top1), "top5": float(metrics.top5)}
     box = validator.metrics.box
     return validator.detections(), {"map50": float(box.map50), "map": float(box.map)}

@@ -60,7 +60,7 @@ class Spec:
         match = _FORM.fullmatch(text)
         if not match:
             raise UserError(f"cannot read {text!r} as an attention", "write for example ema(groups=8)@neck")
-        arguments = _arguments(match["arguments"] or "", text)
+        arguments = read_arguments(match["arguments"] or "", text, "ema(groups=8)")
         places = tuple(p.strip() for p in match["places"].split(",")) if match["places"] else ()
         return cls.of(match["name"], arguments, places)
 
@@ -105,8 +105,12 @@ def _is_a(value: object, annotation: object) -> bool:
     return type(value) in ((int, float) if annotation is float else (annotation,))
 
 
-def _arguments(inside: str, text: str) -> dict[str, object]:
-    """What stands between the parentheses: Python's keywords and values, where a bare word means itself."""
+def read_arguments(inside: str, text: str, example: str) -> dict[str, object]:
+    """What stands between the parentheses of `text`: Python's keywords and values, where a bare word means itself.
+
+    Raises:
+        UserError: something else stands there.
+    """
     try:
         call = ast.parse(f"_({inside})", mode="eval").body
         read = {
@@ -115,5 +119,5 @@ def _arguments(inside: str, text: str) -> dict[str, object]:
         if call.args or call.func.id != "_" or None in read or len(read) < len(call.keywords):
             raise ValueError("a value without a name, a name twice, or a second pair of parentheses")
     except (AttributeError, SyntaxError, TypeError, ValueError):
-        raise UserError(f"cannot read the arguments of {text!r}", "write for example ema(groups=8)") from None
+        raise UserError(f"cannot read the arguments of {text!r}", f"write for example {example}") from None
     return read

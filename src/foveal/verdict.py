@@ -30,6 +30,7 @@ from scipy import optimize, stats
 
 LEVEL = 0.05  # two-sided error rate of tests, and one less the coverage of intervals
 POWER = 0.8
+MOST_DEVIATIONS = 20.0  # larger effects are not looked for
 RECALLS = np.linspace(0, 1, 101)
 
 
@@ -210,6 +211,16 @@ def holm(p: ArrayLike) -> NDArray:
     return adjusted
 
 
+def mcnemar(won: int, lost: int) -> float:
+    """Exact two-sided p of the images that only one of two models gets right (McNemar 1947, by the binomial).
+
+    Args:
+        won: images that only the one gets right.
+        lost: those that only the other does.
+    """
+    return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+
+
 # Power ---------------------------------------------------------------------------------------------------------------
 
 
@@ -224,10 +235,13 @@ def power(effect: float, seeds: int, level: float = LEVEL) -> float:
 
 
 def detectable(seeds: int, level: float = LEVEL, wanted: float = POWER) -> float:
-    """Smallest effect that is found with the wanted power, in standard deviations of the paired differences."""
-    if seeds < 2:
+    """Smallest effect that is found with the wanted power, in standard deviations of the paired differences.
+
+    Infinite where so few seeds find nothing at such a level, however large it is.
+    """
+    if power(MOST_DEVIATIONS, seeds, level) < wanted:
         return math.inf
-    return float(optimize.brentq(lambda effect: power(effect, seeds, level) - wanted, 1e-6, 20))
+    return float(optimize.brentq(lambda effect: power(effect, seeds, level) - wanted, 1e-6, MOST_DEVIATIONS))
 
 
 def seeds_needed(

@@ -262,6 +262,7 @@ class YOLO(ultralytics.YOLO):
 # How this release ends a curve that reaches recall 0.5 at full precision: see `verdict.average_precision`.
 AVERAGE_PRECISION = "ultralytics" if compute_ap([0.5], [1.0])[0] < 0.6 else "ultralytics-8.3"
 DetectionValidator, RTDETRValidator = yolo.detect.DetectionValidator, rtdetr.val.RTDETRValidator
+ClassificationValidator = yolo.classify.ClassificationValidator
 
 
 # Files -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,74 @@
+"""What a classifier said of a set of images, stored so that every accuracy can be computed again; knows numpy only."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .detections import UNREADABLE, save_arrays
+from .errors import UserError
+
+BEST = 5  # answers of each image that are kept
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The classes that one model holds most likely for each image of a split, and the true one.
+
+    Attributes:
+        name: of each image's file with its folder, "apple/3.png", (images,).
+        ranked: class indices, the most likely first, (images, `BEST`) or as many as there are classes.
+        label: the true class index, (images,).
+    """
+
+    name: NDArray
+    ranked: NDArray
+    label: NDArray
+
+    def save(self, path: Path) -> None:
+        """Write a compressed .npz file, as a whole."""
+        save_arrays(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Answers":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: no such file, or another one.
+        """
+        try:
+            with np.load(path) as arrays:
+                return cls(**arrays)
+        except UNREADABLE as error:
+            raise UserError(
+                f"cannot read answers from {path}: {error}", "delete its folder and run the study again"
+            ) from None
+
+    def scores(self) -> NDArray:
+        """1 for each image whose first answer is right, else 0, (images,)."""
+        return (self.ranked[:, 0] == self.label).astype(float)
+
+    def among_best(self) -> NDArray:
+        """Whether any of the answers kept is right, (images,)."""
+        return (self.ranked == self.label[:, None]).any(1)
+
+    def accuracy(self, counts: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        """Share of first answers that are right.
+
+        Args:
+            counts: how often each image counts, (resamples, images).
+
+        Returns:
+            Of all images, (resamples,); the classes there are; and of each, (resamples, classes), nan where none of its
+            images was drawn.
+        """
+        right = self.scores()
+        classes = np.unique(self.label)
+        of_class = np.full((len(counts), len(classes)), np.nan)
+        for column, label in enumerate(classes):
+            mine = counts[:, self.label == label]
+            drawn = mine.sum(1)
+            hits = mine @ right[self.label == label]
+            of_class[drawn > 0, column] = hits[drawn > 0] / drawn[drawn > 0]
+        return counts @ right / counts.sum(1), classes, of_class

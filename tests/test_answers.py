@@ -1,0 +1,69 @@
+"""What a classifier answered, and the averages of it."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foveal import UserError
+from foveal.answers import Answers
+from foveal.verdict import mcnemar
+
+counted = st.integers(0, 400)
+
+
+def drawn(images: int, classes: int = 7, seed: int = 0) -> Answers:
+    rng = np.random.default_rng(seed)
+    ranked = np.array([rng.permutation(classes)[:5] for _ in range(images)], np.int32)
+    names = np.array([f"{index % classes}/{index}.png" for index in range(images)])
+    return Answers(names, ranked, rng.integers(0, classes - 1, images).astype(np.int32))
+
+
+@given(counted, counted)
+def test_mcnemar_counts_both_tails_of_the_binomial(won, lost):
+    tail = sum(math.comb(won + lost, k) for k in range(min(won, lost) + 1))
+    assert mcnemar(won, lost) == pytest.approx(min(1, 2 * tail / 2 ** (won + lost)), rel=1e-9)
+
+
+def test_mcnemar_of_known_numbers():
+    """By hand: 2 * (1 + 10) / 2^10, and all of 5 on one side."""
+    assert mcnemar(9, 1) == mcnemar(1, 9) == 22 / 1024
+    assert mcnemar(5, 0) == 2 / 32
+    assert mcnemar(3, 3) == 1.0
+
+
+def test_accuracies_of_resampled_images_are_those_of_repeated_images():
+    found = drawn(60)
+    counts = np.random.default_rng(1).integers(0, 3, (20, 60)).astype(np.int32)
+    counts[0] = 1
+    counts[1, found.label == 2] = 0
+    overall, classes, of_class = found.accuracy(counts)
+    assert classes.tolist() == [0, 1, 2, 3, 4, 5], "the last one has no image"
+    assert np.isnan(of_class[1, 2])
+    for row, share, shares in zip(counts, overall, of_class, strict=True):
+        images = np.repeat(np.arange(60), row)
+        right = found.ranked[images, 0] == found.label[images]
+        assert share == pytest.approx(right.mean())
+        for label, of_label in zip(classes, shares, strict=True):
+            mine = right[found.label[images] == label]
+            assert np.isnan(of_label) if not len(mine) else of_label == pytest.approx(mine.mean())
+
+
+def test_the_five_best_are_asked_too():
+    found = Answers(np.array(["a", "b", "c"]), np.array([[0, 1, 2, 3, 4]] * 3), np.array([0, 4, 5]))
+    assert found.scores().tolist() == [1, 0, 0]
+    assert found.among_best().tolist() == [True, True, False]
+
+
+def test_answers_are_stored_whole(tmp_path):
+    found = drawn(12)
+    found.save(tmp_path / "best.npz")
+    again = Answers.load(tmp_path / "best.npz")
+    assert [np.array_equal(getattr(again, name), getattr(found, name)) for name in ("name", "ranked", "label")] == [
+        True
+    ] * 3
+    (tmp_path / "best.npz").write_bytes((tmp_path / "best.npz").read_bytes()[:80])
+    with pytest.raises(UserError, match="cannot read answers from"):
+        Answers.load(tmp_path / "best.npz")
