@@ -172,3 +172,65 @@ def test_difference_names_the_first_of_several():
     one = Contents("a", {"x": "1", "y": "2"})
     assert dataclasses.replace(one, digest="b").difference(one) == "the classes or splits"
     assert Contents("b", {"x": "1", "z": "2"}).difference(one) == "y and 1 more"
+
+
+# Classifiers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def animals(tmp_path) -> Path:
+    """A folder for classifiers, three files that only look like images in each class of train and test."""
+    for split, name, index in ((s, n, i) for s in ("train", "test") for n in ("bee", "ant") for i in range(3)):
+        file = tmp_path / "animals" / split / name / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{split} {name} {index}")
+    return tmp_path / "animals"
+
+
+def test_a_folder_for_classifiers_is_described_like_a_data_file(animals):
+    found = dataset.described(str(animals))
+    assert found["names"] == {0: "ant", 1: "bee"}
+    assert (found["path"], found["train"], found["val"]) == (animals, animals / "train", None)
+    assert [file.relative_to(animals).as_posix() for file in dataset.images(str(animals), "test")] == [
+        *(f"test/{name}/{index}.png" for name in ("ant", "bee") for index in range(3)),
+    ]
+    assert dataset.has_labels(str(animals), "test")
+    assert not dataset.has_labels(str(animals), "val")
+    photographs = dataset.Photographs(str(animals), "test")
+    assert [photographs.name(file) for file in photographs.files[2:4]] == ["ant/2.png", "bee/0.png"]
+
+
+def test_an_image_that_moves_to_another_class_changes_the_digest(animals, tmp_path):
+    before = contents(str(animals), tmp_path / "cache.json")
+    assert before.files.keys() == {
+        *(f"{split}/{name}/{i}.png" for split in ("train", "test") for name in ("ant", "bee") for i in range(3)),
+    }
+    (animals / "train/ant/0.png").rename(animals / "train/bee/3.png")
+    assert "train/ant/0.png" in contents(str(animals), tmp_path / "cache.json").difference(before)
+    assert contents(str(animals), tmp_path / "cache.json").digest != before.digest
+
+
+def test_what_is_no_folder_for_classifiers(animals, tmp_path, monkeypatch):
+    def download(*args, **kwargs):
+        raise AssertionError("nothing may be downloaded")
+
+    monkeypatch.setattr("ultralytics.data.utils.download", download)
+    monkeypatch.setattr("ultralytics.data.utils.safe_download", download)
+    (animals / "test/cat").mkdir()
+    with pytest.raises(UserError, match="test has other classes than train"):
+        dataset.described(str(animals))
+    (animals / "train").rename(animals / "training")
+    with pytest.raises(UserError, match="it has no folder 'train'"):
+        dataset.described(str(animals))
+    with pytest.raises(UserError, match="'not-here' cannot be used"):
+        dataset.described("not-here", download=False)
+
+
+def test_a_plan_and_its_folder_may_be_called_like_the_data(animals, tmp_path):
+    assert dataset.beside("animals", tmp_path) == str(animals)
+    (tmp_path / "imagenet").mkdir()
+    assert dataset.beside("imagenet", tmp_path) == "imagenet"
+    (tmp_path / "coco.yaml").write_text("model: yolo11n.yaml\narms: [ema]\n")
+    assert dataset.beside("coco.yaml", tmp_path) == "coco.yaml"
+    (tmp_path / "coco.yaml").write_text("names: [arms]\ntrain: a\nval: b\n")
+    assert dataset.beside("coco.yaml", tmp_path) == str(tmp_path / "coco.yaml")

@@ -7,9 +7,10 @@ import yaml
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
+from foveal.arms import Arm
 from foveal.cell import Result
 from foveal.fairness import AGREEMENT, OWN, Finding, check, differing
-from foveal.plan import Arm, Plan
+from foveal.plan import Plan
 from foveal.spec import Spec
 
 MODEL, LARGER, FRESH = "yolo11n.pt", "yolo11s.pt", "yolo11n.yaml"
@@ -31,7 +32,8 @@ def result(arm: Arm, pair: int, **changed) -> Result:
     return Result(
         **{
             **{"arm": arm.name, "pair": pair, "seed": seed, "epochs": EPOCHS, "batch": 16, "resumed": 0},
-            **{"map": 0.4, "map50": 0.6, "map_last": 0.4, "map50_last": 0.6, "disagreement": 1e-9},
+            "scores": {"map": 0.4, "map50": 0.6, "map_last": 0.4, "map50_last": 0.6},
+            "disagreement": 1e-9,
             "batches": [f"seed {seed}, epoch {epoch}" for epoch in range(EPOCHS)],
             "start": {**kept, "head": f"drawn from {seed}"} | ({"attention": "a"} if arm.spec else {}),
             **{"finite": True, "parameters": 5, "seconds": 1.0, "peak_bytes": None, "device": "cpu", "data": "d"},
@@ -81,15 +83,24 @@ def test_a_fair_study_breaks_nothing(findings):
         "pretrained": (True, "pretrained tensors kept: 2/3 in A/A, baseline, ema@neck; 2/2 in one size up"),
         "start": (True, "every tensor shared with the baseline starts at the same value, at each seed"),
         "finite": (True, "all trained weights are finite"),
+        "learned": (True, "mAP50-95 is above 0"),
         "agreement": (
             True,
-            "mAP computed again from the stored detections is Ultralytics' own, within 1e-09",
+            "mAP50-95 computed again from what is stored is Ultralytics' own, within 1e-09",
         ),
         "split": (True, "judged on test, which chose nothing"),
         "versions": (True, "the same versions everywhere"),
         "device": (True, "every run on cpu"),
         "resumed": (True, "no run was interrupted"),
     }
+
+
+def test_arms_that_learned_nothing_are_no_answer(findings):
+    nothing = {"scores": {"map": 0.0, "map50": 0.1, "map_last": 0.0, "map50_last": 0.1}}
+    cells = {f"{arm}_{seed}": nothing for arm in ("baseline", "ema", "AA", "one_size_up") for seed in (0, 1)}
+    assert findings(**cells)["learned"][0] is False
+    del cells["ema_1"]
+    assert findings(**cells)["learned"] == (True, "mAP50-95 is above 0")
 
 
 def test_nothing_finished_yet():
@@ -110,9 +121,9 @@ BROKEN = [
         "agreement",
         "ema_1",
         {"disagreement": 2e-6},
-        "1 runs: mAP computed again differs from Ultralytics' by up to 2e-06",
+        "1 runs: mAP50-95 computed again differs from Ultralytics' by up to 2e-06",
     ),
-    ("agreement", "ema_1", {"disagreement": float("nan")}, "1 runs: mAP computed again differs from Ultralytics'"),
+    ("agreement", "ema_1", {"disagreement": float("nan")}, "1 runs: mAP50-95 computed again differs from Ultralytics'"),
     ("versions", "AA_0", {"versions": {"torch": "2.7", "python": "3.10"}}, "not the same in all runs: "),
     ("device", "AA_0", {"device": "0"}, "not the same in all runs: cpu, gpu"),
     ("start", "ema_1", {"start": {"conv": "c", "bn": "b", "head": "drawn from 0"}}, "start elsewhere in ema@neck"),

@@ -34,7 +34,7 @@ from foveal.cell import FAILURE, RESULT
 from foveal.demo import draw_data
 from foveal.detections import THRESHOLDS, Detections
 from foveal.explain import explain
-from foveal.runs import COLUMN
+from foveal.metric import METRICS
 from foveal.study import Study
 from helpers import fitting
 
@@ -126,7 +126,7 @@ def _make_run(folder: Path, weights: Path) -> None:
     arguments = {"task": "detect", "mode": "train", "model": "tiny.yaml", "data": "data/data.yaml", "epochs": 2}
     arguments |= {"patience": 0, "batch": 2, "imgsz": 32, "optimizer": "AdamW", "lr0": 0.001, "seed": 0, "workers": 0}
     (folder / "args.yaml").write_text(yaml.safe_dump(arguments | {"pretrained": True, "device": "cpu"}))
-    (folder / "results.csv").write_text(f"epoch,time,{COLUMN}\n1,3.1,0.11\n2,6.3,0.12\n")
+    (folder / "results.csv").write_text(f"epoch,time,{METRICS['detect'].column}\n1,3.1,0.11\n2,6.3,0.12\n")
 
 
 def _make_study(folder: Path) -> None:
@@ -139,10 +139,9 @@ def _make_study(folder: Path) -> None:
         mine = study.path(cell)
         _make_run(mine, folder / ("tiny.pt" if cell.arm.spec is None else "tiny-se.pt"))
         (mine / "weights/last.pt").unlink()
-        values = dict(arm=cell.arm.name, pair=cell.pair, seed=cell.seed, map=0.3 + number / 20, map50=0.6, map_last=0.5)
-        values |= dict(
-            map50_last=0.6, disagreement=0.0, epochs=2, batch=2, batches=[f"a{cell.seed}"], start={}, resumed=0
-        )
+        scores = {"map": 0.3 + number / 20, "map50": 0.6, "map_last": 0.5, "map50_last": 0.6}
+        values = dict(arm=cell.arm.name, pair=cell.pair, seed=cell.seed, scores=scores)
+        values |= dict(disagreement=0.0, epochs=2, batch=2, batches=[f"a{cell.seed}"], start={}, resumed=0)
         values |= dict(
             finite=True, parameters=9, seconds=6.0, peak_bytes=1, device="cpu", data="", versions={}, finished=""
         )

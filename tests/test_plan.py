@@ -14,8 +14,10 @@ from foveal.spec import Spec
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
+from foveal import arms as arm_names
 from foveal import plan
-from foveal.plan import ELSEWHERE, FAIR, UNFAIR, Arm, Plan, load, split_arms
+from foveal.arms import Arm
+from foveal.plan import ELSEWHERE, FAIR, UNFAIR, Plan, load
 
 TABLE = {"train": "images/train", "val": "images/val", "test": "images/test", "names": ["ant", "bee"]}
 
@@ -51,6 +53,9 @@ def read(folder):
         return Plan.of({key: value for key, value in written.items() if value is not None}, folder)
 
     return of
+
+
+PAPER = {"source": "a title", "figures": {"baseline": 70, "ema": 72.5}, "images": {"train": 100}, "notes": ["alone"]}
 
 
 # Reading -----------------------------------------------------------------------------------------------------------
@@ -149,7 +154,7 @@ others = st.sampled_from(["baseline", "A/A", "a/a", "placebo", "Placebo", "One s
 @example(["ema@neck", "EMAttention", "CA@P3", "One Size Up"], ",")
 @example(["msda(a=1, b=(2, 3))@neck,P3", "msda(b=(2, 3), a=[4, 5])"], ",")
 def test_arms_in_one_text_come_back(arms, comma):
-    assert split_arms(comma.join(arms)) == arms
+    assert arm_names.split(comma.join(arms)) == arms
 
 
 # Refusals ----------------------------------------------------------------------------------------------------------
@@ -190,6 +195,17 @@ def test_arms_in_one_text_come_back(arms, comma):
         ({"train": {1: 2}}, "training arguments: "),
         ({"train": {"freeze": yaml.safe_load("2020-01-01")}}, "holds more than numbers and words"),
         *(({"train": {key: 1}}, f"{key!r} is not an argument of train in a plan") for key in ELSEWHERE),
+        ({"recipe": {"padding": 4}}, "recipe: padding is for the images of classifiers"),
+        ({"recipe": {"step": [0.5]}}, "a recipe has no key 'step'; did you mean 'steps'?"),
+        *(({"rehearsal": share}, f"rehearsal: {share!r} is not a share") for share in (0.0, 1.0, 1, "0.1", [0.5])),
+        *(
+            ({"paper": {**PAPER, **wrong}}, "is not what a paper reports; paper: {source: a title")
+            for wrong in (
+                *({"source": 3}, {"figures": {"ema": "80"}}, {"figures": [80]}, {"images": {"all": 5}}, {"notes": [1]}),
+                *({"images": {"train": 0.5}}, {"year": 2023}, {"notes": 5}),
+            )
+        ),
+        ({"paper": "a title"}, "is not what a paper reports"),
         ({"arms": {"ema": 1}}, "arms: {'ema': 1} is not a list"),
         ({"arms": 5}, "arms: 5 is not a list; arms: [ema@neck, A/A, placebo]"),
         ({"arms": ["emma@neck"]}, "no attention is named 'emma'; did you mean 'ema'?"),
@@ -216,6 +232,29 @@ def test_a_refusal_says_what_was_given_and_what_works(read, changed, said):
     assert said in str(refused.value)
     assert refused.value.message[0] not in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     assert refused.value.hint
+
+
+def test_a_plan_repeats_what_a_paper_reports(read):
+    found = read(paper=PAPER, arms=["ema(groups=8)@neck", "se@neck"])
+    assert [found.paper.figure(arm) for arm in found.arms] == [0.7, 0.725, None]
+    assert found.paper.notes == ("alone",)
+    assert read().paper is None
+
+
+def test_a_file_of_several_models_is_a_plan_of_each():
+    figures = {"a.pt": {"baseline": 1}, "b.pt": {"baseline": 2}}
+    written = {"model": ["a.pt", "b.pt", "c.pt"], "seeds": 3, "paper": {**PAPER, "figures": figures}}
+    found = [*plan.each(written)]
+    assert [(one["model"], one["seeds"], one["paper"]["figures"]) for one in found] == [
+        ("a.pt", 3, {"baseline": 1}),
+        ("b.pt", 3, {"baseline": 2}),
+        ("c.pt", 3, {}),
+    ]
+    # One of them alone has its own figures, too.
+    (alone,) = plan.each({**written, "model": "b.pt"})
+    assert alone["paper"]["figures"] == {"baseline": 2}
+    assert [*plan.each({"model": "a.pt", "paper": PAPER})] == [{"model": "a.pt", "paper": PAPER}]
+    assert [*plan.each({"model": []})] == [{"model": []}]
 
 
 def test_null_stands_for_what_is_not_said(folder):
@@ -405,6 +444,7 @@ def test_the_same_thing_written_otherwise_has_the_same_keys(read):
         ({"train": {"epochs": 6}}, "both"),
         ({"train": {"epochs": 5, "lr0": 0.002}}, "both"),
         ({"train": {"epochs": 5, "freeze": [1]}}, "both"),
+        ({"recipe": {"steps": [0.5]}}, "both"),
         ({"split": "val"}, "both"),
         ({"model": "own/other.pt"}, "both"),
         ({"model": "yolo11n.yaml"}, "both"),

@@ -1,5 +1,6 @@
 """The report: what it says, that each number on it is one of the results, and what a browser makes of it."""
 
+import copy
 import csv
 import functools
 import io
@@ -16,7 +17,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from foveal import UserError, charts, report
+from foveal import UserError, charts, report, typeset
+from foveal.metric import METRICS
 from helpers import GOLDEN
 
 LANGUAGES = report.LANGUAGES
@@ -261,6 +263,50 @@ def nothing_yet():
     return results
 
 
+def classifiers(**more):
+    """The same numbers as of a study of classifiers."""
+    results = complete(**more) | {"task": "classify"}
+    detect, classify = METRICS["detect"], METRICS["classify"]
+    keys = {getattr(detect, key): getattr(classify, key) for key in ("key", "second_key", "last", "part")}
+    for index, each in enumerate(results["arms"]):
+        results["arms"][index] = each = {keys.get(key, key): value for key, value in each.items()} | {"sizes": []}
+        each["curves"] = {keys.get(key, key): value for key, value in each["curves"].items()}
+        each["classes"] = [{keys.get(key, key): value for key, value in row.items()} for row in each["classes"]]
+        for image in (each["images"] or {"won": []})["won"]:
+            image["name"] = f"Platelets/{image['name']}"
+        tested = [
+            {"seed": seed, "won": 1040 + 7 * seed + index, "lost": 951 - seed, "p": 0.0467 / (1 + 60 * seed)}
+            for seed in each["seeds"]
+        ]
+        each["mcnemar"] = tested if index else None
+    results["data"]["objects"] = None
+    results["statistics"] |= {"metric": classify.name, "second": classify.second}
+    return results
+
+
+def beside_a_paper():
+    results = classifiers()
+    notes = ["The paper trains 200 epochs & says nothing of seeds.", "图 5 与表 2 的数字不同。"]
+    results["paper"] = {"source": "Ouyang et al. 2023, <table 2>", "metric": "top-1 accuracy", "notes": notes}
+    figures = ((0.7726, None), (None, None), (0.8069, 0.0343), (0.76, -0.0126))
+    for each, (figure, difference) in zip(results["arms"], figures, strict=True):
+        each |= {"paper": figure, "paper_difference": difference}
+    return results
+
+
+def rehearsal():
+    results = beside_a_paper() | {"scale": 0.07}
+    results["plan"] |= {"rehearsal": 0.07}
+    return results
+
+
+def a_paper_of_detectors():
+    results = complete() | {"task": "detect", "paper": {"source": "a paper", "notes": []}}
+    results["arms"][0] |= {"paper": 0.273, "paper_difference": None}
+    results["arms"][2] |= {"paper": 0.273, "paper_difference": 0.0}
+    return results
+
+
 VARIANTS = {
     "complete": complete,
     "half finished": half_finished,
@@ -278,6 +324,12 @@ VARIANTS = {
     "another level": another_level,
     "one epoch": one_epoch,
     "nothing yet": nothing_yet,
+    "classifiers": classifiers,
+    "hundred classes": lambda: classifiers(classes=tuple(f"class {i}" for i in range(100))),
+    "one pair of classifiers": lambda: classifiers(seeds=1),
+    "beside a paper": beside_a_paper,
+    "rehearsal": rehearsal,
+    "a paper of detectors": a_paper_of_detectors,
 }
 
 
@@ -339,6 +391,11 @@ def written(value, form):
         text = format(Decimal(number).quantize(Decimal(1).scaleb(-digits)), f"{sign},f")
         return text.strip("+-") if Decimal(text.replace(",", "")) == 0 else text.replace("-", "\u2212")
 
+    def plain(number, least=0):
+        whole, _, digits = format(Decimal(number * 100).quantize(Decimal("0.0001")), "f").partition(".")
+        digits = digits.rstrip("0").ljust(least, "0")
+        return f"{whole}.{digits}".rstrip(".").replace("-", "\u2212")
+
     def p(number):
         return "< 0.001" if number < 0.001 else places(number, 3)
 
@@ -359,6 +416,9 @@ def written(value, form):
         "signed-points": lambda: places(value * 100, 1, "+"),
         "mean-points": lambda: places(sum(value) / len(value) * 100, 1),
         "deviation-points": lambda: places(float(np.std(value, ddof=1)) * 100, 1),
+        "printed-points": lambda: plain(value, 1),
+        "signed-printed-points": lambda: ("+" if value > 0 else "") + plain(value, 1),
+        "per-cent": lambda: plain(value),
         "deviations": lambda: places(value, 2),
         "score": lambda: places(value, 2),
         "signed-score": lambda: places(value, 2, "+"),
@@ -402,7 +462,7 @@ def test_every_number_is_one_of_the_results(variant, language):
 
 
 def test_every_format_is_in_use():
-    assert {form for variant in VARIANTS for _, form, _ in numbers_of(page_of(variant))} == report.FORMS.keys()
+    assert {form for variant in VARIANTS for _, form, _ in numbers_of(page_of(variant))} == typeset.FORMS.keys()
 
 
 def test_the_numbers_that_matter_are_there():
@@ -443,9 +503,10 @@ def prose(variant, language):
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_no_number_stands_outside_such_an_element(language):
-    known = r"mAP50(-95)?|\bF1\b|IoU 0\.5|(confidence|置信度) 0\.25|\(?0 (to|至) 100|基线 = 1|baseline = 1"
-    assert not re.findall(r".*\d.*", re.sub(known, "", prose("many arms", language)))
+@pytest.mark.parametrize("variant", ["many arms", "rehearsal"])
+def test_no_number_stands_outside_such_an_element(variant, language):
+    known = r"mAP50(-95)?|Top-[15]\b|\bF1\b|IoU 0\.5|(confidence|置信度) 0\.25|\(?0 (to|至) 100|基线 = 1|baseline = 1"
+    assert not re.findall(r".*\d.*", re.sub(known, "", prose(variant, language)))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -518,6 +579,13 @@ SENTENCES = {
     "p < 0.001, 6 seeds); on these images no number of seeds would find a difference of 0.5, only more images would.",
     ("more images", "zh"): "ema@neck：检验功效不足。 mAP50-95 变化 0.0 个百分点（95% 置信区间 −2.3 至 +2.4，p < 0.001，"
     "6 个种子）；在这些测试图像上，再多种子也检不出 0.5 个百分点的差异，只能增加图像。",
+    ("classifiers", "en"): "ema@neck: underpowered. Top-1 accuracy changed by +0.3 points (95 % interval −0.9 to +1.5, "
+    "p = 0.438, 6 seeds); 19 seeds would find a difference of 0.5.",
+    (
+        "classifiers",
+        "zh",
+    ): "ema@neck：检验功效不足。 Top-1 准确率变化 +0.3 个百分点（95% 置信区间 −0.9 至 +1.5，p = 0.438，"
+    "6 个种子）；要检出 0.5 个百分点的差异，需要 19 个种子。",
     ("one pair", "en"): "No verdict yet. No treatment has two finished pairs of seeds.",
     ("nothing yet", "zh"): "尚无结论。 还没有任何处理组完成两对种子的训练。",
 }
@@ -565,6 +633,98 @@ def test_sections_come_in_order():
         "What this study could have found",
         "How to repeat it",
     ]
+
+
+def test_classifiers_are_reported_in_their_own_terms():
+    page = read(classifiers())
+    words, heads = page.words(), [text for *_, text in page.all("h2")]
+    assert [head for head in heads if head not in [text for *_, text in read(complete()).all("h2")]] == [
+        "By class",
+        "Each pair of models by itself",
+    ]
+    assert {"Top-1 accuracy", "Top-5 accuracy"} <= {text for *_, text in page.all("th")}
+    assert "judged on the 72 images of its test split." in words
+    assert "mean difference of Top-1 accuracy over seeds" in words
+    assert "Accuracy in points, 0 to 100: mean" in words
+    assert "Score of an image: the share of seeds that get it right." in words
+    assert "Accuracy agrees with Ultralytics" in words
+    assert "ema@neck: Top-1 accuracy on the validation split" in words
+    assert not re.search(r"\bm?AP|\bF1\b|IoU|objects", words)
+    assert "准确率以百分点计" in page_of("classifiers", "zh").words()
+    assert not re.search(r"\bm?AP|\bF1\b|IoU|目标", page_of("classifiers", "zh").words())
+
+
+def test_many_classes_are_folded_away_and_nothing_is_left_of_their_table():
+    for variant in ("many classes", "hundred classes"):
+        page = page_of(variant)
+        names = {row["name"] for row in VARIANTS[variant]()["arms"][0]["classes"]}
+        rows = [around for text, around, _ in page.texts if text in names]
+        assert len(rows) == 3 * len(names)
+        assert all("details" in around for around in rows)
+        tables = page.source.split("<table")[1:]
+        assert all("<tbody>" in table for table in tables)
+
+
+def test_each_pair_of_models_stands_by_itself_and_is_no_verdict():
+    shown = {path: text for path, _, text in numbers_of(page_of("classifiers"))}
+    for index in (1, 2, 3):
+        row = [shown[f"arms.{index}.mcnemar.1.{key}"] for key in ("seed", "won", "lost", "p")]
+        assert row == ["1", f"1,{47 + index:03}", "950", "< 0.001"]
+    assert not [path for path in shown if path.startswith("arms.0.mcnemar")]
+    assert "takes the two models as given and is not the verdict" in page_of("classifiers").words()
+    empty = complete()
+    for each in empty["arms"]:
+        each["mcnemar"] = []
+    assert read(empty).source == read(complete()).source
+
+
+def test_a_papers_figures_stand_beside_ours():
+    (section,) = [part for part in page_of("beside a paper").source.split("<section>") if "s figures</h2>" in part]
+    page = Reader(section.partition("</section>")[0])
+    cells = [" ".join(text.split()) for *_, text in page.all("th", "td")]
+    assert [cells[start : start + 7] for start in range(0, len(cells), 7)] == [
+        [
+            *("Arm", "Paper", "Its difference", "Ours", "Our difference", "95 % interval", "Verdict"),
+        ],
+        ["baseline", "77.26", "–", "50.8", "–", "–", "–"],
+        ["ema@neck", "80.69", "+3.43", "51.0", "+0.3", "[−0.9, +1.5]", "underpowered"],
+        ["placebo@neckcontrol", "76.0", "−1.26", "50.8", "0.0", "[−1.2, +1.3]", "underpowered"],
+    ]
+    assert "Source: Ouyang et al. 2023, <table 2> (top-1 accuracy)" in page.words()
+    assert [text for *_, text in page.all("li")] == beside_a_paper()["paper"]["notes"]
+
+
+def test_a_rehearsal_says_first_that_it_is_one():
+    said = (
+        "A rehearsal of its plan at a scale of 7 %, with fewer images, epochs and seeds: its numbers say nothing about "
+        "the plan's question."
+    )
+    page = page_of("rehearsal")
+    body = page.words().partition(page.all("title")[0][2])[2]
+    assert body.strip().startswith(f"{said} ema@neck: underpowered.")
+    assert [" ".join(text.split()) for _, own, text in page.elements if own.get("class") == "alert"] == [said]
+    assert report.sentence(rehearsal()).startswith(f"{said} ema@neck: underpowered. Top-1 accuracy changed by")
+    assert report.sentence(beside_a_paper()).startswith("ema@neck: underpowered.")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("variant", [variant for variant, make in VARIANTS.items() if "task" not in make()])
+def test_what_older_releases_leave_out_changes_nothing(variant, language):
+    results = VARIANTS[variant]()
+    fuller = copy.deepcopy(results) | {"task": "detect", "paper": None, "scale": None}
+    fuller["statistics"]["second"] = "mAP50"
+    for each in fuller["arms"]:
+        each |= {"paper": None, "paper_difference": None, "mcnemar": None}
+    assert read(fuller, language).source == page_of(variant, language).source
+    assert report.paper_table(fuller) == report.paper_table(results)
+    assert report.long_table(fuller) == report.long_table(results)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_results_of_an_older_release_are_reported(language):
+    results = json.loads((GOLDEN.parents[1] / "studies/bccd-smoke/results.json").read_text(encoding="utf-8"))
+    assert "task" not in results
+    check_numbers(results, numbers_of(read(results, language)))
 
 
 def test_fairness_has_three_states():
@@ -640,13 +800,14 @@ def test_every_phrase_is_used():
     files = [report.TEMPLATES / "report.html", report.TEMPLATES.parent / "report.py"]
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     prefixes = ("verdict_", "word_", "check_", "role_", "machine_", "size_", "fairness_", "cost_", "learning_")
+    prefixes += ("metric_", "part_", "about_", "breakdown_", "images_note_")
     unused = [key for key in PHRASES if not re.search(rf"['\"]{key}['\"]", source) and not key.startswith(prefixes)]
     assert unused == []
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_english_in_the_chinese_page(variant):
-    names = r"mAP50(-95)?|G?FLOPs|Ultralytics|(best|last)\.pt|Holm|IoU|\bF1\b|\bAP\b|\bp\b|\bms\b|MiB|GPU"
+    names = r"mAP50(-95)?|Top-|McNemar|G?FLOPs|Ultralytics|(best|last)\.pt|Holm|IoU|\bF1\b|\bAP\b|\bp\b|\bms\b|MiB|GPU"
     assert not re.findall(r".*[A-Za-z].*", re.sub(names, "", prose(variant, "zh")))
 
 
@@ -656,6 +817,9 @@ def test_no_english_in_the_chinese_page(variant):
 def test_table_for_a_paper():
     golden = (GOLDEN / "report" / "table.md").read_text(encoding="utf-8")
     assert report.paper_table(complete()) == golden
+    heads, *rows = report.paper_table(classifiers()).splitlines()
+    assert heads == golden.splitlines()[0].replace("mAP50-95", "top-1 accuracy").replace("mAP50", "top-5 accuracy")
+    assert rows == golden.splitlines()[1:]
     rows = report.paper_table(hostile()).splitlines()
     assert len(rows) == 6
     assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {12}
@@ -668,27 +832,27 @@ def test_table_for_a_paper():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_table_for_pandas_keeps_all_digits(variant):
     results = VARIANTS[variant]()
+    keys = ("map", "map50", "map_last") if results.get("task", "detect") == "detect" else ("top1", "top5", "top1_last")
     rows = [*csv.DictReader(io.StringIO(report.long_table(results)))]
     baseline = results["arms"][0]
     wanted = [(arm, place) for arm in results["arms"] for place in range(len(arm["seeds"]))]
     assert len(rows) == len(wanted)
     for row, (arm, place) in zip(rows, wanted, strict=True):
-        assert tuple(row) == report.COLUMNS
+        assert tuple(row) == ("arm", "role", "seed", *keys, "difference", "train_seconds")
         assert (row["arm"], row["role"], int(row["seed"])) == (arm["name"], arm["role"], arm["seeds"][place])
-        assert [float(row[key]) for key in ("map", "map50", "map_last")] == [
-            arm[key][place] for key in ("map", "map50", "map_last")
-        ]
+        assert [float(row[key]) for key in keys] == [arm[key][place] for key in keys]
         if arm is baseline:
             assert row["difference"] == ""
         else:
-            assert float(row["difference"]) == arm["map"][place] - baseline["map"][place]
+            assert float(row["difference"]) == arm[keys[0]][place] - baseline[keys[0]][place]
         seconds = arm["cost"] and arm["cost"]["train_seconds"][place]
         assert row["train_seconds"] == ("" if seconds is None else repr(seconds))
 
 
 def test_differences_are_paired_by_seed_and_not_by_place():
     baseline = {"seeds": [4, 1, 7], "map": [0.5, 0.25, 0.75]}
-    assert report.paired({"seeds": [1, 2, 4], "map": [0.375, 0.9, 0.375]}, baseline) == {1: 0.125, 4: -0.125}
+    arm = {"seeds": [1, 2, 4], "map": [0.375, 0.9, 0.375]}
+    assert report.paired(arm, baseline, "map") == {1: 0.125, 4: -0.125}
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -913,7 +1077,10 @@ def visit(browser, tmp_path):
 
 @pytest.mark.parametrize(
     ("variant", "language"),
-    [*((variant, "en") for variant in VARIANTS), ("complete", "zh"), ("hostile", "zh"), ("many arms", "zh")],
+    [
+        *((variant, "en") for variant in VARIANTS),
+        *((variant, "zh") for variant in ("complete", "hostile", "many arms", "rehearsal")),
+    ],
 )
 def test_in_a_browser(visit, variant, language):
     results = VARIANTS[variant]()
@@ -947,6 +1114,13 @@ def test_on_paper(visit, variant, language, tmp_path):
     assert "".join(heading) in plain
     names = [row["name"].replace(" ", "") for row in results["arms"][2]["classes"]]
     assert all(name in plain for name in names)
+
+
+def test_hundreds_of_classes_are_not_printed(visit):
+    page = visit(classifiers(classes=tuple(f"class {i}" for i in range(1000))))
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(prefer_css_page_size=True))) < 10
+    page.click("summary >> nth=0")
+    assert page.locator("details td").first.is_visible()
 
 
 def test_it_follows_the_reader_into_the_dark(visit):

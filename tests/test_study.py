@@ -44,7 +44,8 @@ def prepared(folder: Path, **changes: object) -> Study:
 
 def fake(study: Study, cell, **changes: object) -> Result:
     """A result as a finished cell leaves it."""
-    values = dict(arm=cell.arm.name, pair=cell.pair, seed=cell.seed, map=0.5, map50=0.6, map_last=0.5, map50_last=0.6)
+    scores = {"map": 0.5, "map50": 0.6, "map_last": 0.5, "map50_last": 0.6}
+    values = dict(arm=cell.arm.name, pair=cell.pair, seed=cell.seed, scores=scores)
     values |= dict(disagreement=0.0, epochs=2, batch=4, batches=["a", "b"], start={}, finite=True, parameters=1)
     values |= dict(seconds=10.0, peak_bytes=1, resumed=0, device="cpu", data="", versions={}, finished="")
     study.path(cell).mkdir(parents=True, exist_ok=True)
@@ -75,11 +76,11 @@ def by_key(study: Study) -> dict:
 def test_every_cell_runs_once_and_what_is_finished_is_kept(tmp_path):
     study, said = prepared(tmp_path), []
     cells = by_key(study)
-    fake(study, study.cells[1], map=0.9)
+    fake(study, study.cells[1], scores={"map": 0.9})
     executor = Scripted(lambda key, _: fake(study, cells[key]) and 0)
     study.run(executor, said.append)
     assert sorted(executor.submitted) == sorted(cell.key for i, cell in enumerate(study.cells) if i != 1)
-    assert study.results()["ema@neck", 0].map == 0.9
+    assert study.results()["ema@neck", 0].scores["map"] == 0.9
     assert said[-1].startswith("[4/4] ")
     again = Scripted(lambda *_: pytest.fail("nothing was missing"))
     study.run(again, said.append)
@@ -225,8 +226,21 @@ def test_states_tell_how_far_a_cell_is(tmp_path):
 
 def test_other_tasks_are_refused_before_anything_is_written(tmp_path):
     draw_data(tmp_path / "data", train=4, val=2)
-    with pytest.raises(UserError, match=r"yolo11n-cls.yaml is a model for the task 'classify'; studies compare"):
+    with pytest.raises(UserError, match=r"yolo11n-cls.yaml is a model for the task 'classify', and"):
         Study.prepare({**PLAN, "model": "yolo11n-cls.yaml"}, tmp_path, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_model_that_no_zoo_has_is_refused_before_anything_is_written(tmp_path):
+    pytest.importorskip("timm", reason="timm is not installed")
+    for split in ("train", "val"):
+        (tmp_path / "animals" / split / "ant").mkdir(parents=True)
+        (tmp_path / "animals" / split / "ant/0.png").touch()
+    plan = {**PLAN, "data": "animals", "split": "val", "arms": ["ema"]}
+    with pytest.raises(UserError, match="timm has no 'resnet5'"):
+        Study.prepare({**plan, "model": "timm:resnet5"}, tmp_path, tmp_path / "study")
+    with pytest.raises(UserError, match=r"yolo11n.yaml is a model for the task 'detect', and"):
+        Study.prepare({**plan, "model": "yolo11n.yaml"}, tmp_path, tmp_path / "study")
     assert not (tmp_path / "study").exists()
 
 
@@ -365,7 +379,7 @@ def test_a_full_disk_loses_nothing_that_is_finished(undisturbed, small_disk):
     said = []
     with executors.Local() as executor:
         study.run(executor, said.append)
-    assert study.results()["baseline", 0].map == 0.5
+    assert study.results()["baseline", 0].scores["map"] == 0.5
     assert len(study.results()) == 1
     assert "ema@neck, seed 0" in said[-1]
     assert "No space left" in said[-1] + (study.path(study.cells[1]) / "log.txt").read_text()
@@ -387,7 +401,7 @@ def test_what_comes_out(undisturbed):
     }
     baseline, ema = found["arms"]
     measured = undisturbed.results()
-    assert ema["map"] == [measured["ema@neck", seed].map for seed in (0, 1)]
+    assert ema["map"] == [measured["ema@neck", seed].scores["map"] for seed in (0, 1)]
     differences = np.subtract(ema["map"], baseline["map"])
     assert ema["verdict"]["differences"] == pytest.approx(differences.tolist(), abs=1e-9)
     assert ema["verdict"]["mean"] == pytest.approx(differences.mean(), abs=1e-9)
@@ -423,11 +437,14 @@ def test_a_report_of_a_study_under_way_says_so(undisturbed, tmp_path):
 
 
 def test_what_few_seeds_can_find_is_said_before(tmp_path):
-    assert "2 seeds cannot call anything a help: the smallest p is 0.5. 6 can" in results.before(prepared(tmp_path))
-    said = results.before(prepared(tmp_path, seeds=6))
+    assert "2 seeds cannot call anything a help: the smallest p is 0.5. 6 can" in results.before(
+        prepared(tmp_path).plan, {}
+    )
+    said = results.before(prepared(tmp_path, seeds=6).plan, {})
     assert "12 trainings of 2 epochs, 0 of them finished" in said
     assert "6 seeds find a difference of 1.43 standard deviations" in said
-    two = results.before(prepared(tmp_path, seeds=6, arms=["ema@neck", "coord@neck", "A/A"]))
+    arms = ["ema@neck", "coord@neck", "A/A"]
+    two = results.before(prepared(tmp_path, seeds=6, arms=arms).plan, {})
     assert "6 seeds cannot call anything a help: the smallest p is 0.062. 7 can" in two
 
 

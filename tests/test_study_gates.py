@@ -60,9 +60,13 @@ def study(template, tmp_path) -> Study:
 def drawn(study: Study, draw: bool = True) -> dict:
     """What the results say of images, with links."""
     folders = {(cell.arm.name, cell.pair): study.path(cell) for cell in study.cells}
+
+    def judged(arm: str, pair: int) -> Detections:
+        return Detections.load(folders[arm, pair] / "best.npz")
+
     arms = [
         {"name": "baseline", "seeds": [0, 1], "images": None},
-        {"name": ARM, "seeds": [0, 1], "images": results._images(ARM, folders)},
+        {"name": ARM, "seeds": [0, 1], "images": results._images(ARM, [0, 1], judged)},
     ]
     study_gates.link(study, arms, draw)
     return arms[1]["images"]

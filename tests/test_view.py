@@ -27,6 +27,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from foveal import UserError, dataset, study_gates, view, view_study
+from foveal.answers import Answers
 from foveal.cell import FAILURE, RESULT, held
 from foveal.demo import IMAGE_SIZE, draw_data
 from foveal.detections import THRESHOLDS, Detections
@@ -40,6 +41,7 @@ PLAN = {
     "seeds": 2,
     "train": {"epochs": 4, "imgsz": 64, "batch": 4},
 }
+CLASSES = ("apple", "fig", "kiwi", "pear", "plum", "quince")
 IMAGES = 6
 HOST = "http://127.0.0.1"
 
@@ -49,8 +51,10 @@ HOST = "http://127.0.0.1"
 
 def finish(study: Study, cell, score: float = 0.5, epochs: int = 4) -> Path:
     """A cell as if it had been trained."""
-    values = dict(arm=cell.arm.name, pair=cell.pair, seed=cell.seed, map=score, map50=0.6, map_last=0.5, map50_last=0.6)
-    values |= dict(disagreement=0.0, epochs=4, batch=4, batches=["a"], start={}, finite=True, parameters=1, resumed=0)
+    metric = study.plan.metric
+    scores = {metric.key: score, metric.second_key: 0.6, metric.last: 0.5, f"{metric.second_key}_last": 0.6}
+    values = dict(arm=cell.arm.name, pair=cell.pair, seed=cell.seed, scores=scores, disagreement=0.0, epochs=4)
+    values |= dict(batch=4, batches=["a"], start={}, finite=True, parameters=1, resumed=0)
     values |= dict(seconds=60.0, peak_bytes=1, device="cpu", data="", versions={}, finished="")
     progress(study, cell, [score * (epoch + 1) / epochs for epoch in range(epochs)])
     (study.path(cell) / RESULT).write_text(json.dumps(values))
@@ -61,7 +65,8 @@ def progress(study: Study, cell, curve: list[float]) -> None:
     """A cell's table after so many epochs."""
     study.path(cell).mkdir(parents=True, exist_ok=True)
     lines = [f"{epoch + 1},{15 * (epoch + 1)},{value}\n" for epoch, value in enumerate(curve)]
-    (study.path(cell) / "results.csv").write_text("epoch,time,metrics/mAP50-95(B)\n" + "".join(lines))
+    heads = f"epoch,time,{study.plan.metric.column}\n"
+    (study.path(cell) / "results.csv").write_text(heads + "".join(lines))
 
 
 def detections(folder: Path, finds: list[bool], seed: int) -> Detections:
@@ -113,6 +118,42 @@ def template(tmp_path_factory) -> Path:
 def small(template, tmp_path) -> Path:
     """A copy of it."""
     return shutil.copytree(template, tmp_path / "small")
+
+
+def answers(right: list[bool], seed: int) -> Answers:
+    """Right first answers where `right` says so; else the true class is the third or not among the five."""
+    ranked = []
+    for index in range(IMAGES):
+        others = [label for label in range(len(CLASSES)) if label != index]
+        others = others[seed:] + others[:seed]
+        place = 0 if right[index] else 2 if index % 2 else 5
+        ranked.append([*others[:place], index, *others[place:]][:5])
+    name = np.array([f"{label}/0.png" for label in CLASSES])
+    return Answers(name=name, ranked=np.array(ranked), label=np.arange(IMAGES))
+
+
+@pytest.fixture(scope="module")
+def classified_template(tmp_path_factory) -> Path:
+    """A finished study of classifiers: `ema@backbone` wins apple and loses quince, fig is won with one seed of two."""
+    folder = tmp_path_factory.mktemp("view") / "fruit"
+    for split in ("train", "val"):
+        for number, label in enumerate(CLASSES):
+            (folder / "data" / split / label).mkdir(parents=True)
+            Image.new("RGB", (48, 36), (40 * number, 200, 90)).save(folder / "data" / split / label / "0.png")
+    plan = {**PLAN, "model": "yolo11n-cls.yaml", "data": "data", "arms": ["ema@backbone", "A/A"]}
+    study = Study.prepare(plan, folder, folder)
+    for cell in study.cells:
+        mine = finish(study, cell, 0.8)
+        better = cell.arm.name == "ema@backbone"
+        right = [better, better and cell.pair == 0, True, True, True, not better]
+        answers(right, cell.pair).save(mine / "best.npz")
+    return folder
+
+
+@pytest.fixture
+def classified(classified_template, tmp_path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(classified_template, tmp_path / "fruit")
 
 
 def explained(folder: Path, names: list[str], **changes: object) -> dict:
@@ -171,7 +212,7 @@ def test_every_state_and_the_curves_are_told_and_follow_the_files(small):
     assert words == ["finished", "running", "failed", "waiting", "waiting", "waiting"]
     assert states["ema@neck", 0]["curve"] == [0.1, None]
     assert states["baseline", 0]["curve"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert states["baseline", 0]["map"] == pytest.approx(0.4)
+    assert states["baseline", 0]["score"] == pytest.approx(0.4)
     assert states["A/A", 0]["reason"] == "ValueError: no"
     assert (found["epochs"], found["seeds"], found["split"]) == (4, [0, 1], "val")
     assert found["left"] == "4 min"  # 60 s for a run; half of one, three quarters of another and three are missing
@@ -210,7 +251,7 @@ def test_looking_writes_nothing(small):
     explained(study_gates.gates_folder(small, "ema@neck"), ["0000.png"])
     before = tree(small)
     asked = client(small)
-    for path in ("", "data/progress", "data/images/1", "data/boxes/1/0/0", "picture/photo/0", "picture/map/1/0"):
+    for path in ("", "data/progress", "data/images/1", "data/image/1/0/0", "picture/photo/0", "picture/map/1/0"):
         assert asked.get(f"/{path}").status_code == 200, path
     assert asked.get("/report.html").status_code == 200
     assert tree(small) == before
@@ -266,7 +307,7 @@ def test_counting_boxes_on_the_page_gives_the_scores_of_the_report_at_every_conf
     asked = client(small)
     for place, name in enumerate(("baseline", "ema@neck")):
         stored = Detections.load(study.path(next(c for c in study.cells if c.arm.name == name)) / "best.npz")
-        answers = [asked.get(f"/data/boxes/1/0/{image}").json() for image in range(IMAGES)]
+        answers = [asked.get(f"/data/image/1/0/{image}").json() for image in range(IMAGES)]
         for confidence in np.arange(1, 20) * 0.05:
             expected = stored.scores(confidence)
             for image, found in enumerate(answers):
@@ -280,7 +321,7 @@ def test_counting_boxes_on_the_page_gives_the_scores_of_the_report_at_every_conf
 
 def test_photographs_are_those_of_the_split_and_true_boxes_lie_on_them(small):
     asked = client(small)
-    found = asked.get("/data/boxes/1/1/3").json()
+    found = asked.get("/data/image/1/1/3").json()
     answer = asked.get(f"/{found['photo']}")
     assert answer.headers["content-type"] == "image/png"
     assert answer.content == (small / "data/images/val/0003.png").read_bytes()
@@ -301,11 +342,11 @@ def test_images_that_the_host_left_out_shift_no_photograph(small):
         Detections(**{**values, "name": name}).save(path)
     asked = client(small)
     for image, name in ((0, "0001.png"), (1, "0000.png"), (2, "0002.png")):
-        found = asked.get(f"/data/boxes/1/0/{image}").json()
+        found = asked.get(f"/data/image/1/0/{image}").json()
         assert found["name"] == name
         assert asked.get(f"/{found['photo']}").content == (small / "data/images/val" / name).read_bytes()
     (small / "data/images/val/0002.png").rename(small / "data/gone.png")
-    assert asked.get("/data/boxes/1/0/2").json()["photo"] is None
+    assert asked.get("/data/image/1/0/2").json()["photo"] is None
 
 
 def test_an_unfinished_pair_is_no_error(small):
@@ -313,7 +354,7 @@ def test_an_unfinished_pair_is_no_error(small):
     (study.path(study.cells[0]) / RESULT).unlink()
     asked = client(small)
     assert asked.get("/data/images/1").json()["seeds"] == [1]
-    assert asked.get("/data/boxes/1/0/0").status_code == 404
+    assert asked.get("/data/image/1/0/0").status_code == 404
     for cell in study.cells:
         (study.path(cell) / RESULT).unlink(missing_ok=True)
     assert asked.get("/data/images/1").json() == {"seeds": [], "notes": [], "images": []}
@@ -339,13 +380,91 @@ def test_what_browsers_know_is_sent_as_it_is_under_its_real_type(tmp_path, suffi
     assert answer.content == picture.read_bytes()
 
 
+# Classifiers ---------------------------------------------------------------------------------------------------------
+
+
+def test_classifiers_are_told_in_their_own_metric(classified):
+    found = client(classified).get("/data/progress").json()
+    assert found["metric"] == "top-1 accuracy"
+    assert {cell["state"] for cell in found["cells"]} == {"finished"}
+    assert found["cells"][0]["score"] == pytest.approx(0.8)
+    assert found["cells"][0]["curve"] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    page = client(classified).get("/").text
+    assert 'data-task="classify"' in page
+    assert not re.search("boxes|Confidence|mAP", page)
+
+
+def test_images_of_classifiers_are_ordered_by_the_share_of_seeds_that_get_them_right(classified):
+    found = client(classified).get("/data/images/1").json()
+    shown = [(one["name"], one["difference"]) for one in found["images"]]
+    assert shown[:2] == [("apple/0.png", 1), ("fig/0.png", 0.5)]
+    assert shown[-1] == ("quince/0.png", -1)
+    assert {difference for _, difference in shown[2:-1]} == {0}
+    assert found["seeds"] == [0, 1]
+
+
+def test_answers_of_both_arms_stand_beside_the_true_class(classified):
+    asked = client(classified)
+    found = asked.get("/data/image/1/1/1").json()
+    assert (found["name"], found["true"]) == ("fig/0.png", "fig")
+    theirs, ours = ([one["label"] for one in side["answers"]] for side in found["sides"])
+    assert theirs == ours == ["kiwi", "pear", "fig", "plum", "quince"]
+    assert [one["right"] for one in found["sides"][0]["answers"]] == [False, False, True, False, False]
+    answer = asked.get(f"/{found['photo']}")
+    assert answer.content == (classified / "data/val/fig/0.png").read_bytes()
+    first = asked.get("/data/image/1/0/0").json()
+    assert not any(one["right"] for one in first["sides"][0]["answers"])
+    assert first["sides"][1]["answers"][0] == {"label": "apple", "right": True}
+
+
+def test_gates_of_classifiers_are_found_by_class_and_name(classified):
+    asked = client(classified)
+    command = asked.get("/data/image/1/0/1").json()["command"].split()
+    assert command[3] == str(classified / "data/val/fig/0.png")
+    assert len(command) == len(["foveal", "explain", "WEIGHTS", *CLASSES, "-o", "FOLDER"])
+    names = [str(classified / f"data/val/{label}/0.png") for label in ("pear", "fig")]
+    explained(study_gates.gates_folder(classified, "ema@backbone"), names)
+    found = asked.get("/data/image/1/0/1").json()
+    assert [one["title"] for one in found["maps"]] == ["spatial", "channel", "LayerCAM before", "LayerCAM after"]
+    answer = asked.get(f"/{found['maps'][0]['picture']}")
+    assert answer.content == (classified / "gates/ema@backbone/pictures/1-spatial.png").read_bytes()
+    assert "are not of this image" in asked.get("/data/image/1/0/2").json()["why"]
+
+
+def test_answers_that_are_none_give_a_sentence_and_the_rest_is_shown(classified):
+    study, asked = Study(classified), client(classified)
+    path = study.path(next(c for c in study.cells if (c.arm.name, c.pair) == ("ema@backbone", 0))) / "best.npz"
+    values = vars(Answers.load(path))
+    for changes in (
+        {"name": np.array("one")},
+        {"ranked": values["ranked"][:-1]},
+        {"ranked": values["ranked"][:, :0]},
+        {"ranked": values["ranked"][0]},
+        {"ranked": values["ranked"].astype(float)},
+        {"label": values["label"][:-1]},
+        {"label": values["label"].astype(str)},
+    ):
+        Answers(**{**values, **changes}).save(path)
+        os.utime(path, ns=(time.time_ns(), time.time_ns()))
+        answer = asked.get("/data/image/1/0/1")
+        assert answer.status_code == 409, changes
+        assert answer.json()["message"].endswith("best.npz holds no answers")
+        assert asked.get("/data/images/1").json()["seeds"] == [1]
+    result = path.parent / RESULT
+    written = json.loads(result.read_text())
+    result.write_text(json.dumps({**written, "scores": {"map": 0.5}}))  # of detectors
+    states = {(cell["arm"], cell["seed"]): cell for cell in asked.get("/data/progress").json()["cells"]}
+    assert states["ema@backbone", 0]["state"] == "failed"
+    assert states["ema@backbone", 1]["state"] == "finished"
+
+
 # Gates ---------------------------------------------------------------------------------------------------------------
 
 
 def test_gates_in_the_study_are_found_by_arm_and_image(small):
     explained(study_gates.gates_folder(small, "ema@neck"), ["0004.png", "0001.png"])
     asked = client(small)
-    found = asked.get("/data/boxes/1/0/1").json()
+    found = asked.get("/data/image/1/0/1").json()
     assert [one["title"] for one in found["maps"]] == ["spatial", "channel", "LayerCAM before", "LayerCAM after"]
     assert found["maps"][0]["where"] == "ema in row 16, C3k2"
     assert found["maps"][0]["numbers"] == {
@@ -354,14 +473,14 @@ def test_gates_in_the_study_are_found_by_arm_and_image(small):
     }
     answer = asked.get(f"/{found['maps'][0]['picture']}")
     assert answer.content == (small / "gates/ema@neck/pictures/1-spatial.png").read_bytes()
-    other = asked.get("/data/boxes/1/0/2").json()
+    other = asked.get("/data/image/1/0/2").json()
     assert other["why"] == f"The gates in {small / 'gates/ema@neck'} are not of this image."
-    assert asked.get("/data/boxes/2/0/1").json()["why"] == "A/A has no attention of foveal, and so no gates."
+    assert asked.get("/data/image/2/0/1").json()["why"] == "A/A has no attention of foveal, and so no gates."
 
 
 def test_without_gates_the_page_has_the_command_that_makes_them(small):
     study = Study(small)
-    found = client(small).get("/data/boxes/1/1/2").json()
+    found = client(small).get("/data/image/1/1/2").json()
     assert found["why"] == "Nobody has asked for the gates of this arm yet."
     mine = next(study.path(cell) for cell in study.cells if (cell.arm.name, cell.pair) == ("ema@neck", 1))
     words = found["command"].split()
@@ -409,8 +528,8 @@ NASTY = [
         "/picture/photo/",
     ),
     *("/picture/map/1/0", "/picture/map/1/..%2f..%2fplan.yaml", "/picture/map/0/0", "/picture/map/..%2f/0"),
-    *("/picture/file:%2f%2f%2fetc%2fpasswd", "/picture/%2fetc%2fpasswd", "/data/%2fetc%2fpasswd", "/data/boxes/1/0/99"),
-    *("/data/boxes/1/9/0", "/data/boxes/0/0/0", "/data/boxes/1/0", "/data/images/-1", "/data/images/1/../1/x"),
+    *("/picture/file:%2f%2f%2fetc%2fpasswd", "/picture/%2fetc%2fpasswd", "/data/%2fetc%2fpasswd", "/data/image/1/0/99"),
+    *("/data/image/1/9/0", "/data/image/0/0/0", "/data/image/1/0", "/data/images/-1", "/data/images/1/../1/x"),
     *("/data/progress/..", "/report.html/..%2fplan.yaml", "/report.html/", "/%252e%252e%252fplan.yaml", "/view.py"),
     *("/static/../view.py", "/templates/view.html", "/.%00./plan.yaml", "/C:%5cwindows%5cwin.ini", "/data/_now"),
 ]
@@ -451,7 +570,7 @@ def test_every_answer_carries_the_headers(small):
     (small / "cells").rename(small / "elsewhere")
     asked = client(small, raise_server_exceptions=False)
     answers = [asked.get(path) for path in ("/", "/view.js", "/view.css", "/data/progress", "/picture/photo/0", "/no")]
-    answers += [asked.post("/"), asked.get("/", headers={"host": "evil.example"}), asked.get("/data/boxes/1/0/0")]
+    answers += [asked.post("/"), asked.get("/", headers={"host": "evil.example"}), asked.get("/data/image/1/0/0")]
     for answer in answers:
         policy = answer.headers["content-security-policy"]
         assert policy.startswith(
@@ -508,7 +627,7 @@ def test_links_out_of_the_folder_and_files_that_are_no_pictures_are_not_served(s
     (gates / "manifest.json").write_text(json.dumps(manifest))
     assert asked.get("/report.html").status_code == 404
     assert asked.get("/data/progress").json()["page"] is False
-    maps = asked.get("/data/boxes/1/0/1").json()["maps"]
+    maps = asked.get("/data/image/1/0/1").json()["maps"]
     assert [one["picture"] for one in maps[: len(wanted)]] == [None] * len(wanted)
     for path in (maps[len(wanted)]["picture"], "picture/photo/0"):
         answer = asked.get(f"/{path}")
@@ -517,7 +636,7 @@ def test_links_out_of_the_folder_and_files_that_are_no_pictures_are_not_served(s
         assert "secret" not in answer.text
     gates.rename(tmp_path / "gates")
     gates.symlink_to(tmp_path / "gates")
-    assert asked.get("/data/boxes/1/0/1").json()["maps"] == []
+    assert asked.get("/data/image/1/0/1").json()["maps"] == []
     assert asked.get("/picture/map/1/0").status_code == 404
 
 
@@ -574,8 +693,8 @@ def test_damaged_files_give_a_sentence_and_the_rest_is_shown(small):
     found = asked.get("/data/images/1").json()
     assert found["seeds"] == [1]
     assert found["notes"][0].startswith(f"cannot read detections from {broken}")
-    assert asked.get("/data/boxes/1/0/0").json()["message"].startswith(f"cannot read detections from {broken}")
-    assert asked.get("/data/boxes/1/1/0").status_code == 200
+    assert asked.get("/data/image/1/0/0").json()["message"].startswith(f"cannot read detections from {broken}")
+    assert asked.get("/data/image/1/1/0").status_code == 200
 
     values = vars(Detections.load(paths["ema@neck", 1] / "best.npz"))
     for changes in (
@@ -588,14 +707,14 @@ def test_damaged_files_give_a_sentence_and_the_rest_is_shown(small):
     ):
         Detections(**{**values, **changes}).save(paths["ema@neck", 1] / "best.npz")
         os.utime(paths["ema@neck", 1] / "best.npz", ns=(time.time_ns(), time.time_ns()))
-        answer = asked.get("/data/boxes/1/1/0")
+        answer = asked.get("/data/image/1/1/0")
         assert answer.status_code == 409, changes
         assert answer.json()["message"].endswith("best.npz holds no detections")
 
     (paths["A/A", 0] / RESULT).write_text('{"arm": ')
     (paths["A/A", 0] / "results.csv").write_bytes(b"\xff\x00\xfe" * 50)
     half = json.loads((paths["A/A", 1] / RESULT).read_text())
-    (paths["A/A", 1] / RESULT).write_text(json.dumps({**half, "map": "high", "seconds": None}))
+    (paths["A/A", 1] / RESULT).write_text(json.dumps({**half, "scores": {"map": "high"}, "seconds": None}))
     (small / "results.json").write_text((small / "results.json").read_text()[:3000])
     found = asked.get("/data/progress").json()
     states = {(cell["arm"], cell["seed"]): cell for cell in found["cells"]}
@@ -830,6 +949,51 @@ def test_keys_and_the_focus(visit, small):
         seen.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", seen
     assert seen == ["seed", "confidence", "truth", "names", "help", "BUTTON"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_clicking_through_a_study_of_classifiers(visit, classified, width):
+    labels = [str(classified / f"data/val/{label}/0.png") for label in CLASSES]
+    explained(study_gates.gates_folder(classified, "ema@backbone"), labels)
+    page = visit(classified, width=width)
+    assert page.inner_text("#measure").startswith("The lines are top-1 accuracy by epoch")
+    assert page.locator("#runs tbody td .state").all_inner_texts() == ["0.800"] * 6
+    assert "By whether the first answer is right, averaged over 2 seeds" in page.inner_text("#count")
+    assert page.inner_text("#title") == "apple/0.png: +1.00"
+    assert page.inner_text("#class") == "True class: apple"
+    captions = page.locator("figcaption span").all_inner_texts()
+    assert captions == ["wrong, the true class is not among the first 5; with seed 0", "right; with seed 0"]
+    assert page.locator("figure:last-child .answers li").all_inner_texts()[0] == "apple true class"
+    assert page.locator(".answers li").count() == 10
+    assert page.locator(".answers .right").count() == 1
+    page.keyboard.press("j")
+    until(page, "document.querySelector('#title').textContent === 'fig/0.png: +0.50'")
+    page.keyboard.press("s")
+    until(page, "document.querySelector('figcaption span').textContent.endsWith('with seed 1')")
+    captions = page.locator("figcaption span").all_inner_texts()
+    assert captions == ["wrong, the true class is answer 3; with seed 1"] * 2
+    for key in ("t", "n"):  # there are no boxes
+        page.keyboard.press(key)
+    page.keyboard.press("g")
+    until(page, "document.querySelector('.frame .map').naturalWidth === 96")
+    page.keyboard.press("a")
+    assert page.locator("figure").count() == 1
+    assert page.locator("#tools input, .legend, .frame svg").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.slow
+def test_an_explained_classifier_has_answers_instead_of_boxes(visit, tmp_path):
+    manifest = explained(tmp_path / "one", ["a.jpg"], task="classify")
+    given = [{"label": "<i>apple", "confidence": 0.75}, {"label": "pear", "confidence": 0.125}]
+    manifest["images"][0] |= {"classes": given, "boxes": [], "true_boxes": None}
+    (tmp_path / "one/manifest.json").write_text(json.dumps(manifest))
+    page = visit(tmp_path / "one")
+    assert page.locator(".answers li").all_inner_texts() == ["<i>apple 0.75", "pear 0.13"]
+    assert page.locator("#tools input, .legend, .frame svg").count() == 0
+    page.keyboard.press("g")
+    until(page, "document.querySelector('.frame .map').naturalWidth === 96")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Averages of stored detections over resampled images: the slow part of a report, computed once for each cell."""
+"""Averages of what was judged over resampled images: the slow part of a report, computed once for each cell."""
 
 from pathlib import Path
 
@@ -6,10 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import yolo as host
+from .answers import Answers
 from .detections import SIZES, UNREADABLE, Detections, save_arrays
-from .verdict import average_precision, draw_images
+from .metric import METRICS
+from .verdict import average_precision, draw_images, mean_average_precision
 
 RESAMPLES = 2000  # the same draws for every cell of a study
+KINDS = {"detect": Detections, "classify": Answers}
+
+
+def judged(folder: Path, kind: str, task: str) -> Detections | Answers:
+    """What a model of a cell found, or answered.
+
+    Args:
+        folder: of the cell.
+        kind: of weights, "best" or "last".
+        task: "detect" or "classify".
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    return KINDS[task].load(folder / f"{kind}.npz")
 
 
 def image_counts(images: int) -> NDArray:
@@ -17,31 +34,60 @@ def image_counts(images: int) -> NDArray:
     return np.concatenate([np.ones((1, images), np.int32), draw_images(images, RESAMPLES)])
 
 
-def load(folder: Path, kind: str) -> dict[str, NDArray]:
-    """Average precision of each class on all images (first row) and on resampled ones.
+def again(found: Detections | Answers) -> dict[str, float]:
+    """Both averages of a task, by their keys, computed from what is stored rather than by the host."""
+    if isinstance(found, Answers):
+        return {"top1": float(found.scores().mean()), "top5": float(found.among_best().mean())}
+    _, precision = average_precision(found.matches(), found.truth(), definition=host.AVERAGE_PRECISION)
+    map50, map_ = (float(value[0]) for value in mean_average_precision(precision))
+    return {"map": map_, "map50": map50}
+
+
+def load(folder: Path, kind: str, task: str) -> dict[str, NDArray]:
+    """The metric on all images (first row) and on resampled ones.
 
     Args:
-        folder: of a cell, which holds its detections and keeps what is computed here.
+        folder: of a cell, which holds what was judged and keeps what is computed here.
         kind: of weights, "best" or "last".
+        task: "detect" or "classify".
 
     Returns:
-        `map`, over all thresholds, (1 + resamples, classes), for `classes`; of best.pt also `small`, `medium` and
-        `large`, for the classes that have objects of this size, nan if none has.
+        `overall`, (1 + resamples,); under the metric's key that of each class, (1 + resamples, classes), for `classes`;
+        of detections by best.pt also `small`, `medium` and `large`, for the classes that have objects of this size.
+        nan stands where there is nothing to average.
     """
-    kept = folder / f"averages-{kind}.npz"
+    kept, key = folder / f"averages-{kind}.npz", METRICS[task].key
     try:
         with np.load(kept) as arrays:
-            if {"classes", "map"} <= {*arrays}:
+            if {"classes", "overall", key} <= {*arrays}:
                 return dict(arrays)
     except UNREADABLE:
         pass
-    found = Detections.load(folder / f"{kind}.npz")
+    found = judged(folder, kind, task)
     counts = image_counts(len(found.name))
+    averages = _accuracies(found, counts) if task == "classify" else _precisions(found, counts, kind == "best")
+    save_arrays(kept, averages)
+    return averages
+
+
+def over_classes(found: NDArray) -> NDArray:
+    """Mean over those classes that have an average, nan where none has."""
+    there = ~np.isnan(found)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, found, 0).sum(1) / there.sum(1)
+
+
+def _accuracies(found: Answers, counts: NDArray) -> dict[str, NDArray]:
+    overall, classes, of_class = found.accuracy(counts)
+    return {"classes": classes, "top1": of_class, "overall": overall}
+
+
+def _precisions(found: Detections, counts: NDArray, sizes: bool) -> dict[str, NDArray]:
     classes, all_sizes = average_precision(found.matches(), found.truth(), counts, host.AVERAGE_PRECISION)
-    averages = {"classes": classes, "map": all_sizes.mean(-1)}
-    for size in SIZES if kind == "best" else ():
+    of_class = all_sizes.mean(-1)
+    averages = {"classes": classes, "map": of_class, "overall": over_classes(of_class)}
+    for size in SIZES if sizes else ():
         of_size, there = found.of_size(size)
         _, sized = average_precision(of_size, there, counts, "coco")
         averages[size] = sized.mean(-1) if len(there.image) else np.full((len(counts), 1), np.nan)
-    save_arrays(kept, averages)
     return averages

@@ -20,20 +20,20 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from . import averages, dataset, recording
+from . import averages, classifier, dataset, recording, zoo
 from . import yolo as host
+from .arms import Arm
 from .dataset import Contents
 from .errors import UserError, shown
 from .files import write_whole
 from .graft import add
 from .plan import Cell, Plan, versions
-from .verdict import average_precision, mean_average_precision
 
 BUSY = 75  # exit code of a process that finds its cell taken, as sysexits.h has it for "try again later"
 PLAN, CELLS, DATA, RESULT, FAILURE, LOCK, LOG = (
     *("plan.yaml", "cells", "data.json", "result.json", "failure.json", "lock", "log.txt"),
 )
-KINDS = ("best", "last")  # of weights that are judged
+KINDS = {"best": "", "last": "_last"}  # of weights that are judged, and what that adds to the key of a score
 JUDGING = ("imgsz", "batch", "workers", "single_cls", "max_det")  # arguments of the training that evaluations share
 
 
@@ -45,8 +45,9 @@ class Result:
         arm: name of the arm.
         pair: the seed by which it is paired.
         seed: the seed it drew from.
-        map: mAP50-95 of best.pt on the split judged; also `map_last` of last.pt, and both for mAP50.
-        disagreement: largest difference of the four to those computed again from the stored detections.
+        scores: the metric of best.pt on the split judged by its key, that of last.pt by the same with `_last`, and
+            both for the second metric: map, map_last, map50, map50_last; or top1, top1_last, top5, top5_last.
+        disagreement: largest difference of the four to those computed again from what is stored.
         epochs: trained.
         batch: images in a batch, which the host may have lowered for want of memory.
         batches: a digest of all batches, for each epoch.
@@ -65,10 +66,7 @@ class Result:
     arm: str
     pair: int
     seed: int
-    map: float
-    map50: float
-    map_last: float
-    map50_last: float
+    scores: dict[str, float]
     disagreement: float
     epochs: int
     batch: int
@@ -169,16 +167,15 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
     record = _trained(plan, cell, folder, device)
     settings = {key: plan.train[key] for key in JUDGING if key in plan.train}
     settings |= {"device": device}
-    found, disagreement = {}, 0.0
-    for kind in KINDS:
+    scores, disagreement = {}, 0.0
+    for kind, end in KINDS.items():
         weights = folder / "weights" / f"{kind}.pt"
-        detections, found[kind] = recording.evaluate(weights, plan.data, plan.split, folder, **settings)
-        detections.save(folder / f"{kind}.npz")
-        _, again = average_precision(detections.matches(), detections.truth(), definition=host.AVERAGE_PRECISION)
-        ours = [float(value[0]) for value in mean_average_precision(again)]
-        theirs = (found[kind]["map50"], found[kind]["map"])
-        disagreement = max(disagreement, *(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
-        averages.load(folder, kind)  # here, because cells run side by side and a report does not
+        found, theirs = recording.evaluate(weights, plan.data, plan.split, folder, **settings)
+        found.save(folder / f"{kind}.npz")
+        ours = averages.again(found)
+        disagreement = max(disagreement, *(abs(ours[key] - theirs[key]) for key in theirs))
+        scores |= {key + end: value for key, value in theirs.items()}
+        averages.load(folder, kind, plan.task)  # here, because cells run side by side and a report does not
     after = dataset.contents(plan.data, study / DATA)
     if changed := after.difference(before):
         raise UserError(f"the data set changed while the cell was training: {changed}", "run the study again")
@@ -187,10 +184,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         arm=cell.arm.name,
         pair=cell.pair,
         seed=cell.seed,
-        map=found["best"]["map"],
-        map50=found["best"]["map50"],
-        map_last=found["last"]["map"],
-        map50_last=found["last"]["map50"],
+        scores=scores,
         disagreement=disagreement,
         epochs=len(record["batches"]),
         batch=record["batch"],
@@ -222,11 +216,12 @@ def _trained(plan: Plan, cell: Cell, folder: Path, device: str) -> dict:
         settings = {"resume": str(folder / recording.RESUME), "device": device}
     else:
         _clear(folder)
-        settings = {**plan.train, "seed": cell.seed, "device": device, "model": _start(cell, folder)}
+        plan.recipe.save(folder)
+        settings = {**plan.train, "seed": cell.seed, "device": device, "model": _started(plan, cell, folder)}
         # Old hosts never close mosaics that should be closed before the first epoch, unless they resume.
         settings["close_mosaic"] = min(arguments["close_mosaic"], epochs)
         settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
-    trainer = recording.trainer(cell.arm.model)(overrides={**settings, "data": plan.data})
+    trainer = recording.trainer(cell.arm.model, plan.task)(overrides={**settings, "data": plan.data})
     trainer.train()
     return recording.resumable(folder)["foveal"]["record"]
 
@@ -247,14 +242,31 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _start(cell: Cell, folder: Path) -> str:
-    """The file that training starts from."""
-    if cell.arm.spec is None:
-        return cell.arm.model
-    target = folder / f"start{Path(cell.arm.model).suffix}"
-    torch.manual_seed(cell.seed)  # the attention's first weights
-    added = add(cell.arm.model, cell.arm.spec, output=target, force=True)
-    print(f"{cell.arm.spec}: {added.tensors[0]}/{added.tensors[1]} tensors kept", file=sys.stderr)
+def _started(plan: Plan, cell: Cell, folder: Path) -> str:
+    return start(cell.arm, cell.seed, folder, dataset.described(plan.data)["names"])
+
+
+def start(arm: Arm, seed: int, folder: Path, names: dict[int, str]) -> str:
+    """The file that an arm's training starts from, written into a folder; a model as it is keeps its own.
+
+    Args:
+        arm: to be trained.
+        seed: of the weights that are drawn here.
+        folder: where the file is written.
+        names: of the classes, which a model of a zoo is built for.
+
+    Raises:
+        UserError: the attention does not fit the model.
+    """
+    torch.manual_seed(seed)
+    if zoo.is_name(arm.model):
+        classifier.write(arm.model, arm.spec, names, folder / "start.pt")
+        return str(folder / "start.pt")
+    if arm.spec is None:
+        return arm.model
+    target = folder / f"start{Path(arm.model).suffix}"
+    added = add(arm.model, arm.spec, output=target, force=True)
+    print(f"{arm.spec}: {added.tensors[0]}/{added.tensors[1]} tensors kept", file=sys.stderr)
     return str(target)
 
 

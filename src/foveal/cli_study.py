@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -39,12 +40,19 @@ def run_study(
     device: Annotated[str, typer.Option(help="cpu, 0 or 0,1: one training on each.")] = "cpu",
     executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
     address: Annotated[str, typer.Option(help="Of a Ray cluster. [default: one on this machine]")] = "",
+    scale: Annotated[
+        float | None, typer.Option(help="Rehearse on this share of images, epochs and seeds, as in 0.01.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would find and take, and train and download nothing.")
+    ] = False,
 ) -> None:
     """Train every arm with every seed, and report.
 
     foveal study run --model yolo11n.pt --data my.yaml --arms ema@neck,A/A,placebo epochs=50 imgsz=640
 
-    Says first what so many seeds can find. Whatever is interrupted goes on when the same command is given again.
+    Says first what so many seeds can find, and how long they will take. Whatever is interrupted goes on when the same
+    command is given again. A plan with several models is a study of each, in a folder of its own.
     """
     _load_studies()
     from . import executors
@@ -52,11 +60,20 @@ def run_study(
     if executor not in ("local", "ray"):
         raise UserError(f"there is no executor {executor!r}", "local and ray are known")
     given = {"model": model, "data": data, "arms": arms, "seeds": seeds}
-    study = _prepared(arguments or [], {key: value for key, value in given.items() if value}, folder)
-    if executor == "local":
-        _run(study, executors.Local(jobs or 1, device.split(",")))
-    else:
-        _run(study, executors.Ray(address or None, jobs, gpus=0 if device == "cpu" else 1))
+    asked = _asked(arguments or [], {key: value for key, value in given.items() if value}, folder)
+    if dry_run:
+        if scale is not None:
+            raise UserError("--dry-run copies no images, and a rehearsal needs a copy", "leave one of them out")
+        _forecast_only(asked, device)
+        return
+    failed = False
+    for study in _prepared(asked, scale):
+        if executor == "local":
+            runner = executors.Local(jobs or 1, device.split(","))
+        else:
+            runner = executors.Ray(address or None, jobs, gpus=0 if device == "cpu" else 1)
+        failed |= not _run(study, runner, device)
+    raise typer.Exit(failed)
 
 
 @app.command("status")
@@ -73,10 +90,10 @@ def study_status(
         study = Study(folder)
         states = study.states()
         if as_json:
-            print_json([_state_entry(state) for state in states])
+            print_json([_state_entry(state, study) for state in states])
         else:
-            heads = ("arm", "seed", "state", "epochs", "mAP50-95", "why")
-            print_table(heads, [_state_row(state, study.epochs) for state in states])
+            heads = ("arm", "seed", "state", "epochs", study.plan.metric.name, "why")
+            print_table(heads, [_state_row(state, study) for state in states])
             left = study.seconds_left(states)
             finished = sum(state.word == "finished" for state in states)
             print(f"\n{finished} of {len(states)} finished" + (f", about {in_words(left)} left" if left else ""))
@@ -162,14 +179,39 @@ def demo(
     from .demo import prepare
     from .executors import Local
 
-    _run(prepare(output), Local(jobs=2))
+    raise typer.Exit(not _run(prepare(output), Local(jobs=2)))
 
 
-def _prepared(arguments: list[str], given: dict, folder: Path | None):
-    """The study that `foveal study run` is about: a plan or a folder, options, and arguments of the training."""
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """A plan's keys, where its paths are meant from, and the folder of its study."""
+
+    written: dict
+    beside: Path
+    folder: Path
+
+    def each(self) -> list["_Asked"]:
+        """The same for each of several models, in a folder of its own."""
+        from .plan import each
+
+        plans = list(each(self.written))
+        if not plans[1:]:
+            return [_Asked(plans[0], self.beside, self.folder)]
+        folders = _folder_names([str(plan["model"]) for plan in plans])
+        return [_Asked(plan, self.beside, self.folder / name) for plan, name in zip(plans, folders, strict=True)]
+
+
+def _folder_names(models: list[str]) -> list[str]:
+    """Of models: resnet50 for timm:resnet50(stem=cifar), with its arguments where another has the same name."""
+    whole = [re.sub(r"^\w+:|\.(pt|ya?ml)$", "", Path(model).name) for model in models]
+    short = [name.partition("(")[0] for name in whole]
+    return [re.sub(r"\W+", "-", name).strip("-") for name in (short if len(set(short)) == len(short) else whole)]
+
+
+def _asked(arguments: list[str], given: dict, folder: Path | None) -> _Asked:
+    """What `foveal study run` is about: a plan or a folder, options, and arguments of the training."""
     from .cell import PLAN
     from .plan import load
-    from .study import Study
     from .yolo import key_values
 
     named = [argument for argument in arguments if "=" not in argument]
@@ -177,20 +219,48 @@ def _prepared(arguments: list[str], given: dict, folder: Path | None):
         raise UserError(f"{named[1]!r} is neither the plan nor an argument of the training", "write epochs=50")
     train = key_values([argument for argument in arguments if "=" in argument])
     if not named:
-        return Study.prepare({**given, "train": train}, Path(), folder or Path("study"))
+        return _Asked({**given, "train": train}, Path(), folder or Path("study"))
     path = Path(named[0])
     path = path / PLAN if path.is_dir() else path
     written = load(path)
     own = written.get("train") or {}
     written |= given | {"train": own | train if isinstance(own, dict) else own}  # what is no mapping is refused later
-    return Study.prepare(written, path.parent, folder or (path.parent if path.name == PLAN else path.with_suffix("")))
+    return _Asked(written, path.parent, folder or (path.parent if path.name == PLAN else path.with_suffix("")))
 
 
-def _run(study, executor) -> None:
-    """Train what is missing and report; exit code 1 if a training has failed."""
+def _prepared(asked: _Asked, scale: float | None) -> list:
+    """The studies, whose plans are all checked before one is run."""
+    from . import rehearsal
+    from .study import Study
+
+    if scale is not None:
+        folder = asked.folder.with_name(f"{asked.folder.name}-rehearsal")
+        folder.mkdir(parents=True, exist_ok=True)
+        small = rehearsal.reduced(asked.written, asked.beside, folder, scale)
+        asked = _Asked(small, asked.beside, folder)
+    return [Study.prepare(one.written, one.beside, one.folder) for one in asked.each()]
+
+
+def _forecast_only(asked: _Asked, device: str) -> None:
     from . import results
+    from .forecast import forecast
+    from .plan import Plan
 
-    say(results.before(study))
+    for one in asked.each():
+        plan = Plan.of(one.written, one.beside, look=False)
+        print(f"{plan.model} on {plan.data}\n{results.before(plan, {})}")
+        print(forecast(plan, device, say) or "how long it takes cannot be said before its data are here")
+
+
+def _run(study, executor, device: str = "cpu") -> bool:
+    """Train what is missing and report; whether all is finished."""
+    from . import results
+    from .forecast import forecast
+
+    found = study.results()
+    say(results.before(study.plan, found))
+    if not found and (expected := forecast(study.plan, device)):
+        say(str(expected))
     try:
         with executor:
             study.run(executor, say)
@@ -198,7 +268,7 @@ def _run(study, executor) -> None:
         say("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
     _report(study, "en", measure=True)
-    raise typer.Exit(1 if any(state.word != "finished" for state in study.states()) else 0)
+    return all(state.word == "finished" for state in study.states())
 
 
 def _report(study, language: str, measure: bool) -> None:
@@ -211,14 +281,16 @@ def _report(study, language: str, measure: bool) -> None:
         say(f"written  {path}")
 
 
-def _state_row(state, epochs: int) -> tuple[str, ...]:
-    score = f"{state.result.map:.4f}" if state.result else ""
-    return (state.cell.arm.name, str(state.cell.pair), state.word, f"{state.epochs}/{epochs}", score, state.reason)
+def _state_row(state, study) -> tuple[str, ...]:
+    score = f"{state.result.scores[study.plan.metric.key]:.4f}" if state.result else ""
+    epochs = f"{state.epochs}/{study.epochs}"
+    return (state.cell.arm.name, str(state.cell.pair), state.word, epochs, score, state.reason)
 
 
-def _state_entry(state) -> dict:
+def _state_entry(state, study) -> dict:
+    key = study.plan.metric.key
     entry = {"key": state.cell.key, "arm": state.cell.arm.name, "seed": state.cell.pair, "state": state.word}
-    return entry | {"epochs": state.epochs, "reason": state.reason, "map": state.result and state.result.map}
+    return entry | {"epochs": state.epochs, "reason": state.reason, key: state.result and state.result.scores[key]}
 
 
 def _load_studies() -> None:

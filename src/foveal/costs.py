@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import timing
+from . import timing, zoo
 from . import yolo as host
 from .cell import Result
 from .files import write_whole
@@ -36,7 +36,9 @@ def costs(study: Study, found: Mapping[tuple[str, int], Result], measure: bool =
             weights.setdefault(cell.arm.name, study.path(cell) / "weights" / "best.pt")
     kept = _kept_costs(study.folder / FILE)
     if set(kept) != set(weights) or (measure and any(cost["milliseconds"] is None for cost in kept.values())):
-        kept = _measure(weights, size, device_of(found), measure)
+        # The host fuses its own layers only, and those of a zoo's model stay as they are.
+        fused = not any(zoo.is_name(arm.model) for arm in study.plan.arms)
+        kept = _measure(weights, size, device_of(found), measure, fused)
         text = json.dumps(kept, indent=1) + "\n"
         write_whole(study.folder / FILE, lambda part: part.write_text(text))
     table = {}
@@ -78,8 +80,10 @@ def _is_cost(cost: object) -> bool:
 
 
 @torch.inference_mode()
-def _measure(weights: dict[str, Path], size: int, device: str, timed: bool) -> dict[str, dict[str, object]]:
-    """FLOPs of one image, and the milliseconds it takes, the models in turns and as the host deploys them: fused."""
+def _measure(
+    weights: dict[str, Path], size: int, device: str, timed: bool, fused: bool
+) -> dict[str, dict[str, object]]:
+    """FLOPs of one image, and the milliseconds it takes, the models in turns and as the host deploys them."""
     image = torch.zeros(1, 3, size, size, device=device)
     models = {arm: host.load(path).model.to(device).eval().requires_grad_(False) for arm, path in weights.items()}
     flops = {}
@@ -89,12 +93,12 @@ def _measure(weights: dict[str, Path], size: int, device: str, timed: bool) -> d
         flops[arm] = counter.get_total_flops()
     times = {}
     if timed:
-        fused = {arm: model.fuse(verbose=False) for arm, model in models.items()}
-        calls = {arm: lambda model=model: model(image) for arm, model in fused.items()}
+        deployed = {arm: model.fuse(verbose=False) for arm, model in models.items()}
+        calls = {arm: lambda model=model: model(image) for arm, model in deployed.items()}
         times, _ = timing.interleaved(calls, torch.device(device), None)
     first = times.get("baseline")
     threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
-    runtime = f"torch {torch.__version__}, {device}{threads}, batch 1, fused"
+    runtime = f"torch {torch.__version__}, {device}{threads}, batch 1{', fused' if fused else ''}"
     return {
         arm: {
             "flops": flops[arm],

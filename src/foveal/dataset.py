@@ -1,8 +1,13 @@
-"""A data set as Ultralytics reads it: its images, labels and splits. And has it changed?"""
+"""A data set as Ultralytics reads it: its images, labels and splits. And has it changed?
+
+`data` is a data file for detectors, or a folder for classifiers with a folder for each split and in those one for each
+class. The host knows some of both by name.
+"""
 
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +16,70 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from . import files
 from . import yolo as host  # before Ultralytics itself, because it says if that is missing or too old
 from .errors import UserError, endless
 from .files import digest, write_whole
 
 # isort: split
-from ultralytics.data.dataset import YOLODataset
+from ultralytics.data.dataset import ClassificationDataset, YOLODataset
 from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset, img2label_paths
+from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG
 
 SPLITS = ("train", "val", "test")
 
 
+def is_classified(data: str) -> bool:
+    """Whether `data` is for classifiers: no data file."""
+    return not data.endswith((".yaml", ".yml"))
+
+
+def beside(data: str, folder: Path) -> str:
+    """The data file or folder of images in a folder if it is there, else the name as it stands.
+
+    Raises:
+        UserError: it cannot be the name of a file.
+    """
+    found = Path(files.beside(data, folder))
+    if is_classified(data):
+        return str(found) if (found / "train").is_dir() else data  # a study's folder may be called like its data
+    plan = found.is_file() and re.search(r"^arms:", found.read_text(encoding="utf-8", errors="ignore"), re.MULTILINE)
+    return data if plan else str(found)  # and so may a plan
+
+
+def described(data: str, download: bool = True) -> dict:
+    """Splits with absolute paths or None, `names`, and `path`, which all of it is below.
+
+    Args:
+        data: a data file or a folder for classifiers.
+        download: what is not there, if the host knows from where; else that is an error, too.
+
+    Raises:
+        UserError: it is not there, or the host refuses it.
+    """
+    if not is_classified(data):
+        return data_file(data, download)
+    here = next((place for place in (Path(data), DATASETS_DIR / data) if place.is_dir()), None)
+    if not (here / "train").is_dir() if here else not download:  # the host would make splits of its own
+        said = f"the folder {data!r} cannot be used: it has no folder 'train' with one for each class in it"
+        raise UserError(said, "name a folder with train and val or test")
+    try:
+        with host.unsaid(""):
+            found = check_cls_dataset(data)
+    except host.UNREADABLE as error:
+        raise _refused(f"folder {data!r}", error) from None
+    names = list(found["names"].values())
+    for split in ("val", "test"):  # older hosts number the classes of each split by its own folders
+        if found.get(split) and sorted(place.name for place in found[split].iterdir() if place.is_dir()) != names:
+            said = f"the folder {data!r} cannot be used: {split} has other classes than train"
+            raise UserError(said, "give each split a folder for every class, and none besides")
+    return {**found, "path": found["train"].parent}
+
+
 def images(data: str, split: str) -> list[Path]:
-    """The images of one split of a data file, which names folders or lists of files, one or several."""
+    """The images of one split, of a data file those of the folders or lists of files that it names."""
+    if is_classified(data):
+        return classified_images(data, split)
     named = data_file(data)[split]
     found = []
     for place in map(Path, named if isinstance(named, list) else [named]):
@@ -35,7 +91,7 @@ def images(data: str, split: str) -> list[Path]:
 
 
 class Photographs:
-    """The images of a split by their number in `Detections`, which has their names only.
+    """The images of a split by their number in what is stored of a judgement, which has their names only.
 
     Attributes:
         files: in that order.
@@ -43,10 +99,15 @@ class Photographs:
 
     def __init__(self, data: str, split: str):
         self.files = sorted(images(data, split), key=str)
-        found = [file.name for file in self.files]
+        self._parts = 2 if is_classified(data) else 1
+        found = [self.name(file) for file in self.files]
         often = Counter(found)
         self._ordered = np.array(found)
         self._numbers = {name: number for number, name in enumerate(found) if often[name] == 1}
+
+    def name(self, file: Path) -> str:
+        """That of an image's file, with its class before it where images lie in folders by class."""
+        return "/".join(file.parts[-self._parts :])
 
     def number(self, names: NDArray, image: int) -> int | None:
         """Which file a judged image is; by name where the host left some out. None if it is not there."""
@@ -60,7 +121,7 @@ def labels(pictures: list[Path]) -> list[Path]:
     return [Path(path) for path in img2label_paths([str(picture) for picture in pictures])]
 
 
-def data_file(data: str) -> dict:
+def data_file(data: str, download: bool = True) -> dict:
     """A data file as the host reads it: splits with absolute paths, `names`, `path`.
 
     What is not there is downloaded, if the file says from where.
@@ -70,7 +131,7 @@ def data_file(data: str) -> dict:
     """
     try:
         _require_end(Path(data))
-        return check_det_dataset(data)
+        return check_det_dataset(data, autodownload=download)
     except UserError:
         raise
     except host.UNREADABLE as error:
@@ -87,9 +148,11 @@ def _require_end(file: Path) -> None:
 
 
 def has_labels(data: str, split: str) -> bool:
-    """Whether a data file has labels of a split: published ones often name a test whose labels never were."""
-    if not data_file(data).get(split):
+    """Whether there are labels of a split: published data files often name a test whose labels never were."""
+    if not described(data).get(split):
         return False
+    if is_classified(data):
+        return True
     try:
         return any(file.exists() for file in labels(images(data, split)))
     except OSError:
@@ -97,11 +160,13 @@ def has_labels(data: str, split: str) -> bool:
 
 
 def scan(data: str) -> None:
-    """Read all labels once, as training does, so that the host's caches beside them are there."""
-    described = data_file(data)
+    """Read all labels or images once, as training does, so that the host's caches beside them are there."""
+    found = described(data)
     for split in SPLITS:
-        if described.get(split):
-            YOLODataset(described[split], data=described, task="detect", augment=False)
+        if found.get(split) and is_classified(data):
+            ClassificationDataset(str(found[split]), DEFAULT_CFG, prefix=split)
+        elif found.get(split):
+            YOLODataset(found[split], data=found, task="detect", augment=False)
 
 
 def classified_images(folder: str, split: str) -> list[Path]:
@@ -110,10 +175,7 @@ def classified_images(folder: str, split: str) -> list[Path]:
     Raises:
         UserError: the host does not accept the folder, or has no such split in it.
     """
-    try:
-        found = check_cls_dataset(folder, split)
-    except host.UNREADABLE as error:
-        raise _refused(f"folder {folder!r}", error) from None
+    found = described(folder)
     if not found.get(split):
         raise UserError(f"{folder!r} has no {split!r} folder", "choose another with --split")
     return _below(Path(found[split]))
@@ -147,30 +209,30 @@ class Contents:
 
 
 def contents(data: str, cache: Path) -> Contents:
-    """What a data file names, now.
+    """What there is, now.
 
     Args:
-        data: a data file.
+        data: a data file or a folder for classifiers.
         cache: a JSON file that keeps digests, so that only files with another size or time are read again.
 
     Raises:
         UserError: a data file, a folder or a file that cannot be read.
     """
-    described = data_file(data)
-    root = Path(described["path"]).resolve()
+    found = described(data)
+    root = Path(found["path"]).resolve()
     known = _load(cache)
     files, times, splits = {}, {}, {}
     try:
         for split in SPLITS:
-            pictures = images(data, split) if described.get(split) else []
+            pictures = images(data, split) if found.get(split) else []
             splits[split] = sorted(os.path.relpath(picture, root) for picture in pictures)
-            for path in (*pictures, *labels(pictures)):
+            for path in (*pictures, *(() if is_classified(data) else labels(pictures))):
                 name = os.path.relpath(path, root)
                 if not path.exists():  # an image without objects may have no label file
                     files[name] = ""
                     continue
-                found = path.stat()
-                stamp = [found.st_size, found.st_mtime_ns]
+                status = path.stat()
+                stamp = [status.st_size, status.st_mtime_ns]
                 old = known.get(name)
                 files[name], times[name] = old[2] if old and old[:2] == stamp else digest(path, 8), stamp
     except (OSError, UnicodeDecodeError) as error:
@@ -178,7 +240,7 @@ def contents(data: str, cache: Path) -> Contents:
     stored = {name: [*times[name], digest] for name, digest in files.items() if name in times}
     if stored != known:
         write_whole(cache, lambda part: part.write_text(json.dumps(stored)))
-    whole = {"names": list(described["names"].values()), "splits": splits, "files": sorted(files.items())}
+    whole = {"names": list(found["names"].values()), "splits": splits, "files": sorted(files.items())}
     return Contents(hashlib.blake2b(json.dumps(whole).encode(), digest_size=16).hexdigest(), files)
 
 

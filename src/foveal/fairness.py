@@ -8,6 +8,7 @@ import yaml
 
 from .cell import Result
 from .errors import UserError
+from .metric import Metric
 from .plan import Plan
 
 AGREEMENT = 1e-6  # between averages computed here and the host's
@@ -30,6 +31,7 @@ def check(
     results: Mapping[tuple[str, int], Result],
     folders: Mapping[tuple[str, int], Path],
     sources: Mapping[str, dict[str, str]],
+    chosen_on: str = "val",
 ) -> list[Finding]:
     """All findings about the finished cells of a study.
 
@@ -39,6 +41,7 @@ def check(
         results: by arm and pair.
         folders: of the same cells.
         sources: of each model an arm starts from, a digest of every tensor; empty for fresh weights.
+        chosen_on: the split that chose best.pt.
     """
     if not results:
         return [Finding("evaluator", None, "nothing is finished yet")]
@@ -51,16 +54,18 @@ def check(
         _pretrained(plan, results, sources),
         _start(plan, results),
         _all("finite", (r.finite for r in values), "all trained weights are finite", "weights that are not finite"),
+        _learned(values, plan.metric),
         _all(
             "agreement",
             (r.disagreement <= AGREEMENT for r in values),
-            "mAP computed again from the stored detections is Ultralytics' own, "
+            f"{plan.metric.name} computed again from what is stored is Ultralytics' own, "
             f"within {max(r.disagreement for r in values):.0e}",
-            f"mAP computed again differs from Ultralytics' by up to {max(r.disagreement for r in values):.0e}",
+            f"{plan.metric.name} computed again differs from Ultralytics' by up to "
+            f"{max(r.disagreement for r in values):.0e}",
         ),
-        Finding("split", True, "judged on test, which chose nothing")
-        if plan.split == "test"
-        else Finding("split", None, "judged on val, on which best.pt was chosen in every arm"),
+        Finding("split", None, f"judged on {plan.split}, on which best.pt was chosen in every arm")
+        if chosen_on == plan.split
+        else Finding("split", True, f"judged on {plan.split}, which chose nothing"),
         _same("versions", {str(sorted(r.versions.items())) for r in values}, "the same versions everywhere"),
         _same("device", {_kind(r.device) for r in values}, "every run on {}"),
         _resumed(values),
@@ -76,6 +81,13 @@ def _same(check: str, found: set, detail: str) -> Finding:
     if len(found) == 1:
         return Finding(check, True, detail.format(*found))
     return Finding(check, False, f"not the same in all runs: {', '.join(sorted(map(str, found)))}")
+
+
+def _learned(values: list[Result], metric: Metric) -> Finding:
+    """Models that find nothing at all differ by nothing, which would look like an answer."""
+    if any(value for result in values for key, value in result.scores.items() if key in (metric.key, metric.last)):
+        return Finding("learned", True, f"{metric.name} is above 0")
+    return Finding("learned", False, f"{metric.name} is 0 in every run: trained so briefly, equal arms say nothing")
 
 
 def _batches(results: Mapping[tuple[str, int], Result]) -> list[Finding]:

@@ -29,3 +29,20 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
 def digest(path: Path, size: int = 16) -> str:
     """Of a file's content, in hexadecimal digits of so many bytes."""
     return hashlib.blake2b(path.read_bytes(), digest_size=size).hexdigest()
+
+
+def beside(name: str, folder: Path) -> str:
+    """The file in a folder if there is one, else the name as it stands.
+
+    Raises:
+        UserError: it cannot be the name of a file.
+    """
+    place = folder / name
+    try:
+        place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return name
+    except (OSError, ValueError) as error:  # too long, or with characters that no name has
+        said = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot look for {name!r}: {said}", "write for example yolo11n.pt") from None
+    return str(place)

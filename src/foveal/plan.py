@@ -3,22 +3,23 @@
 import difflib
 import hashlib
 import json
-import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
-from . import dataset
+from . import arms as arm_names
+from . import dataset, zoo
 from . import yolo as host
-from .attention import known as is_attention
+from .arms import OTHER_SEEDS, Arm
 from .errors import UserError, endless, shown
-from .files import digest
-from .spec import Spec
+from .files import beside, digest
+from .metric import METRICS, Metric
+from .recipe import Recipe
 
 # What decides a run is said here where the host would choose by what it sees, and runs are never cut short.
 FAIR = {"optimizer": "AdamW", "lr0": 0.001, "momentum": 0.9, "warmup_bias_lr": 0.0, "patience": 0, "plots": False}
@@ -37,27 +38,7 @@ UNFAIR = {
 }
 # Training arguments that stand elsewhere in a plan, or that a study sets itself.
 ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
-OTHER_SEEDS = 1000  # added to the seeds of the A/A arm
-SCALES = "nsmlx"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One thing to train: a model, and perhaps an attention in it.
-
-    Attributes:
-        name: as the plan writes it.
-        role: "baseline", "treatment" or "control".
-        model: file or name of the model.
-        spec: the attention; None for a model as it is.
-        shift: added to every seed.
-    """
-
-    name: str
-    role: str
-    model: str
-    spec: Spec | None = None
-    shift: int = 0
+KEYS = ("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal")
 
 
 @dataclass(frozen=True)
@@ -65,13 +46,16 @@ class Plan:
     """A study in full.
 
     Attributes:
-        model: a .pt file, or a model YAML or its name.
-        data: a data file.
+        model: a .pt file, a model YAML or its name, or a model of a zoo.
+        data: a data file for detectors, a folder for classifiers.
         arms: the baseline first.
         seeds: one run of each arm for each.
         train: training arguments of the host, those in which a study differs from it included.
         split: what the verdict is judged on, "test" or "val".
-        margin: the smallest difference of mAP50-95 that would matter.
+        margin: the smallest difference of the metric that would matter.
+        recipe: what the host's arguments cannot say.
+        paper: what a paper reports of the same arms, if the plan repeats one.
+        rehearsal: the share of a larger plan that this is, if it is.
         text: as it was written, for files and reports.
     """
 
@@ -82,6 +66,9 @@ class Plan:
     train: dict[str, object] = field(default_factory=dict)
     split: str = "val"
     margin: float = 0.005
+    recipe: Recipe = field(default_factory=Recipe)
+    paper: "Paper | None" = None
+    rehearsal: float | None = None
     text: dict[str, object] = field(default_factory=dict)
 
     @classmethod
@@ -93,40 +80,63 @@ class Plan:
         """
         return cls.of(load(path), path.parent)
 
+    @property
+    def task(self) -> str:
+        """The host's word for what is compared: "detect" or "classify"."""
+        return "classify" if dataset.is_classified(self.data) else "detect"
+
+    @property
+    def metric(self) -> Metric:
+        """By what arms are judged."""
+        return METRICS[self.task]
+
     @classmethod
-    def of(cls, written: Mapping[str, object], folder: Path = Path()) -> "Plan":
-        """A plan from its keys `model`, `data`, `arms`, `seeds`, `train`, `split` and `margin`.
+    def of(cls, written: Mapping[str, object], folder: Path = Path(), look: bool = True) -> "Plan":
+        """A plan from its keys, `KEYS`.
+
+        Args:
+            written: the keys and their values.
+            folder: where files are looked for first.
+            look: at the data, which the host may download for that; else the plan must name its split.
 
         Raises:
             UserError: a key or value that cannot work.
         """
-        known = ("model", "data", "arms", "seeds", "train", "split", "margin")
         for key in written:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, 1) or known
+            if key not in KEYS:
+                near = difflib.get_close_matches(str(key), KEYS, 1) or KEYS
                 raise UserError(f"a plan has no key {key!r}", f"did you mean {near[0]!r}?")
         for key in ("model", "data", "arms"):
             if not written.get(key):
                 raise UserError(f"the plan does not say {key!r}", {"arms": "arms: [ema@neck]"}.get(key, f"{key}: FILE"))
-        model, data = (_found(_text(key, written[key]), folder) for key in ("model", "data"))
-        if not _is_model(model):
+        model = beside(_text("model", written["model"]), folder)
+        data = dataset.beside(_text("data", written["data"]), folder)
+        if not arm_names.is_model(model):
             raise UserError(f"model: {model!r} is neither a .pt file nor a model YAML", "model: yolo11n.pt")
         names = written["arms"]
-        arms = _arms(split_arms(names) if isinstance(names, str) else names, model, folder)
+        arms = arm_names.read(arm_names.split(names) if isinstance(names, str) else names, model, folder)
         seeds = _seeds(written.get("seeds", 6))
         if len(arms) < 2:
             raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
-        splits = dataset.data_file(data)
         split = written.get("split")
-        if split is None:
-            split = "test" if dataset.has_labels(data, "test") else "val"
-        if split not in ("test", "val") or not splits.get(split):
-            raise UserError(f"split: {shown(split)} is not a split of {data}", "split: val")
+        if look or split not in ("test", "val"):
+            split = _split(split, data)
+        metric = METRICS["classify" if dataset.is_classified(data) else "detect"]
         margin = written.get("margin", 0.005)
         if type(margin) is not float or not 0 < margin < 1:
-            raise UserError(f"margin: {shown(margin)} is not a difference of mAP50-95 between 0 and 1", "margin: 0.005")
-        train = _train(written.get("train"))
-        return cls(model, data, arms, seeds, train, split, margin, {**written, "arms": names, "split": split})
+            raise UserError(
+                f"margin: {shown(margin)} is not a difference of {metric.name} between 0 and 1", "margin: 0.005"
+            )
+        train, recipe = _train(written.get("train"), metric), Recipe.of(written.get("recipe") or {})
+        if recipe.padding and metric is not METRICS["classify"]:
+            raise UserError("recipe: padding is for the images of classifiers", "leave it out")
+        return cls(
+            *(model, data, arms, seeds, train, split, margin),
+            recipe=recipe,
+            paper=Paper.of(written["paper"]) if written.get("paper") else None,
+            rehearsal=_share(written.get("rehearsal")),
+            text={**written, "arms": names, "split": split},
+        )
 
     def cells(self, data_digest: str) -> list["Cell"]:
         """All cells, those of the first seed first, so that a study under way compares whole pairs."""
@@ -146,6 +156,58 @@ class Cell:
     pair: int
     seed: int
     key: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a paper reports.
+
+    Attributes:
+        source: which, and where in it.
+        figures: the metric in per cent for "baseline" and for attentions by name.
+        images: in each split of its data.
+        notes: what a reader must know before comparing.
+    """
+
+    source: str
+    figures: dict[str, float]
+    images: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, written: object) -> "Paper":
+        """From a plan.
+
+        Raises:
+            UserError: it is written in another way.
+        """
+        try:
+            paper = cls(**{**written, "notes": tuple(written.get("notes", ()))})
+            sound = isinstance(paper.source, str) and all(isinstance(note, str) for note in paper.notes)
+            sound &= all(type(value) in (int, float) for value in paper.figures.values())
+            sound &= all(split in dataset.SPLITS and type(n) is int for split, n in paper.images.items())
+        except (AttributeError, TypeError):
+            sound = False
+        if not sound:
+            example = "paper: {source: a title, figures: {baseline: 77.3, ema: 80.7}, images: {train: 50000}}"
+            raise UserError(f"paper: {shown(written)} is not what a paper reports", example)
+        return paper
+
+    def figure(self, arm: Arm) -> float | None:
+        """What it reports of an arm, as a fraction; None if nothing."""
+        name = arm.spec.name if arm.spec else arm.name
+        return self.figures[name] / 100 if name in self.figures else None
+
+
+def each(written: Mapping[str, object]) -> Iterator[dict[str, object]]:
+    """The plans of a file that names several models, one for each, with the figures of its own in `paper`."""
+    models, paper = written.get("model"), written.get("paper")
+    for model in models if models and isinstance(models, list) else [models]:
+        plan = {**written, "model": model} if model else dict(written)
+        figures = paper.get("figures") if isinstance(paper, dict) else None
+        if isinstance(figures, dict) and any(isinstance(of, dict) for of in figures.values()):
+            plan["paper"] = {**paper, "figures": figures.get(model, {})}
+        yield plan
 
 
 def load(path: Path) -> dict[str, object]:
@@ -169,21 +231,6 @@ def load(path: Path) -> dict[str, object]:
     return written
 
 
-def split_arms(text: str) -> list[str]:
-    """Arms from "baseline,ema(groups=8, kernel=3)@neck,P3,A/A": commas also separate arguments and places."""
-    arms: list[str] = []
-    # Not where a parenthesis is closed next, or next after a whole pair, as in x(a=1, b=(2, 3)).
-    for piece in re.split(r",(?![^()]*(?:\([^()]*\)[^()]*)*\))", text):
-        piece = piece.strip()
-        name = re.match(r"\w*", piece)[0]
-        continues = arms and "@" in arms[-1] and not is_attention(name) and "/" not in piece and "@" not in piece
-        if continues and piece.lower() not in CONTROLS and not _is_model(piece) and piece != "baseline":
-            arms[-1] += f",{piece}"
-        elif piece:
-            arms.append(piece)
-    return arms
-
-
 def versions() -> dict[str, str]:
     """Of what decides a result."""
     return {name: version(name) for name in ("foveal", "ultralytics", "torch", "numpy")} | {
@@ -191,82 +238,7 @@ def versions() -> dict[str, str]:
     }
 
 
-# Arms ------------------------------------------------------------------------------------------------------------
-
-
-def _again(model: str, arms: Sequence[Arm]) -> Arm:
-    return Arm("A/A", "control", model, shift=OTHER_SEEDS)
-
-
-def _placebo(model: str, arms: Sequence[Arm]) -> Arm:
-    places = next((arm.spec.places for arm in arms if arm.spec), ("neck",))
-    return Arm("placebo", "control", model, Spec("placebo", places=places or ("neck",)))
-
-
-def _larger(model: str, arms: Sequence[Arm]) -> Arm:
-    stem, suffix = os.path.splitext(model)
-    match = re.fullmatch(rf"(.*\d)([{SCALES[:-1]}])((?:-\w+)?)", stem)
-    if not match:
-        raise UserError(f"there is no name one size up from {model}", "write the arm as {model: yolo11s.pt}")
-    larger = f"{match[1]}{SCALES[SCALES.index(match[2]) + 1]}{match[3]}{suffix}"
-    if suffix == ".pt" and not Path(larger).is_file():
-        larger = Path(larger).name  # the host knows it by name; a path that does not exist would end up in the key
-    return Arm("one size up", "control", larger)
-
-
-# Arms by name. All are trained like the others; none is a claim.
-CONTROLS = {"a/a": _again, "placebo": _placebo, "one size up": _larger}
-
-
-def _arms(written: object, model: str, folder: Path) -> tuple[Arm, ...]:
-    if not isinstance(written, list) or not written:
-        raise UserError(f"arms: {shown(written)} is not a list", "arms: [ema@neck, A/A, placebo]")
-    arms = [Arm("baseline", "baseline", model)]
-    late = []
-    for one in written:
-        if isinstance(one, dict) and set(one) == {"model"} and _is_model(str(one["model"])):
-            one = one["model"]
-        if not isinstance(one, str):
-            raise UserError(
-                f"cannot read the arm {shown(one)}", "write for example ema@neck, A/A or {model: yolo11s.pt}"
-            )
-        if one == "baseline":
-            continue
-        if one.lower() in CONTROLS:
-            late.append(CONTROLS[one.lower()])
-        elif _is_model(one):
-            arms.append(Arm(one, "treatment", _found(one, folder)))
-        else:
-            spec = Spec.parse(one)
-            spec = replace(spec, places=spec.places or ("neck",), start=spec.start or "identity")
-            arms.append(Arm(one, "control" if spec.name == "placebo" else "treatment", model, spec))
-    arms += [control(model, arms) for control in late]
-    trained: dict[tuple, str] = {}
-    for arm in arms:
-        spec = str(replace(arm.spec, start=arm.spec.start or "identity")) if arm.spec else ""
-        what = (arm.model, spec, arm.shift)
-        if what in trained:
-            also = "" if trained[what] == arm.name else f", first as {trained[what]!r}"
-            raise UserError(f"the arm {arm.name!r} stands in the plan twice{also}", "leave one out")
-        trained[what] = arm.name
-    return tuple(arms)
-
-
-def _is_model(text: str) -> bool:
-    return text.endswith((".pt", ".yaml", ".yml"))
-
-
-def _found(name: str, folder: Path) -> str:
-    """The file beside the plan if there is one, else the name as it stands."""
-    beside = folder / name
-    try:
-        beside.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return name
-    except (OSError, ValueError) as error:  # too long, or with characters that no name has
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot look for {name!r}: {said}", "write for example yolo11n.pt") from None
-    return str(beside)
+# Values -------------------------------------------------------------------------------------------------------------
 
 
 def _text(key: str, value: object) -> str:
@@ -287,7 +259,23 @@ def _seeds(written: object) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _train(written: object) -> dict[str, object]:
+def _split(wanted: object, data: str) -> str:
+    """The split to judge on: the one that is wanted, else test where it has labels."""
+    there = dataset.described(data)
+    if wanted is None:
+        return "test" if dataset.has_labels(data, "test") else "val"
+    if wanted not in ("test", "val") or not there.get(wanted):
+        raise UserError(f"split: {shown(wanted)} is not a split of {data}", "split: val")
+    return wanted
+
+
+def _share(written: object) -> float | None:
+    if written is not None and (type(written) is not float or not 0 < written < 1):
+        raise UserError(f"rehearsal: {shown(written)} is not a share between 0 and 1", "rehearsal: 0.01")
+    return written
+
+
+def _train(written: object, metric: Metric) -> dict[str, object]:
     written = {} if written is None else written
     if not isinstance(written, dict):
         raise UserError(f"train: {shown(written)} is not a mapping", "train: {epochs: 50, imgsz: 640}")
@@ -302,7 +290,7 @@ def _train(written: object) -> dict[str, object]:
         json.dumps(written, sort_keys=True)
     except (TypeError, ValueError):  # a date, or a list that contains itself
         raise UserError(f"train: {written} holds more than numbers and words", "train: {epochs: 50}") from None
-    return {**FAIR, **written}
+    return {**FAIR, **({"imgsz": 224} if metric is METRICS["classify"] else {}), **written}
 
 
 # Keys ------------------------------------------------------------------------------------------------------------
@@ -318,12 +306,16 @@ def _key(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) -
         "data": data_digest,
         "versions": versions(),
     }
+    if plan.recipe != Recipe():
+        decides["recipe"] = asdict(plan.recipe)
     digest = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=5).hexdigest()
     slug = re.sub(r"[^a-z0-9]+", "-", Path(arm.name).name.lower()).strip("-")
     return f"{slug}-{seed}-{digest}"
 
 
 def _model_digest(model: str) -> str:
-    """Of a file's content; the name itself where the host knows it by name."""
+    """Of a file's content; the name itself where the host or a zoo knows it by name."""
+    if zoo.is_name(model):
+        return f"{model} {version(model.partition(':')[0])}"
     path = Path(model)
     return digest(path) if path.is_file() else model

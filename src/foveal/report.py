@@ -22,18 +22,18 @@ from . import charts
 from .charts import Number
 from .errors import UserError
 from .files import write_whole
+from .metric import METRICS, Metric
+from .typeset import NOTHING, look_up, shown
 
 TEMPLATES = Path(__file__).with_name("templates")
 LANGUAGES = ("en", "zh")
-NOTHING = "–"
-COLUMNS = ("arm", "role", "seed", "map", "map50", "map_last", "difference", "train_seconds")
 
 
 def write(results: dict, folder: Path, language: str = "en") -> list[Path]:
     """Write `report.html`, `table.md` and `table.csv` into a folder, and return their paths.
 
     Args:
-        results: of a study, as `results.json` holds them; average precisions are fractions.
+        results: of a study, as `results.json` holds them; precisions and accuracies are fractions.
         folder: that exists.
         language: of the page, "en" or "zh"; the tables are in English.
 
@@ -53,82 +53,24 @@ def write(results: dict, folder: Path, language: str = "en") -> list[Path]:
 
 
 def sentence(results: dict, language: str = "en") -> str:
-    """The verdict in one line, as the page begins."""
-    return " ".join(part.striptags() for part in Page(results, language).verdict())
+    """The verdict in one line, as the page begins; of a rehearsal that is no verdict, and says so."""
+    page = Page(results, language)
+    rehearsal = [page.rehearsal()] if results.get("scale") else []
+    return " ".join(part.striptags() for part in (*rehearsal, *page.verdict()))
 
 
-# Numbers -------------------------------------------------------------------------------------------------------------
+def paired(arm: dict, baseline: dict, key: str) -> dict[int, float]:
+    """Difference of an average to the baseline at each seed that both have."""
+    theirs = dict(zip(baseline["seeds"], baseline[key], strict=True))
+    return {seed: value - theirs[seed] for seed, value in zip(arm["seeds"], arm[key], strict=True) if seed in theirs}
 
 
-def _decimals(value: float, digits: int) -> str:
-    text = f"{value:,.{digits}f}"
-    return text.lstrip("-") if not text.strip("-0.") else text.replace("-", "−")  # zero has no sign
+def _task(results: dict) -> str:
+    return results.get("task", "detect")  # the only one of older releases
 
 
-def _signed(value: float, digits: int) -> str:
-    text = _decimals(value, digits)
-    return text if text.startswith("−") or not text.strip("0.") else f"+{text}"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _yaml(plan: dict, indent: str = "") -> Iterator[str]:
-    """Lines of YAML: what is no mapping is written as JSON, which YAML reads."""
-    for key, value in plan.items():
-        if isinstance(value, dict) and value:
-            yield f"{indent}{key}:"
-            yield from _yaml(value, f"{indent}  ")
-        else:
-            yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"
-
-
-# A list with nothing in it is shown like a value that is missing.
-FORMS = {
-    "text": str,
-    "yaml": lambda plan: "\n".join(_yaml(plan)),
-    "integer": lambda value: f"{value:,}",
-    "count": lambda values: f"{len(values):,}",
-    "points": lambda value: _decimals(100 * value, 1),
-    "signed-points": lambda value: _signed(100 * value, 1),
-    "mean-points": lambda values: _decimals(100 * statistics.fmean(values), 1),
-    "deviation-points": lambda values: _decimals(100 * statistics.stdev(values), 1) if values[1:] else NOTHING,
-    "deviations": lambda value: _decimals(value, 2),
-    "score": lambda value: _decimals(value, 2),
-    "signed-score": lambda value: _signed(value, 2),
-    "p": _p,
-    "p-relation": lambda value: _p(value) if value < 0.001 else f"= {_p(value)}",
-    "coverage": lambda value: f"{100 * (1 - value):g}",
-    "too-few-seeds": lambda level: str(math.ceil(-math.log2(level))),  # the most n with 2^(1 - n) > level
-    "giga": lambda value: _decimals(value / 1e9, 3),
-    "mebibytes": lambda value: _decimals(value / 2**20, 0),
-    "milliseconds": lambda value: _decimals(value, 1 if value >= 10 else 2),
-    "ratio": lambda value: f"{_decimals(value, 2)}×",
-    "mean-minutes": lambda values: _decimals(statistics.fmean(values) / 60, 1),
-}
-
-
-def look_up(results: object, path: str) -> object:
-    """The value at a path of names and indices joined by dots; None where the results end before it does."""
-    value = results
-    for step in path.split("."):
-        if isinstance(value, list):
-            value = value[int(step)] if int(step) < len(value) else None
-        else:
-            value = value.get(step) if isinstance(value, dict) else None
-    return value
-
-
-def shown(value: object, form: str) -> str:
-    """A value as it is written; one that is missing or without end is a dash."""
-    return NOTHING if value is None or value in ([], math.inf) else FORMS[form](value)
-
-
-def paired(arm: dict, baseline: dict) -> dict[int, float]:
-    """Difference of mAP50-95 to the baseline at each seed that both have."""
-    theirs = dict(zip(baseline["seeds"], baseline["map"], strict=True))
-    return {seed: value - theirs[seed] for seed, value in zip(arm["seeds"], arm["map"], strict=True) if seed in theirs}
+def _metric(results: dict) -> Metric:
+    return METRICS[_task(results)]
 
 
 def _baseline(results: dict) -> int:
@@ -140,8 +82,8 @@ def _baseline(results: dict) -> int:
 
 def paper_table(results: dict) -> str:
     """Markdown, one row for each arm."""
-    level = shown(results["statistics"]["level"], "coverage")
-    heads = ["Arm", "Seeds", "mAP50-95", "mAP50", f"Difference [{level} % interval]", "p", "Verdict"]
+    level, metric = shown(results["statistics"]["level"], "coverage"), _metric(results)
+    heads = ["Arm", "Seeds", metric.name, metric.second, f"Difference [{level} % interval]", "p", "Verdict"]
     heads += ["Parameters", "GFLOPs", "Latency (ms)"]
     lines = [heads, [":--", "--:", "--:", "--:", "--:", "--:", ":--", "--:", "--:", "--:"]]
     for arm in results["arms"]:
@@ -153,11 +95,11 @@ def paper_table(results: dict) -> str:
         if arm["verdict"]:
             bounds = [cell(f"verdict.{bound}", "signed-points") for bound in ("low", "high")]
             difference = f"{cell('verdict.mean', 'signed-points')} [{', '.join(bounds)}]"
-        average = cell("map", "mean-points")
+        average = cell(metric.key, "mean-points")
         if arm["seeds"][1:]:
-            average += f" ± {cell('map', 'deviation-points')}"
+            average += f" ± {cell(metric.key, 'deviation-points')}"
         name = " ".join(arm["name"].split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-        row = [name, cell("seeds", "count"), average, cell("map50", "mean-points"), difference]
+        row = [name, cell("seeds", "count"), average, cell(metric.second_key, "mean-points"), difference]
         row += [cell("verdict.p", "p"), cell("verdict.word", "text"), cell("cost.parameters", "integer")]
         lines.append([*row, cell("cost.flops", "giga"), cell("cost.milliseconds.1", "milliseconds")])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -167,12 +109,14 @@ def long_table(results: dict) -> str:
     """CSV, one row for each arm and finished seed, all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    metric = _metric(results)
+    averages = (metric.key, metric.second_key, metric.last)
+    writer.writerow(("arm", "role", "seed", *averages, "difference", "train_seconds"))
     baseline = results["arms"][_baseline(results)]
     for arm in results["arms"]:
-        differences = {} if arm is baseline else paired(arm, baseline)
+        differences = {} if arm is baseline else paired(arm, baseline, metric.key)
         seconds = look_up(arm, "cost.train_seconds") or [None] * len(arm["seeds"])
-        columns = (arm["seeds"], arm["map"], arm["map50"], arm["map_last"], seconds)
+        columns = (arm["seeds"], *(arm[key] for key in averages), seconds)
         for seed, *values, lasted in zip(*columns, strict=True):
             writer.writerow((arm["name"], arm["role"], seed, *values, differences.get(seed), lasted))
     return text.getvalue()
@@ -193,6 +137,7 @@ class Page:
         phrases = json.loads((TEMPLATES / "phrases.json").read_text(encoding="utf-8"))
         self.phrases = {key: pair[language] for key, pair in phrases.items()}
         self.results, self.arms, self.language = results, results["arms"], language
+        self.task, self.metric = _task(results), _metric(results)
         self.baseline = _baseline(results)
         # Many names would cover each other in a chart: numbers stand for them.
         self.keys = [str(1 + index) if len(self.arms) > 5 else "" for index in range(len(self.arms))]
@@ -248,7 +193,26 @@ class Page:
 
     def known(self, prefix: str, key: str) -> Markup:
         """The phrase of a word of the results, or the word itself where there is none."""
-        return self.say(f"{prefix}_{key}") if f"{prefix}_{key}" in self.phrases else self.name(key)
+        known = f"{prefix}_{key}" in self.phrases
+        return self.say(f"{prefix}_{key}", part=self.part) if known else self.name(key)
+
+    @property
+    def part(self) -> Markup:
+        """What the metric is called for one class."""
+        return self.say(f"part_{self.metric.part}")
+
+    def average(self, key: str) -> Markup:
+        """The name of one of the two averages, as a heading."""
+        name = self.metric.name if key == self.metric.key else self.metric.second
+        return self.say(f"metric_{key}", name=name).strip()
+
+    def judged(self) -> Markup:
+        """The name of the average that decides, within a sentence."""
+        return self.say(f"metric_{self.metric.key}", name=self.number("statistics.metric", "text"))
+
+    def rehearsal(self) -> Markup:
+        """What a reader of a rehearsal must know first."""
+        return self.say("rehearsal", scale=self.number("scale", "per-cent"))
 
     def word(self, word: str) -> Markup:
         """The word of a verdict."""
@@ -269,7 +233,7 @@ class Page:
         margin = self.number("statistics.margin", "points")
         return self.say(f"verdict_{found['word'].replace(' ', '_')}", arm=self.name(arm["name"])), self.say(
             "verdict_numbers",
-            metric=self.number("statistics.metric", "text"),
+            metric=self.judged(),
             **{key: self.number(f"{at}.{key}", "signed-points") for key in ("mean", "low", "high")},
             coverage=self.number("statistics.level", "coverage"),
             p=self.number(f"{at}.p", "p-relation"),
@@ -280,6 +244,10 @@ class Page:
     def others(self) -> Iterator[tuple[int, dict]]:
         """All arms but the baseline, and their places."""
         return ((index, arm) for index, arm in enumerate(self.arms) if index != self.baseline)
+
+    def having(self, key: str) -> list[tuple[int, dict]]:
+        """The arms that have what not every study has, and their places."""
+        return [(index, arm) for index, arm in enumerate(self.arms) if arm.get(key) not in (None, [])]
 
     def beside(self, group: str, index: int, place: int) -> int | None:
         """Where the baseline has the class or size that an arm has at a place."""
@@ -292,7 +260,7 @@ class Page:
         effects = []
         for index, arm in self.others():
             at, found = f"arms.{index}.verdict", arm["verdict"]
-            seeds = found["differences"] if found else paired(arm, self.arms[self.baseline]).values()
+            seeds = found["differences"] if found else paired(arm, self.arms[self.baseline], self.metric.key).values()
             low, high = (self.value(f"{at}.{bound}", "signed-points") for bound in ("low", "high"))
             label = [self.value(f"{at}.mean", "signed-points"), *((" [", low, ", ", high, "]") if found else ())]
             interval = [_points(found[key]) for key in ("mean", "low", "high")] if found else ()
@@ -334,11 +302,12 @@ class Page:
         panels = []
         for _, arm in [*self.others()] or [(self.baseline, self.arms[self.baseline])]:
             drawn = []
-            for key, factor, height in (("map", 100, 170), ("loss", 1, 110)):
+            plots = ((self.metric.key, "learning_metric", 100, 170), ("loss", "learning_loss", 1, 110))
+            for key, phrase, factor, height in plots:
+                axis = self.say(phrase, metric=self.average(self.metric.key)).unescape()
                 pair = [self.arms[self.baseline], *([arm] if arm["role"] != "baseline" else [])]
                 curves = [curve for each in pair if (curve := _curve(each, key, factor))]
                 if any(curve.name == arm["name"] for curve in curves):
-                    axis = self.phrases[f"learning_{key}"]
                     drawn.append(Markup(charts.learning(curves, f"{arm['name']}: {axis}", axis, height)))
             if drawn:
                 panels.append((arm["name"], drawn))

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -11,39 +11,39 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import averages, dataset, fairness, recording, study_gates, timing
+from . import averages, classifier, dataset, fairness, recording, study_gates, timing, zoo
 from . import yolo as host
+from .answers import Answers
+from .arms import Arm
 from .cell import KINDS, Result
 from .costs import costs, device_of
 from .detections import SIZES, Detections
 from .errors import UserError
 from .files import write_whole
-from .plan import Arm, versions
-from .runs import COLUMN
+from .metric import Metric
+from .plan import Plan, versions
 from .study import Study, rows
-from .verdict import LEVEL, Verdict, detectable, interval, judge
+from .verdict import LEVEL, Verdict, detectable, interval, judge, mcnemar
 
 SHOWN = 10  # images won, and lost
 
 
-def before(study: Study) -> str:
-    """What this many seeds can find, to be read before hours are spent."""
-    seeds, claims = len(study.plan.seeds), _claims(study.plan.arms)
+def before(plan: Plan, found: Mapping[tuple[str, int], Result]) -> str:
+    """What this many seeds can find, to be read before hours are spent; with the results there are."""
+    seeds, claims = len(plan.seeds), _claims(plan.arms)
     smallest, level = 2.0 ** (1 - seeds), LEVEL / claims
-    found = sum(state.word == "finished" for state in study.states())
-    lines = [f"{len(study.cells)} trainings of {study.epochs} epochs, {found} of them finished"]
+    epochs = host.train_arguments(plan.train)["epochs"]
+    lines = [f"{len(plan.arms) * seeds} trainings of {epochs} epochs, {len(found)} of them finished"]
     if smallest * claims > LEVEL:
-        enough = math.ceil(1 - math.log2(level))
-        lines.append(
-            f"{seeds} seeds cannot call anything a help: the smallest p is {smallest * claims:.2g}. {enough} can"
-        )
+        enough, p = math.ceil(1 - math.log2(level)), min(1.0, smallest * claims)
+        lines.append(f"{seeds} seeds cannot call anything a help: the smallest p is {p:.2g}. {enough} can")
     else:
         lines.append(
             f"{seeds} seeds find a difference of {detectable(seeds, level):.2f} standard deviations of the paired "
             f"differences with a power of 80 %; the smallest p is {smallest:.2g}"
         )
-    deviation = _deviation(study.results(), study.plan.arms)
-    if deviation is not None:
+    deviation = _deviation(found, plan)
+    if deviation is not None and math.isfinite(detectable(seeds, level)):
         lines.append(f"that deviation has been {deviation:.4f} so far, so {deviation * detectable(seeds, level):.4f}")
     return "\n".join(lines)
 
@@ -63,22 +63,30 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     if not any(arm == "baseline" for arm, _ in found):
         raise UserError(f"no run of the baseline is finished in {study.folder}", f"foveal study run {study.folder}")
     folders = {(c.arm.name, c.pair): study.path(c) for c in study.cells if (c.arm.name, c.pair) in found}
-    averaged = {where: {kind: averages.load(folder, kind) for kind in KINDS} for where, folder in folders.items()}
+    averaged = {
+        where: {kind: averages.load(folder, kind, plan.task) for kind in KINDS} for where, folder in folders.items()
+    }
     cost = costs(study, found, measure)
-    names = list(dataset.data_file(plan.data)["names"].values())
-    truth = Detections.load(next(iter(folders.values())) / "best.npz")
-    arms = [_arm(arm, found, folders, averaged, names, truth) | {"cost": cost[arm.name]} for arm in plan.arms]
+    names = list(dataset.described(plan.data)["names"].values())
+
+    def judged(arm: str, pair: int) -> Detections | Answers:  # read when needed: all at once would fill the memory
+        return averages.judged(folders[arm, pair], "best", plan.task)
+
+    truth = judged(*next(iter(folders)))
+    arms = [_arm(arm, plan, found, folders, averaged, judged, names) | {"cost": cost[arm.name]} for arm in plan.arms]
     _judge(arms, averaged, plan.margin)
     _over_placebo(arms, averaged)
     study_gates.link(study, arms, draw=measure)
-    findings = fairness.check(plan, study.epochs, found, folders, _sources(plan.arms))
-    if any(not np.array_equal(truth.name, Detections.load(f / "best.npz").name) for f in folders.values()):
+    # The host lets the first of these that is there choose best.pt.
+    chosen_on = next(split for split in ("val", "test") if dataset.described(plan.data).get(split))
+    findings = fairness.check(plan, study.epochs, found, folders, _sources(plan.arms), chosen_on)
+    if any(not np.array_equal(truth.name, judged(*where).name) for where in folders):
         findings.append(fairness.Finding("evaluator", False, "arms were judged on different images"))
     else:
         findings.append(fairness.Finding("evaluator", True, f"every run judged on the same {len(truth.name)} images"))
     states = study.states()
     failed = [s for s in states if s.word == "failed"]
-    deviation = _deviation(found, plan.arms)
+    deviation = _deviation(found, plan)
     claims = _claims(plan.arms)
     seeds = len({pair for _, pair in found})
     possible = detectable(seeds, LEVEL / claims)
@@ -86,6 +94,8 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         "foveal": versions()["foveal"],
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "name": study.folder.resolve().name,
+        "task": plan.task,
+        "scale": plan.rehearsal,
         "complete": len(found) == len(study.cells),
         "cells": {
             "planned": len(study.cells),
@@ -100,18 +110,20 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
             "names": names,
             "split": plan.split,
             "images": len(truth.name),
-            "objects": len(truth.true_image),
+            "objects": len(truth.true_image) if plan.task == "detect" else None,
         },
+        "paper": _beside_paper(arms, plan),
         "versions": versions(),
         "machine": timing.environment(torch.device(device_of(found))),
-        "statistics": {"metric": "mAP50-95", "level": LEVEL, "margin": plan.margin, "resamples": averages.RESAMPLES},
+        "statistics": {"metric": plan.metric.name, "second": plan.metric.second}
+        | {"level": LEVEL, "margin": plan.margin, "resamples": averages.RESAMPLES},
         "power": {
             "seeds": seeds,
             "treatments": claims,
             "detectable_deviations": None if math.isinf(possible) else possible,
             "smallest_p": 2.0 ** (1 - seeds),
             "deviation": deviation,
-            "detectable": None if deviation is None else deviation * possible,
+            "detectable": None if deviation is None or math.isinf(possible) else deviation * possible,
         },
         "verdict": _headline(arms),
         "fairness": [dataclasses.asdict(finding) for finding in findings],
@@ -131,6 +143,7 @@ def write(results: dict[str, object], folder: Path) -> Path:
 
 
 _Averages = dict[tuple[str, int], dict[str, dict[str, NDArray]]]
+_Judged = Callable[[str, int], Detections | Answers]
 
 
 def _differences(
@@ -146,14 +159,7 @@ def _differences(
 
 
 def _overall(kind: str) -> Callable[[dict[str, dict[str, NDArray]]], NDArray]:
-    return lambda of: _over_classes(of[kind]["map"])
-
-
-def _over_classes(found: NDArray) -> NDArray:
-    """Mean over those classes that have an average, nan where none has."""
-    there = ~np.isnan(found)
-    with np.errstate(invalid="ignore"):
-        return np.where(there, found, 0).sum(1) / there.sum(1)
+    return lambda of: of[kind]["overall"]
 
 
 def _with_interval(found: tuple[NDArray, NDArray] | None) -> dict[str, float | None]:
@@ -168,59 +174,63 @@ def _with_interval(found: tuple[NDArray, NDArray] | None) -> dict[str, float | N
 
 def _arm(
     arm: Arm,
+    plan: Plan,
     found: dict[tuple[str, int], Result],
     folders: dict[tuple[str, int], Path],
     averaged: _Averages,
+    judged: _Judged,
     names: list[str],
-    truth: Detections,
 ) -> dict[str, object]:
-    pairs = sorted(pair for name, pair in found if name == arm.name)
+    pairs, metric = sorted(pair for name, pair in found if name == arm.name), plan.metric
     mine = [found[arm.name, pair] for pair in pairs]
+    shared = [pair for pair in pairs if ("baseline", pair) in found]
     stored = [averaged[arm.name, pair]["best"] for pair in pairs]
-    classes = truth.truth().label
-    areas = (truth.true_box[:, 2:] - truth.true_box[:, :2]).prod(1)
+    first = next(iter(averaged.values()))["best"]
 
     def part(key: str, column: int | None) -> dict[str, float | None]:
         def value(of: dict) -> NDArray:
-            return _over_classes(of["best"][key]) if column is None else of["best"][key][:, column]
+            return averages.over_classes(of["best"][key]) if column is None else of["best"][key][:, column]
 
-        ap = float(np.mean([value({"best": one})[0] for one in stored])) if stored else math.nan
+        average = float(np.mean([value({"best": one})[0] for one in stored])) if stored else math.nan
         compared = None if arm.role == "baseline" else _differences(arm.name, "baseline", averaged, value)
-        return {"ap": None if math.isnan(ap) else ap, **_with_interval(compared)}
+        return {metric.part: None if math.isnan(average) else average, **_with_interval(compared)}
 
+    sizes = _objects(judged(*next(iter(folders)))) if plan.task == "detect" else {}
     return {
         "name": arm.name,
         "role": arm.role,
         "seeds": pairs,
-        "map": [result.map for result in mine],
-        "map50": [result.map50 for result in mine],
-        "map_last": [result.map_last for result in mine],
+        **{key: [r.scores[key] for r in mine] for key in (metric.key, metric.second_key, metric.last)},
         "verdict": None,
         "verdict_last": None,
         "over_placebo": None,
-        "classes": [{"name": names[c], **part("map", column)} for column, c in enumerate(np.unique(classes).tolist())],
-        "sizes": [
-            {"name": size, "objects": int(((areas >= low) & (areas < high)).sum()), **part(size, None)}
-            for size, (low, high) in SIZES.items()
-        ],
-        "curves": _curves([folders[arm.name, pair] for pair in pairs]),
-        "images": _images(arm.name, folders) if arm.role == "treatment" else None,
+        "classes": [{"name": names[c], **part(metric.key, i)} for i, c in enumerate(first["classes"].tolist())],
+        "sizes": [{"name": size, "objects": objects, **part(size, None)} for size, objects in sizes.items()],
+        "curves": _curves([folders[arm.name, pair] for pair in pairs], metric),
+        "images": _images(arm.name, shared, judged) if arm.role == "treatment" and shared else None,
+        "mcnemar": _mcnemar(arm.name, shared, judged) if plan.task == "classify" and arm.role != "baseline" else None,
     }
 
 
-def _curves(folders: list[Path]) -> dict[str, list]:
+def _objects(truth: Detections) -> dict[str, int]:
+    """How many there are of each size."""
+    areas = (truth.true_box[:, 2:] - truth.true_box[:, :2]).prod(1)
+    return {size: int(((areas >= low) & (areas < high)).sum()) for size, (low, high) in SIZES.items()}
+
+
+def _curves(folders: list[Path], metric: Metric) -> dict[str, list]:
     """Of runs of one arm.
 
     Raises:
         UserError: a table that cannot be read, or is not as long as the others.
     """
-    curves: dict[str, list] = {"epochs": [], "map": [], "loss": []}
+    curves: dict[str, list] = {"epochs": [], metric.key: [], "loss": []}
     for folder in folders:
         try:
             table = rows(folder)
             losses = [key for key in table[0] if key.startswith("train/")]
             epochs = [int(row["epoch"]) for row in table]
-            found = [float(row[COLUMN]) for row in table]
+            found = [float(row[metric.column]) for row in table]
             loss = [sum(float(row[key]) for key in losses) for row in table]
             if epochs != (curves["epochs"] or epochs) or not np.isfinite([*found, *loss]).all():
                 raise ValueError("other epochs than in other runs, or values that are not finite")
@@ -228,27 +238,22 @@ def _curves(folders: list[Path]) -> dict[str, list]:
             said = f"cannot read {folder / 'results.csv'}: {type(error).__name__}: {error}"
             raise UserError(said, "delete its folder and run the study again") from None
         curves["epochs"] = epochs
-        curves["map"].append(found)
+        curves[metric.key].append(found)
         curves["loss"].append(loss)
     return curves
 
 
-def _images(arm: str, folders: dict[tuple[str, int], Path]) -> dict[str, object] | None:
-    """Images on which the arm did better or worse than the baseline, by F1 averaged over pairs."""
-    pairs = sorted(pair for name, pair in folders if name == arm and ("baseline", pair) in folders)
-    if not pairs:
-        return None
-    scores = {}
-    for name in ("baseline", arm):
-        found = [Detections.load(folders[name, pair] / "best.npz") for pair in pairs]
-        scores[name] = np.mean([one.scores() for one in found], 0)
+def _images(arm: str, pairs: list[int], judged: _Judged) -> dict[str, object]:
+    """Images on which the arm did better or worse than the baseline, by their scores averaged over pairs."""
+    names = judged(arm, pairs[0]).name
+    scores = {name: np.mean([judged(name, pair).scores() for pair in pairs], 0) for name in ("baseline", arm)}
     difference = scores[arm] - scores["baseline"]
     order = np.argsort(-difference, kind="stable")
 
     def listed(chosen: NDArray) -> list[dict]:
         return [
             {
-                "name": str(found[0].name[i]),
+                "name": str(names[i]),
                 "baseline": float(scores["baseline"][i]),
                 "arm": float(scores[arm][i]),
                 "difference": float(difference[i]),
@@ -264,6 +269,27 @@ def _images(arm: str, folders: dict[tuple[str, int], Path]) -> dict[str, object]
         "worse": int(worse),
         "equal": int(len(difference) - better - worse),
     }
+
+
+def _mcnemar(arm: str, pairs: list[int], judged: _Judged) -> list[dict[str, float]]:
+    """Of each pair the images that one of the two models gets right and the other does not."""
+    rows = []
+    for pair in pairs:
+        mine, theirs = (judged(name, pair).scores() for name in (arm, "baseline"))
+        won, lost = int((mine > theirs).sum()), int((mine < theirs).sum())
+        rows.append({"seed": pair, "won": won, "lost": lost, "p": mcnemar(won, lost)})
+    return rows
+
+
+def _beside_paper(arms: list[dict], plan: Plan) -> dict[str, object] | None:
+    """Put in what a paper reports of each arm, and how far that is from its baseline; what it says of all of them."""
+    figures = [plan.paper and plan.paper.figure(arm) for arm in plan.arms]
+    for arm, figure in zip(arms, figures, strict=True):
+        known = None not in (figure, figures[0]) and arm["role"] != "baseline"
+        arm |= {"paper": figure, "paper_difference": figure - figures[0] if known else None}
+    if not any(figures):
+        return None
+    return {"source": plan.paper.source, "metric": plan.metric.name, "notes": list(plan.paper.notes)}
 
 
 def _judge(arms: list[dict], averaged: _Averages, margin: float) -> None:
@@ -314,12 +340,12 @@ def _claims(arms: tuple[Arm, ...]) -> int:
     return max(1, sum(arm.role == "treatment" for arm in arms))
 
 
-def _deviation(found: dict[tuple[str, int], Result], arms: tuple[Arm, ...]) -> float | None:
+def _deviation(found: Mapping[tuple[str, int], Result], plan: Plan) -> float | None:
     """Root mean square over treatments of the standard deviation of paired differences."""
-    variances = []
-    for arm in arms:
+    variances, key = [], plan.metric.key
+    for arm in plan.arms:
         paired = [
-            r.map - found["baseline", pair].map
+            r.scores[key] - found["baseline", pair].scores[key]
             for (name, pair), r in found.items()
             if name == arm.name and arm.role == "treatment" and ("baseline", pair) in found
         ]
@@ -330,5 +356,10 @@ def _deviation(found: dict[tuple[str, int], Result], arms: tuple[Arm, ...]) -> f
 
 def _sources(arms: tuple[Arm, ...]) -> dict[str, dict[str, str]]:
     """Of each model an arm starts from, a digest of every tensor; empty for one without weights."""
-    models = {arm.model for arm in arms}
-    return {m: recording.digests(host.load(m).model) if m.endswith(".pt") else {} for m in models}
+    return {model: _digests(model) for model in {arm.model for arm in arms}}
+
+
+def _digests(model: str) -> dict[str, str]:
+    if model.endswith(".pt"):
+        return recording.digests(host.load(model).model)
+    return classifier.digests(model) if zoo.is_name(model) else {}

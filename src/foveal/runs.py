@@ -12,8 +12,8 @@ import yaml
 from . import dataset
 from . import yolo as host
 from .errors import UserError
+from .metric import METRICS
 
-COLUMN = "metrics/mAP50-95(B)"
 EXAMPLE = "name a folder such as runs/detect/train"
 KINDS = ("last", "best")
 
@@ -113,7 +113,7 @@ class Run:
             arguments = yaml.safe_load(written.read_text(encoding="utf-8"))
             lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
             rows = [row for row in csv.DictReader(lines, skipinitialspace=True) if None not in row.values()]
-            maps = [value for row in rows if math.isfinite(value := float(row.get(COLUMN, "nan")))]
+            maps = [value for row in rows if math.isfinite(value := float(row.get(METRICS["detect"].column, "nan")))]
             epochs = len({row["epoch"] for row in rows})  # one that was lost and repeated can have two rows
         except (OSError, ValueError, AttributeError, KeyError, RecursionError, TypeError, yaml.YAMLError) as error:
             said = " ".join(str(error).split())

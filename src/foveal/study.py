@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from . import dataset
+from . import dataset, zoo
 from . import yolo as host
 from .cell import BUSY, CELLS, DATA, FAILURE, LOG, PLAN, Result, held
 from .errors import UserError
@@ -72,9 +72,10 @@ class Study:
         """
         plan = Plan.of(written, beside)
         # What the host knows by name is downloaded here, so that its content is known from now on.
-        for arm in plan.arms:
-            if (task := host.load(arm.model).task) != "detect":
-                raise UserError(f"{arm.model} is a model for the task {task!r}", "studies compare detectors")
+        for model in dict.fromkeys(arm.model for arm in plan.arms):
+            if (task := _task(model, plan)) != plan.task:
+                said = f"{model} is a model for the task {task!r}, and a study of {plan.data} is for {plan.task!r}"
+                raise UserError(said, "a data file is for detectors, a folder with train and val for classifiers")
         folder.mkdir(parents=True, exist_ok=True)
         moved = _seen_from(folder, dict(written), beside)
         if not (folder / PLAN).is_file() or load(folder / PLAN) != moved:  # else comments would be lost
@@ -235,7 +236,8 @@ class Study:
         finished = sum(state.word == "finished" for state in states)
         result, left = Result.load(self.path(cell)), self.seconds_left(states)
         later = f", about {in_words(left)} left" if left else ""
-        say(f"[{finished}/{len(states)}] {cell.arm.name}, seed {cell.pair}: mAP50-95 {result.map:.4f}{later}")
+        score = f"{self.plan.metric.name} {result.scores[self.plan.metric.key]:.4f}"
+        say(f"[{finished}/{len(states)}] {cell.arm.name}, seed {cell.pair}: {score}{later}")
 
 
 def in_words(seconds: float) -> str:
@@ -277,9 +279,19 @@ def _seen_from(folder: Path, written: dict, beside: Path) -> dict:
         there = isinstance(name, str) and (beside / name).is_file()
         return os.path.relpath(beside / name, folder) if there else name
 
-    arms = written["arms"]
+    arms, data = written["arms"], dataset.beside(written["data"], beside)
     arms = [seen(arm) for arm in arms] if isinstance(arms, list) else arms
-    return {**written, "model": seen(written["model"]), "data": seen(written["data"]), "arms": arms}
+    data = os.path.relpath(data, folder) if Path(data).exists() else data
+    return {**written, "model": seen(written["model"]), "data": data, "arms": arms}
+
+
+def _task(model: str, plan: Plan) -> str:
+    """The host's word for what a model is made for."""
+    if not zoo.is_name(model):
+        return host.load(model).task
+    if plan.task == "classify":
+        zoo.load(model, len(dataset.described(plan.data)["names"]))  # whether there is one
+    return "classify"
 
 
 def _noted(folder: Path) -> str:

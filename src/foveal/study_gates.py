@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from urllib.parse import quote
 
+from numpy.typing import NDArray
+
+from . import averages
 from .dataset import Photographs
-from .detections import Detections
 from .errors import UserError
 from .explain import explain
 from .files import digest
@@ -36,22 +38,23 @@ def link(study: Study, arms: list[dict], draw: bool) -> None:
         images = (*arm["images"]["won"], *arm["images"]["lost"])
         spec = next(planned.spec for planned in study.plan.arms if planned.name == arm["name"])
         folder, run = gates_folder(study.folder, arm["name"]), _run(study, arm)
-        files = _files(photographs, run, [image["name"] for image in images]) if spec else {}
-        if draw and files and not files.keys() <= _drawn(folder, run).keys():
+        names = averages.judged(run, "best", study.plan.task).name if spec else None
+        files = _files(photographs, names, [image["name"] for image in images]) if spec else {}
+        if draw and files and not files.keys() <= _drawn(folder, run, photographs).keys():
             try:
                 folder.parent.mkdir(exist_ok=True)
                 explain(run / "weights" / "best.pt", [*files.values()], output=folder)
             except UserError as error:  # the report is missing its links then, and the verdict nothing
                 arm["images"]["no_gates"] = str(error)
-        page, drawn = (folder / "index.html").relative_to(study.folder).as_posix(), _drawn(folder, run)
+        page = (folder / "index.html").relative_to(study.folder).as_posix()
+        drawn = _drawn(folder, run, photographs)
         for image in images:
             known = image["name"] in files and image["name"] in drawn
             image["gates"] = f"{page}#image-{drawn[image['name']]}" if known else None
 
 
-def _files(photographs: Photographs, run: Path, wanted: list[str]) -> dict[str, Path]:
+def _files(photographs: Photographs, names: NDArray, wanted: list[str]) -> dict[str, Path]:
     """The photographs by name, less those whose name another image has, too, and those that are not there."""
-    names = Detections.load(run / "best.npz").name
     listed = names.tolist()
     numbers = {name: photographs.number(names, listed.index(name)) for name in wanted if listed.count(name) == 1}
     return {name: photographs.files[number] for name, number in numbers.items() if number is not None}
@@ -62,12 +65,12 @@ def _run(study: Study, arm: dict) -> Path:
     return next(study.path(c) for c in study.cells if (c.arm.name, c.pair) == (arm["name"], min(arm["seeds"])))
 
 
-def _drawn(folder: Path, run: Path) -> dict[str, int]:
+def _drawn(folder: Path, run: Path, photographs: Photographs) -> dict[str, int]:
     """Number of each image on the page in a folder; nothing where there is no page, or one of another run."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["kind"] != "explain" or manifest["weights"] != digest(run / "weights" / "best.pt"):
             return {}
-        return {Path(image["name"]).name: number for number, image in enumerate(manifest["images"])}
+        return {photographs.name(Path(image["name"])): number for number, image in enumerate(manifest["images"])}
     except MALFORMED:
         return {}

@@ -60,6 +60,7 @@ class Shown(Protocol):
     """What the page asks of a folder: data for its script by name and numbers, and pictures by their numbers."""
 
     kind: str
+    task: str  # of the models, as the host calls it
     page: str  # where the page lies that says it all, if it is there
     folder: Path
 
@@ -84,7 +85,7 @@ def application(folder: Path) -> Starlette:
     """
     shown = _open(folder)
     texts = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True)
-    page = texts.get_template("view.html").render(kind=shown.kind, name=folder.resolve().name)
+    page = texts.get_template("view.html").render(kind=shown.kind, task=shown.task, name=folder.resolve().name)
 
     def data(request: Request) -> Response:
         found = shown.data(*request.path_params["what"].split("/"))

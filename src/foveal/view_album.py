@@ -54,8 +54,8 @@ class Album:
     """A folder of `foveal explain`, read.
 
     Attributes:
-        about: the model, and what was found by its ablation.
-        images: with their boxes and maps; pictures by number, None for one that is not there.
+        about: the model, its task, and what was found by its ablation.
+        images: with their boxes or answers, and maps; pictures by number, None for one that is not there.
         pictures: files, all in the folder.
     """
 
@@ -96,11 +96,16 @@ def _album(folder: Path, _: object) -> Album:
                 "height": _sure(image["height"]),
                 "boxes": [_box(box) for box in image["boxes"]],
                 "true_boxes": [_box(box) for box in image["true_boxes"] or ()],
+                "answers": [_answer(answer) for answer in image.get("classes", ())],
                 "maps": _maps(image, where, number),
             }
             for image in manifest["images"]
         ]
-        about = {"model": str(manifest["model"]), "ablation": _ablation(manifest.get("ablation"))}
+        about = {
+            "model": str(manifest["model"]),
+            "task": str(manifest["task"]),
+            "ablation": _ablation(manifest.get("ablation")),
+        }
     except MALFORMED as error:
         said = f"{type(error).__name__}: {error}"
         raise UserError(f"{folder / MANIFEST} cannot be read: {said}", "make it again with foveal explain") from None
@@ -124,6 +129,10 @@ def _box(found: dict) -> dict[str, object]:
         "label": str(found["label"]),
         "confidence": None if confidence is None else _sure(confidence),
     }
+
+
+def _answer(found: dict) -> dict[str, object]:
+    return {"label": str(found["label"]), "confidence": _sure(found["confidence"])}
 
 
 def _gate(found: dict, attention: dict, number: Callable[[object], int | None]) -> Iterator[dict]:
@@ -191,7 +200,7 @@ class Explained:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        album(folder)
+        self.task = album(folder).about["task"]
 
     def data(self, name: str, *numbers: str) -> dict | None:
         """All of it, as JSON takes it: `album`."""

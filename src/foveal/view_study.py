@@ -1,4 +1,4 @@
-"""What `foveal view` shows of a study: how far each run is, and what both arms found on each image.
+"""What `foveal view` shows of a study: how far each run is, and what both arms found or answered on each image.
 
 Nothing is written into the study's folder. Its plan is unfolded when it changes, not at every look, for that means to
 look at every file of the data set.
@@ -16,18 +16,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import dataset, report
+from . import averages, dataset, report
 from . import yolo as host
+from .answers import Answers
 from .cell import DATA, LOCK, PLAN
 from .detections import THRESHOLDS, Detections, iou, match
 from .errors import UserError
 from .plan import Cell, Plan
-from .runs import COLUMN
 from .study import State, Study, in_words, rows
 from .study_gates import gates_folder
 from .view_album import MALFORMED, MANIFEST, album, index, inside, stamp
 
-CONFIDENCE = 0.25  # of the scores by which images are ordered, as in the report
 FAINTEST = 0.05  # detections below are not sent
 EXPLAINED = 4  # images won, and lost, in the command that makes gates
 
@@ -49,10 +48,10 @@ class Watched:
         self.folder = folder
         self._turn = threading.Lock()  # two looks at once would take each other for a run under way
         self._planned: tuple[object, _Quiet] | None = None
-        self._now()
+        self.task = self._now().plan.task
 
     def data(self, name: str, *numbers: str) -> dict | None:
-        """Data as JSON takes it: `progress`, `images/ARM` or `boxes/ARM/SEED/IMAGE`, all by number."""
+        """Data as JSON takes it: `progress`, `images/ARM` or `image/ARM/SEED/IMAGE`, all by number."""
         study = self._now()
         if name == "progress" and not numbers:
             return self._progress(study)
@@ -61,9 +60,9 @@ class Watched:
             return None
         if name == "images" and len(numbers) == 1:
             return self._images(study, arm)
-        if name == "boxes" and len(numbers) == 3:
+        if name == "image" and len(numbers) == 3:
             seed, image = index(numbers[1], len(study.plan.seeds)), index(numbers[2], 10**9)
-            return None if seed is None or image is None else self._boxes(study, arm, study.plan.seeds[seed], image)
+            return None if seed is None or image is None else self._image(study, arm, study.plan.seeds[seed], image)
         return None
 
     def picture(self, name: str, *numbers: str) -> Path | None:
@@ -113,6 +112,7 @@ class Watched:
             "seeds": list(study.plan.seeds),
             "split": study.plan.split,
             "epochs": study.epochs,
+            "metric": study.plan.metric.name,
             "cells": [_cell(state, study) for state in states],
             "left": in_words(left) if left and math.isfinite(left) else None,
             "left_over": study.left_over(),
@@ -122,21 +122,21 @@ class Watched:
         }
 
     def _images(self, study: "_Quiet", arm: int) -> dict[str, object]:
-        """Images, those first on which the arm did better than the baseline by F1 averaged over seeds."""
+        """Images, those first on which the arm did better than the baseline, by scores averaged over seeds."""
         name, finished = study.plan.arms[arm].name, self._finished(study)
         seeds, notes, scores, names = [], [], [], None
         for number, pair in enumerate(study.plan.seeds):
             if not {("baseline", pair), (name, pair)} <= finished.keys():
                 continue
             try:
-                found = [_found(finished[one, pair]) for one in ("baseline", name)]
+                found = [_found(finished[one, pair], study.plan.task) for one in ("baseline", name)]
                 names = found[0].name if names is None else names
                 _same(names, *found)
             except UserError as error:
                 notes.append(str(error))
                 continue
             seeds.append(number)
-            scores.append([_scores(finished[one, pair]) for one in ("baseline", name)])
+            scores.append([_scores(finished[one, pair], study.plan.task) for one in ("baseline", name)])
         if not seeds:
             return {"seeds": [], "notes": notes, "images": []}
         theirs, ours = np.mean(scores, 0)
@@ -147,22 +147,22 @@ class Watched:
         ]
         return {"seeds": seeds, "notes": notes, "images": images}
 
-    def _boxes(self, study: "_Quiet", arm: int, pair: int, image: int) -> dict[str, object] | None:
-        """What both arms found on one image with one seed, and what is there."""
+    def _image(self, study: "_Quiet", arm: int, pair: int, image: int) -> dict[str, object] | None:
+        """What both arms found or answered on one image with one seed, and what is there."""
         name, finished = study.plan.arms[arm].name, self._finished(study)
         if not {("baseline", pair), (name, pair)} <= finished.keys():
             return None
-        found = [_found(finished[one, pair]) for one in ("baseline", name)]
+        found = [_found(finished[one, pair], study.plan.task) for one in ("baseline", name)]
         _same(found[0].name, *found)
         if image >= len(found[0].name):
             return None
         photo = study.photos.number(found[0].name, image)
-        true = _of(image, found[0].true_image, found[0].true_box, found[0].true_label)
+        true, side = (_class, _ranked) if study.plan.task == "classify" else (_objects, _side)
         return {
             "name": str(found[0].name[image]),
             "photo": None if photo is None else f"picture/photo/{photo}",
-            "true": [{"box": box.tolist(), "label": study.named(label)} for box, label in zip(*true, strict=True)],
-            "sides": [_side(one, image, study) for one in found],
+            "true": true(found[0], image, study),
+            "sides": [side(one, image, study) for one in found],
             **self._gates(study, arm, finished, pair, photo, str(found[0].name[image])),
         }
 
@@ -178,7 +178,7 @@ class Watched:
             try:
                 found = album(folder)
                 for one in found.images:
-                    if Path(one["name"]).name == image:
+                    if study.photos.name(Path(one["name"])) == image:
                         prefix = f"picture/map/{arm}/"
                         maps = [{**m, "picture": _prefixed(prefix, m["picture"])} for m in one["maps"]]
                         whose = f"Gates of {found.about['model']} as explained in {folder}, whichever seed is chosen."
@@ -187,7 +187,7 @@ class Watched:
             except UserError as error:
                 said = str(error)
         ranked = [one["image"] for one in self._images(study, arm)["images"]]
-        names = _found(finished[name, pair]).name
+        names = _found(finished[name, pair], study.plan.task).name
         chosen = [study.photos.number(names, one) for one in dict.fromkeys(ranked[:EXPLAINED] + ranked[-EXPLAINED:])]
         photos = [str(study.photos.files[one]) for one in dict.fromkeys([photo, *chosen]) if one is not None]
         weights = finished[name, pair] / "weights" / "best.pt"
@@ -208,7 +208,7 @@ class _Quiet(Study):
             self.contents = dataset.contents(self.plan.data, cache)
         self.cells = self.plan.cells(self.contents.digest)
         self.epochs = int(host.train_arguments(self.plan.train)["epochs"])
-        self.names = dataset.data_file(self.plan.data)["names"]
+        self.names = dataset.described(self.plan.data)["names"]
         self.photos = dataset.Photographs(self.plan.data, self.plan.split)
 
     def named(self, label: int) -> str:
@@ -223,7 +223,8 @@ class _Quiet(Study):
         try:
             state = super()._state(cell)
             if state.result:
-                _ = state.result.map + state.result.seconds  # of another release, or damaged, if not numbers
+                # Of another release, or damaged, if they are not there or no numbers.
+                _ = state.result.scores[self.plan.metric.key] + state.result.seconds
             return state
         except MALFORMED as error:
             return State(cell, "failed", reason=f"files in {self.path(cell)} cannot be read: {error}")
@@ -231,7 +232,7 @@ class _Quiet(Study):
 
 def _cell(state: State, study: _Quiet) -> dict[str, object]:
     try:
-        curve = [_number(row.get(COLUMN)) for row in rows(study.path(state.cell))]
+        curve = [_number(row.get(study.plan.metric.column)) for row in rows(study.path(state.cell))]
     except MALFORMED:
         curve = []
     return {
@@ -240,7 +241,7 @@ def _cell(state: State, study: _Quiet) -> dict[str, object]:
         "state": state.word,
         "epochs": state.epochs,
         "reason": str(state.reason),
-        "map": _number(state.result.map) if state.result else None,
+        "score": _number(state.result.scores[study.plan.metric.key]) if state.result else None,
         "curve": curve,
     }
 
@@ -266,50 +267,78 @@ def _verdict(path: Path, written: object) -> dict[str, object] | None:
         return {"sentence": "", "complete": False, "problem": f"{said}; foveal study report writes it again"}
 
 
-def _found(cell: Path) -> Detections:
-    return _load(cell / "best.npz", stamp(cell / "best.npz"))
+def _found(cell: Path, task: str) -> Detections | Answers:
+    return _load(cell / "best.npz", task, stamp(cell / "best.npz"))
 
 
 @functools.lru_cache(16)
-def _load(path: Path, _: object) -> Detections:
-    found = Detections.load(path)
+def _load(path: Path, task: str, _: object) -> Detections | Answers:
+    found = averages.judged(path.parent, path.stem, task)
+    what, sound = ("answers", _are_answers) if task == "classify" else ("detections", _are_detections)
     try:
-        count, objects, images = len(found.image), len(found.true_image), len(found.name)
-        sound = (
-            *(found.name.ndim == 1, found.box.shape == (count, 4), found.true_box.shape == (objects, 4)),
-            *(found.confidence.shape == found.label.shape == (count,), found.true_label.shape == (objects,)),
-            *(_below(found.image, images), _below(found.true_image, images)),
-            *(found.label.dtype.kind in "iu", found.true_label.dtype.kind in "iu"),
-            *(bool(np.isfinite(one).all()) for one in (found.box, found.true_box, found.confidence)),
-        )
+        whole = all(sound(found))
     except (TypeError, IndexError):
-        sound = (False,)
-    if not all(sound):
-        raise UserError(f"{path} holds no detections", "delete its folder and run the study again")
+        whole = False
+    if not whole:
+        raise UserError(f"{path} holds no {what}", "delete its folder and run the study again")
     return found
+
+
+def _are_detections(found: Detections) -> tuple[bool, ...]:
+    count, objects, images = len(found.image), len(found.true_image), len(found.name)
+    return (
+        *(found.name.ndim == 1, found.box.shape == (count, 4), found.true_box.shape == (objects, 4)),
+        *(found.confidence.shape == found.label.shape == (count,), found.true_label.shape == (objects,)),
+        *(_below(found.image, images), _below(found.true_image, images)),
+        *(found.label.dtype.kind in "iu", found.true_label.dtype.kind in "iu"),
+        *(bool(np.isfinite(one).all()) for one in (found.box, found.true_box, found.confidence)),
+    )
+
+
+def _are_answers(found: Answers) -> tuple[bool, ...]:
+    images = len(found.name)
+    return (
+        *(found.name.ndim == 1, found.label.shape == (images,), found.ranked.shape == (images, found.ranked.shape[1])),
+        *(found.ranked.shape[1] > 0, found.label.dtype.kind in "iu", found.ranked.dtype.kind in "iu"),
+    )
 
 
 def _below(indices: NDArray, count: int) -> bool:
     return indices.ndim == 1 and indices.dtype.kind in "iu" and bool(((indices >= 0) & (indices < count)).all())
 
 
-def _same(names: NDArray, *found: Detections) -> None:
+def _same(names: NDArray, *found: Detections | Answers) -> None:
     if not all(np.array_equal(names, one.name) for one in found):
         raise UserError("the arms were judged on different images", "run the study again")
 
 
-def _scores(cell: Path) -> NDArray:
-    return _scored(cell / "best.npz", stamp(cell / "best.npz"))
+def _scores(cell: Path, task: str) -> NDArray:
+    return _scored(cell / "best.npz", task, stamp(cell / "best.npz"))
 
 
 @functools.lru_cache(256)
-def _scored(path: Path, written: object) -> NDArray:
-    return _load(path, written).scores(CONFIDENCE)
+def _scored(path: Path, task: str, written: object) -> NDArray:
+    return _load(path, task, written).scores()
 
 
 def _of(image: int, images: NDArray, *arrays: NDArray) -> list[NDArray]:
     chosen = images == image
     return [array[chosen] for array in arrays]
+
+
+def _objects(found: Detections, image: int, study: _Quiet) -> list[dict[str, object]]:
+    true = _of(image, found.true_image, found.true_box, found.true_label)
+    return [{"box": box.tolist(), "label": study.named(label)} for box, label in zip(*true, strict=True)]
+
+
+def _class(found: Answers, image: int, study: _Quiet) -> str:
+    return study.named(found.label[image])
+
+
+def _ranked(found: Answers, image: int, study: _Quiet) -> dict[str, object]:
+    """An arm's answers, the most likely first."""
+    true = found.label[image]
+    return {"answers": [{"label": study.named(one), "right": bool(one == true)} for one in found.ranked[image]]}
 
 
 def _side(found: Detections, image: int, study: _Quiet) -> dict[str, object]:

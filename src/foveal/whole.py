@@ -126,7 +126,8 @@ def _measure(
     calls = {}
     for name, model in contenders.items():
         model = copy.deepcopy(model).to(device)
-        calls[name] = _step(model, row.batch, dtype, seed, device) if training else _pass(model, dtype, device)
+        batch = labelled("detect", row.batch, IMAGE_SIZE, seed)
+        calls[name] = step(model, batch, dtype, device) if training else _pass(model, dtype, device)
         calls[name]()
     times, _ = timing.interleaved(calls, device, rounds, PATIENCE, MOST)
     rows = []
@@ -153,17 +154,31 @@ def _pass(model: nn.Module, dtype: torch.dtype, device: torch.device) -> Callabl
     return call
 
 
-def _step(model: nn.Module, batch: int, dtype: torch.dtype, seed: int, device: torch.device) -> Callable[[], object]:
-    """Loss and gradients of a batch; no step is taken, so every round computes the same."""
+def labelled(task: str, images: int, size: int, seed: int) -> dict[str, Tensor]:
+    """A drawn batch as the host's losses take it.
+
+    Args:
+        task: "detect" or "classify".
+        images: how many.
+        size: of each, in pixels.
+        seed: of what is drawn.
+    """
     generator = torch.Generator().manual_seed(seed)
-    boxes = torch.rand((batch * OBJECTS, 4), generator=generator) * 0.3 + 0.2  # centre and size as shares of the image
-    drawn_batch = {
-        "img": torch.rand((batch, 3, IMAGE_SIZE, IMAGE_SIZE), generator=generator),
-        "cls": torch.zeros(batch * OBJECTS, 1),
+    if task == "classify":
+        labels = torch.zeros(images, dtype=torch.long)
+        return {"img": torch.rand((images, 3, size, size), generator=generator), "cls": labels}
+    boxes = torch.rand((images * OBJECTS, 4), generator=generator) * 0.3 + 0.2  # centre and size as shares of the image
+    return {
+        "img": torch.rand((images, 3, size, size), generator=generator),
+        "cls": torch.zeros(images * OBJECTS, 1),
         "bboxes": boxes,
-        "batch_idx": torch.arange(batch).repeat_interleave(OBJECTS).float(),
+        "batch_idx": torch.arange(images).repeat_interleave(OBJECTS).float(),
     }
-    drawn_batch = {name: tensor.to(device) for name, tensor in drawn_batch.items()}
+
+
+def step(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    """Loss and gradients of a batch; no step is taken, so every round computes the same."""
+    drawn_batch = {name: tensor.to(device) for name, tensor in batch.items()}
     model = model.train()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())

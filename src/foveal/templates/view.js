@@ -2,9 +2,10 @@
 // The page of `foveal view`. All text from the folder goes in as text, never as HTML.
 
 const study = document.body.dataset.kind === "study";
+const answered = document.body.dataset.task === "classify"; // else there are boxes
 const at = (id) => document.getElementById(id);
 const OFTEN = 2000, SELDOM = 10000; // milliseconds between looks at a study under way, and at one where nothing runs
-const now = { arm: 0, seed: 0, image: null, alone: null, map: null, pinned: false, boxes: null };
+const now = { arm: 0, seed: 0, image: null, alone: null, map: null, pinned: false, found: null };
 let progress = null, images = [], album = null, asked = 0;
 
 function made(name, attributes = {}, ...children) {
@@ -68,7 +69,7 @@ async function watch() {
 }
 
 function showRuns(before) {
-  const { arms, seeds, cells, epochs, verdict, left } = progress;
+  const { arms, seeds, cells, epochs, metric, split, verdict, left } = progress;
   const count = (word) => cells.filter((cell) => cell.state === word).length;
   const part = cells.reduce((sum, cell) => sum + (cell.state === "finished" ? 1 : cell.epochs / epochs), 0) / cells.length;
   const words = ["running", "failed", "interrupted", "waiting"].filter(count).map((word) => `${count(word)} ${word}`);
@@ -91,7 +92,7 @@ function showRuns(before) {
   const line = (cell) => {
     const points = cell.curve.map((value, i) => (value === null ? null : `${((i + 1) * 100) / Math.max(epochs, cell.curve.length)},${30 - (30 * value) / top}`));
     const last = cell.curve.filter((value) => value !== null).at(-1);
-    const label = last === undefined ? "no epoch yet" : `mAP50-95 after ${cell.curve.length} epochs: ${last.toFixed(3)}`;
+    const label = last === undefined ? "no epoch yet" : `${metric} after ${cell.curve.length} epochs: ${last.toFixed(3)}`;
     const drawn = made("polyline", { class: "curve", points: points.filter(Boolean).join(" ") });
     return made("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img", "aria-label": label }, made("path", { class: "floor", d: "M0 30H100" }), drawn);
   };
@@ -99,9 +100,10 @@ function showRuns(before) {
   at("runs").tHead.replaceChildren(made("tr", {}, ...heads));
   at("runs").tBodies[0].replaceChildren(...arms.map((arm) => made("tr", {}, made("th", { scope: "row" }, arm.name), ...seeds.map((seed) => {
     const cell = cells.find((one) => one.arm === arm.name && one.seed === seed);
-    const state = cell.state === "finished" ? `mAP ${cell.map === null ? "?" : cell.map.toFixed(3)}` : `${cell.state} ${cell.epochs}/${epochs}`;
+    const state = cell.state === "finished" ? (cell.score === null ? "?" : cell.score.toFixed(3)) : `${cell.state} ${cell.epochs}/${epochs}`;
     return made("td", { class: cell.state, title: cell.reason || null }, line(cell), made("span", { class: "state" }, state));
   }))));
+  at("measure").textContent = `The lines are ${metric} by epoch, all on the same scale; the numbers are those of best.pt on ${split}.`;
   at("reasons")?.remove();
   const failed = cells.filter((cell) => cell.reason);
   if (failed.length) {
@@ -130,7 +132,7 @@ async function chooseArm(fresh = true) {
     const count = (word) => images.filter((image) => sign(image.difference) === word).length;
     at("count").textContent = images.length
       ? `${images.length} images of ${progress.split}: ${name} does better than the baseline on ${count("won")}, worse on ${count("lost")}, equally well on ${count("even")}. ` +
-        `By F1 at IoU 0.5 and confidence 0.25, averaged over ${found.seeds.length} seed${found.seeds.length > 1 ? "s" : ""}; those won most come first.`
+        `By ${answered ? "whether the first answer is right" : "F1 at IoU 0.5 and confidence 0.25"}, averaged over ${found.seeds.length} seed${found.seeds.length > 1 ? "s" : ""}; those won most come first.`
       : `No seed is finished yet for both the baseline and ${name}.`;
     showList();
     const kept = !fresh && images.some((image) => image.image === now.image);
@@ -158,14 +160,17 @@ async function chooseImage(image, focus = false) {
   if (image === null) {
     at("title").textContent = "";
     at("sides").replaceChildren();
+    if (answered && study) at("class").textContent = "";
     return;
   }
   await trying("image", async () => {
-    const found = study ? await get(`data/boxes/${now.arm}/${now.seed}/${image}`) : explained(album.images[image]);
+    const seed = now.seed;
+    const found = study ? await get(`data/image/${now.arm}/${seed}/${image}`) : explained(album.images[image]);
     if (mine !== asked) return; // another was chosen meanwhile
-    now.boxes = found;
+    now.found = { ...found, seed }; // until the next answer the page shows this seed, whichever is chosen
     const difference = study ? images.find((one) => one.image === image).difference : 0;
     at("title").textContent = study ? `${found.name}: ${signed(difference)}` : found.name;
+    if (answered && study) at("class").textContent = `True class: ${found.true}`;
     showSides();
   });
 }
@@ -180,30 +185,39 @@ function explained(image) {
   const prefix = (number) => (number === null ? null : `picture/map/${number}`);
   return {
     name: image.name, photo: prefix(image.picture), size: [image.width, image.height], true: image.true_boxes,
-    sides: [{ boxes: image.boxes }], why: image.maps.length ? "" : "The manifest has no gates of this image.", command: "",
+    sides: [{ boxes: image.boxes, answers: image.answers }], why: image.maps.length ? "" : "The manifest has no gates of this image.", command: "",
     maps: image.maps.map((one) => ({ ...one, picture: prefix(one.picture) })),
   };
 }
 
 function showSides() {
   const names = study ? ["baseline", progress.arms[now.arm].name] : [album.model];
-  const shown = now.boxes.sides.map((side, i) => [side, i]).filter(([, i]) => now.alone === null || now.alone === i);
+  const shown = now.found.sides.map((side, i) => [side, i]).filter(([, i]) => now.alone === null || now.alone === i);
   const last = names.length - 1;
   at("sides").replaceChildren(...shown.map(([side, i]) => {
     const figure = made("figure", { "data-side": i }, made("figcaption", {}, made("b", {}, names[i]), made("span", {})), frame(i === last));
+    if (answered) figure.append(answers(side));
     if (i === last) figure.append(maps());
     return figure;
   }));
-  drawBoxes();
+  draw();
   showMap();
 }
 
+function answers(side) {
+  return made("ol", { class: "answers" }, ...side.answers.map(({ label, right, confidence }) => {
+    const children = [label, ...(right ? [made("span", {}, " true class")] : [])];
+    if (confidence !== undefined) children.push(` ${confidence.toFixed(2)}`);
+    return made("li", { class: right ? "right" : null }, ...children);
+  }));
+}
+
 function frame(withMaps) {
-  const { photo, name, maps } = now.boxes;
+  const { photo, name, maps } = now.found;
   const node = made("div", { class: "frame" });
-  if (photo) node.append(made("img", { src: photo, alt: name, onload: drawBoxes }));
-  else node.append(made("p", { class: "empty" }, "The photograph is not there; the boxes are drawn without it."));
-  node.append(made("svg", { role: "img", preserveAspectRatio: "none" }));
+  if (photo) node.append(made("img", { src: photo, alt: name, onload: draw }));
+  else node.append(made("p", { class: "empty" }, `The photograph is not there${answered ? "" : "; the boxes are drawn without it"}.`));
+  if (!answered) node.append(made("svg", { role: "img", preserveAspectRatio: "none" }));
   if (withMaps && maps.some((one) => one.picture)) {
     node.tabIndex = 0;
     node.setAttribute("role", "group");
@@ -218,15 +232,28 @@ function frame(withMaps) {
 function sizeOf(node) {
   const photo = node.querySelector("img:not(.map)");
   if (study && photo && photo.naturalWidth) return [photo.naturalWidth, photo.naturalHeight];
-  if (now.boxes.size) return now.boxes.size;
-  const boxes = [...now.boxes.true, ...now.boxes.sides.flatMap((side) => side.boxes)].map((one) => one.box);
+  if (now.found.size) return now.found.size;
+  const boxes = answered ? [] : [...now.found.true, ...now.found.sides.flatMap((side) => side.boxes)].map((one) => one.box);
   return [Math.max(1, ...boxes.map((box) => box[2])), Math.max(1, ...boxes.map((box) => box[3]))];
+}
+
+function draw() {
+  if (!answered) drawBoxes();
+  else if (study) judgeAnswers();
+}
+
+function judgeAnswers() {
+  for (const figure of at("sides").children) {
+    const given = now.found.sides[figure.dataset.side].answers, place = given.findIndex((one) => one.right) + 1;
+    const wrong = place ? `wrong, the true class is answer ${place}` : `wrong, the true class is not among the first ${given.length}`;
+    figure.querySelector("figcaption span").textContent = `${place === 1 ? "right" : wrong}; with seed ${progress.seeds[now.found.seed]}`;
+  }
 }
 
 function drawBoxes() {
   const least = Number(at("confidence").value), truth = at("truth").checked, named = at("names").checked;
   for (const figure of at("sides").children) {
-    const side = now.boxes.sides[figure.dataset.side], node = figure.querySelector(".frame"), svg = node.querySelector("svg");
+    const side = now.found.sides[figure.dataset.side], node = figure.querySelector(".frame"), svg = node.querySelector("svg");
     const [width, height] = sizeOf(node);
     if (!node.querySelector("img:not(.map)")) svg.parentElement.style.aspectRatio = `${width} / ${height}`;
     const unit = width / Math.max(1, node.clientWidth); // of the image, for one on the screen
@@ -234,7 +261,7 @@ function drawBoxes() {
     svg.replaceChildren();
     const kept = side.boxes.filter((one) => one.confidence === null || one.confidence >= least);
     const taken = new Set(kept.map((one) => one.object).filter((object) => object >= 0));
-    const draw = (one, kind, words) => {
+    const put = (one, kind, words) => {
       const [left, top, right, bottom] = one.box;
       const place = { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) };
       svg.append(made("rect", { ...place, class: "halo" }), made("rect", { ...place, class: kind }, made("title", {}, words)));
@@ -245,13 +272,13 @@ function drawBoxes() {
       const over = left + text.getComputedTextLength() - width;
       if (over > 0) text.setAttribute("x", Math.max(0, left - over));
     };
-    if (truth) now.boxes.true.forEach((one, i) => draw(one, study && !taken.has(i) ? "missed" : "true", study && !taken.has(i) ? `${one.label} missed` : one.label));
-    for (const one of kept) draw(one, !study || one.object >= 0 ? "found" : "wrong", one.confidence === null ? one.label : `${one.label} ${one.confidence.toFixed(2)}`);
-    const wrong = kept.length - taken.size, all = now.boxes.true.length;
+    if (truth) now.found.true.forEach((one, i) => put(one, study && !taken.has(i) ? "missed" : "true", study && !taken.has(i) ? `${one.label} missed` : one.label));
+    for (const one of kept) put(one, !study || one.object >= 0 ? "found" : "wrong", one.confidence === null ? one.label : `${one.label} ${one.confidence.toFixed(2)}`);
+    const wrong = kept.length - taken.size, all = now.found.true.length;
     let words = `${kept.length} detected` + (all ? `, ${all} true boxes` : "");
     if (study) {
       const score = kept.length + all ? (2 * taken.size) / (kept.length + all) : 1;
-      words = `${taken.size} found, ${wrong} wrong, ${all - taken.size} missed; F1 ${score.toFixed(2)} with seed ${progress.seeds[now.seed]}`;
+      words = `${taken.size} found, ${wrong} wrong, ${all - taken.size} missed; F1 ${score.toFixed(2)} with seed ${progress.seeds[now.found.seed]}`;
     }
     svg.setAttribute("aria-label", words);
     figure.querySelector("figcaption span").textContent = words;
@@ -261,12 +288,12 @@ function drawBoxes() {
 // Gates ---------------------------------------------------------------------------------------------------------------
 
 function firstMap() {
-  const found = now.boxes.maps.findIndex((one) => one.picture);
+  const found = now.found.maps.findIndex((one) => one.picture);
   return found < 0 ? null : found;
 }
 
 function maps() {
-  const { maps, why, command } = now.boxes;
+  const { maps, why, command } = now.found;
   const node = made("div", { class: "maps" });
   if (why) node.append(made("p", { class: command ? null : "note" }, command ? `${why} This makes them, for this image and those won and lost most:` : why));
   if (maps.length) node.append(made("dl", { class: "numbers", "aria-live": "polite" }));
@@ -296,7 +323,7 @@ function pin(map) {
 
 function showMap(hovered = null) {
   const chosen = hovered ?? (now.pinned ? now.map : null);
-  const figure = at("sides").querySelector("figure:last-child"), map = chosen === null ? null : now.boxes.maps[chosen];
+  const figure = at("sides").querySelector("figure:last-child"), map = chosen === null ? null : now.found.maps[chosen];
   for (const button of at("sides").querySelectorAll("[data-map]")) button.setAttribute("aria-pressed", String(now.pinned && Number(button.dataset.map) === now.map));
   const node = figure?.querySelector(".frame");
   if (!node || !figure.querySelector(".maps")) return;
@@ -325,17 +352,17 @@ function step(by) {
 
 function alone(side) {
   now.alone = now.alone === side ? null : side;
-  if (now.boxes) showSides();
+  if (now.found) showSides();
 }
 
 function nextMap() {
-  const there = now.boxes ? now.boxes.maps.map((one, i) => (one.picture ? i : null)).filter((i) => i !== null) : [];
+  const there = now.found ? now.found.maps.map((one, i) => (one.picture ? i : null)).filter((i) => i !== null) : [];
   pin(there[now.pinned ? there.indexOf(now.map) + 1 : 0] ?? null);
 }
 
 function toggle(box) {
   box.checked = !box.checked;
-  if (now.boxes) drawBoxes();
+  if (now.found) draw();
 }
 
 function nextSeed() {
@@ -349,7 +376,8 @@ function nextSeed() {
 const KEYS = {
   j: () => step(1), ArrowDown: () => step(1), ArrowRight: () => step(1),
   k: () => step(-1), ArrowUp: () => step(-1), ArrowLeft: () => step(-1),
-  g: nextMap, t: () => toggle(at("truth")), n: () => toggle(at("names")), "?": () => at("keys").showModal(),
+  g: nextMap, "?": () => at("keys").showModal(),
+  ...(answered ? {} : { t: () => toggle(at("truth")), n: () => toggle(at("names")) }),
   ...(study ? { a: () => alone(0), b: () => alone(1), s: nextSeed } : {}),
 };
 
@@ -365,10 +393,10 @@ document.addEventListener("keydown", (event) => {
 at("help").addEventListener("click", () => at("keys").showModal());
 at("tools").addEventListener("submit", (event) => event.preventDefault());
 at("tools").addEventListener("input", () => {
-  document.querySelector("output").textContent = Number(at("confidence").value).toFixed(2);
-  if (now.boxes) drawBoxes();
+  if (!answered) document.querySelector("output").textContent = Number(at("confidence").value).toFixed(2);
+  if (now.found) draw();
 });
-addEventListener("resize", () => now.boxes && drawBoxes());
+addEventListener("resize", () => now.found && draw());
 
 function showAbout({ model, ablation, page }) {
   at("lead").append(`Gates of ${model}. `);

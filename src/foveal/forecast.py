@@ -1,0 +1,104 @@
+"""How long a study will take, from one step of each arm: to be read before the hours are spent."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from . import cell, dataset, timing, whole
+from . import yolo as host
+from .arms import Arm
+from .errors import UserError
+from .plan import Plan
+
+SEED = 0
+NAMES = dict(enumerate(map(str, range(100))))  # of classes, whose number hardly changes what a step takes
+FEW = 2  # images in a measured step on a CPU, where one more costs as much as the one before
+CALLS = 2  # of which the faster counts, because others may use the machine
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the models of a study take; what loads and augments their images comes on top.
+
+    Attributes:
+        seconds: of one training of each arm, judging included.
+        hours: of all trainings, one after the other.
+        images: in an epoch.
+        device: that was measured.
+    """
+
+    seconds: dict[str, float]
+    hours: float
+    images: int
+    device: str
+
+    def __str__(self) -> str:
+        unit = "CPU hours" if self.device == "cpu" else "GPU hours"
+        said = f"about {_rounded(self.hours)} {unit} by a measured step of each arm"
+        return f"{said}, {self.images:,} images in an epoch; loading them comes on top"
+
+
+def forecast(plan: Plan, device: str, tell: Callable[[str], object] = lambda _: None) -> Forecast | None:
+    """Measure a step of each arm; None where nobody knows how many images there are.
+
+    Args:
+        plan: whose data may be elsewhere, if its `paper` says how many images that has.
+        device: as the host takes it; of several, the first.
+        tell: is told what is measured next.
+    """
+    images = counted(plan)
+    chosen_on = next((images[split] for split in ("val", "test") if split in images), None)
+    if "train" not in images or chosen_on is None:
+        return None
+    place = torch.device("cpu" if device == "cpu" else f"cuda:{device.partition(',')[0]}")
+    arguments = host.train_arguments(plan.train)
+    seconds = {}
+    for arm in plan.arms:
+        tell(f"measuring a step of {arm.name}")
+        training, judging = _seconds_an_image(plan, arm, arguments, place)
+        judged = chosen_on * (arguments["epochs"] + 1) + 2 * images.get(plan.split, chosen_on)
+        seconds[arm.name] = training * images["train"] * arguments["epochs"] + judging * judged
+    hours = sum(seconds.values()) * len(plan.seeds) / 3600
+    return Forecast(seconds, hours, images["train"], place.type)
+
+
+def counted(plan: Plan) -> Mapping[str, int]:
+    """Images in each split, of the data if they are here, else as the paper has them."""
+    try:
+        there = dataset.described(plan.data, download=False)
+        return {split: len(dataset.images(plan.data, split)) for split in dataset.SPLITS if there.get(split)}
+    except UserError:
+        return plan.paper.images if plan.paper else {}
+
+
+def _seconds_an_image(plan: Plan, arm: Arm, arguments: dict, device: torch.device) -> tuple[float, float]:
+    """Of training, and of a forward pass."""
+    count = min(arguments["batch"], FEW) if device.type == "cpu" else arguments["batch"]
+    size, half = int(arguments["imgsz"]), arguments["amp"] and device.type == "cuda"
+    quiet = contextlib.redirect_stderr(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, quiet, host.unsaid(""):
+        model = host.load(cell.start(arm, SEED, Path(folder), NAMES)).model.to(device)
+    model.args = SimpleNamespace(**arguments)  # its loss reads its weights there
+    batch = whole.labelled(plan.task, count, size, SEED)
+    train = whole.step(model, batch, torch.float16 if half else torch.float32, device)
+    training = _fastest(train, device)
+    model.eval()
+    image = batch["img"].to(device)
+    with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=half):
+        judging = _fastest(lambda: model(image), device)
+    return training / count, judging / count
+
+
+def _fastest(call: Callable[[], object], device: torch.device) -> float:
+    times, _ = timing.interleaved({"": call}, device, CALLS)
+    return min(times[""]) / 1000
+
+
+def _rounded(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
