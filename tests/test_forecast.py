@@ -53,6 +53,13 @@ def test_images_that_are_not_here_are_counted_by_the_paper(tmp_path, measured, m
         assert found.seconds["baseline"] == 1000 * 5 + 0.25 * 100 * 8
 
 
+def test_a_device_that_is_elsewhere_is_not_measured(tmp_path, measured):
+    data = draw_data(tmp_path / "data", train=4, val=2)
+    assert forecast.forecast(planned(data, tmp_path), "99") is None
+    assert forecast.forecast(planned(data, tmp_path), "mps") is None
+    assert forecast.forecast(planned(data, tmp_path), "cpu,cpu") is not None
+
+
 def test_a_step_and_a_pass_are_measured(tmp_path, monkeypatch):
     """Real ones, and no file is left."""
     data = draw_data(tmp_path / "data", train=4, val=2)

@@ -249,7 +249,7 @@ def _forecast_only(asked: _Asked, device: str) -> None:
     for one in asked.each():
         plan = Plan.of(one.written, one.beside, look=False)
         print(f"{plan.model} on {plan.data}\n{results.before(plan, {})}")
-        print(forecast(plan, device, say) or "how long it takes cannot be said before its data are here")
+        print(forecast(plan, device, say) or "how long it takes can be said where its data and the device are")
 
 
 def _run(study, executor, device: str = "cpu") -> bool:
@@ -277,6 +277,9 @@ def _report(study, language: str, measure: bool) -> None:
     found = results.assemble(study, measure)
     written = [results.write(found, study.folder), *report.write(found, study.folder, language)]
     print(report.sentence(found, language))
+    for finding in found["fairness"]:
+        if finding["ok"] is False:
+            say(f"BROKEN  {finding['check']}: {finding['detail']}")
     for path in written:
         say(f"written  {path}")
 

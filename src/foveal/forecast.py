@@ -45,7 +45,7 @@ class Forecast:
 
 
 def forecast(plan: Plan, device: str, tell: Callable[[str], object] = lambda _: None) -> Forecast | None:
-    """Measure a step of each arm; None where nobody knows how many images there are.
+    """Measure a step of each arm; None where nobody knows how many images there are, or the device is elsewhere.
 
     Args:
         plan: whose data may be elsewhere, if its `paper` says how many images that has.
@@ -54,9 +54,9 @@ def forecast(plan: Plan, device: str, tell: Callable[[str], object] = lambda _: 
     """
     images = counted(plan)
     chosen_on = next((images[split] for split in ("val", "test") if split in images), None)
-    if "train" not in images or chosen_on is None:
+    place = _place(device.partition(",")[0])
+    if "train" not in images or chosen_on is None or place is None:
         return None
-    place = torch.device("cpu" if device == "cpu" else f"cuda:{device.partition(',')[0]}")
     arguments = host.train_arguments(plan.train)
     seconds = {}
     for arm in plan.arms:
@@ -66,6 +66,12 @@ def forecast(plan: Plan, device: str, tell: Callable[[str], object] = lambda _: 
         seconds[arm.name] = training * images["train"] * arguments["epochs"] + judging * judged
     hours = sum(seconds.values()) * len(plan.seeds) / 3600
     return Forecast(seconds, hours, images["train"], place.type)
+
+
+def _place(device: str) -> torch.device | None:
+    if device.isdecimal():
+        return torch.device("cuda", int(device)) if int(device) < torch.cuda.device_count() else None
+    return torch.device("cpu") if device == "cpu" else None
 
 
 def counted(plan: Plan) -> Mapping[str, int]:
