@@ -245,6 +245,10 @@ def test_seeds_that_agree_exactly():
     same = one([1.0] * 6, margin=0.5)
     assert (same.word, same.low, same.high) == ("helps", 1.0, 1.0)
     assert one([0.0] * 6, margin=0.5).word == "no detectable difference"
+    # Two that happen to agree do not show how much seeds differ.
+    two = one([0.0] * 2, margin=0.5)
+    assert (two.word, two.low, two.high, two.needed) == ("underpowered", 0.0, 0.0, 6)
+    assert one([0.0] * 5, margin=0.5).word == "underpowered"
 
 
 def test_holm_counts_the_arms():

@@ -23,7 +23,7 @@ from .files import write_whole
 from .metric import Metric
 from .plan import Plan, versions
 from .study import Study, rows
-from .verdict import LEVEL, Verdict, detectable, interval, judge, mcnemar
+from .verdict import LEVEL, Verdict, detectable, fewest_seeds, interval, judge, mcnemar
 
 SHOWN = 10  # images won, and lost
 
@@ -35,8 +35,8 @@ def before(plan: Plan, found: Mapping[tuple[str, int], Result]) -> str:
     epochs = host.train_arguments(plan.train)["epochs"]
     lines = [f"{len(plan.arms) * seeds} trainings of {epochs} epochs, {len(found)} of them finished"]
     if smallest * claims > LEVEL:
-        enough, p = math.ceil(1 - math.log2(level)), min(1.0, smallest * claims)
-        lines.append(f"{seeds} seeds cannot call anything a help: the smallest p is {p:.2g}. {enough} can")
+        p = min(1.0, smallest * claims)
+        lines.append(f"{seeds} seeds cannot call anything a help: the smallest p is {p:.2g}. {fewest_seeds(level)} can")
     else:
         lines.append(
             f"{seeds} seeds find a difference of {detectable(seeds, level):.2f} standard deviations of the paired "

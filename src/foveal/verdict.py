@@ -244,6 +244,11 @@ def detectable(seeds: int, level: float = LEVEL, wanted: float = POWER) -> float
     return float(optimize.brentq(lambda effect: power(effect, seeds, level) - wanted, 1e-6, MOST_DEVIATIONS))
 
 
+def fewest_seeds(level: float = LEVEL) -> int:
+    """Seeds with which sign flips can find anything at all: with fewer, no p is as small as the level."""
+    return max(2, 1 + math.ceil(-math.log2(level)))
+
+
 def seeds_needed(
     effect: float, images: float = 0.0, level: float = LEVEL, wanted: float = POWER, most: int = 1000
 ) -> int | None:
@@ -265,8 +270,7 @@ def seeds_needed(
         left = effect / math.sqrt(1 + seeds * images)
         return power(left, seeds, level) >= wanted and _sign_flip_power(round(left, 3), seeds, level) >= wanted
 
-    fewest = max(2, 1 + math.ceil(-math.log2(level)))  # with fewer, sign flips find nothing
-    candidates = range(fewest, most + 1)
+    candidates = range(fewest_seeds(level), most + 1)
     found = bisect.bisect_left(candidates, True, key=enough)  # more seeds, more power
     return candidates[found] if found < len(candidates) else None
 
@@ -313,7 +317,8 @@ def judge(arms: Sequence[tuple[NDArray, NDArray]], margin: float, level: float =
 
     "helps" and "hurts": the interval excludes 0, and so do the sign flips after Holm. Otherwise "no detectable
     difference" if the interval lies within the margin, or if a difference as large as the margin would have been found
-    with a power of 80 %; and "underpowered" if neither.
+    with a power of 80 %; and "underpowered" if neither, or if seeds agree exactly that are too few to find anything:
+    two that happen to agree have no spread, and their interval is too narrow.
 
     Args:
         arms: of each arm its differences, (seeds,), and its resampled differences, (seeds, resamples); at least two
@@ -327,11 +332,12 @@ def judge(arms: Sequence[tuple[NDArray, NDArray]], margin: float, level: float =
         low, high = (float(bound) for bound in interval(differences, resampled, level))
         n, mean, deviation = len(differences), float(differences.mean()), float(differences.std(ddof=1))
         images = float(variances(differences, resampled)[1])
-        scale = deviation or math.sqrt(images) or 1.0  # seeds that agree exactly leave only the images
-        needed = seeds_needed(margin / scale, images / scale**2, level / len(arms))
+        scale, fewest = deviation or math.sqrt(images), fewest_seeds(level / len(arms))
+        # Seeds that agree exactly leave only the images, and perhaps not even those.
+        needed = seeds_needed(margin / scale, images / scale**2, level / len(arms)) if scale else fewest
         if p <= level and not low <= 0 <= high:
             word = "helps" if mean > 0 else "hurts"
-        elif (-margin < low and high < margin) or (needed and needed <= n):
+        elif ((deviation or n >= fewest) and -margin < low and high < margin) or (needed and needed <= n):
             word = "no detectable difference"
         else:
             word = "underpowered"
