@@ -10,6 +10,7 @@ from foveal import UserError, dataset, rehearsal
 from foveal.demo import draw_data
 
 TRAIN = {"epochs": 200, "imgsz": 32}
+PLAN = {"model": "timm:resnet18", "data": "animals", "arms": ["ema"], "split": "test", "train": TRAIN}
 
 
 @pytest.fixture
@@ -33,9 +34,8 @@ def listed(folder: Path) -> dict[str, list[str]]:
 
 
 def test_of_each_class_its_share_is_copied(classified):
-    written = {"model": "timm:resnet18", "data": "animals", "arms": ["ema"], "seeds": 9, "train": TRAIN, "margin": 0.01}
+    written = {**PLAN, "seeds": 9, "margin": 0.01}
     target = classified / "small"
-    target.mkdir()
     small = rehearsal.reduced(written, classified, target, 0.1)
     data = Path(small["data"])
     assert listed(data) == {
@@ -58,8 +58,7 @@ def test_of_each_class_its_share_is_copied(classified):
 
 
 def test_at_least_an_epoch_two_seeds_and_an_image_are_left(classified):
-    written = {"data": "animals", "seeds": [5, 3, 4], "train": TRAIN}
-    (classified / "small").mkdir()
+    written = {**PLAN, "seeds": [5, 3, 4]}
     small = rehearsal.reduced(written, classified, classified / "small", 0.001)
     assert (small["seeds"], small["train"]["epochs"]) == ([5, 3], 1)
     assert all(len(files) == 1 for files in listed(Path(small["data"])).values())
@@ -68,8 +67,9 @@ def test_at_least_an_epoch_two_seeds_and_an_image_are_left(classified):
 def test_detectors_keep_their_labels(tmp_path):
     data = draw_data(tmp_path / "data", train=40, val=12)
     (tmp_path / "data/labels/train/0000.txt").unlink()  # without objects
-    (tmp_path / "small").mkdir()
-    small = rehearsal.reduced({"data": str(data), "train": {}}, tmp_path, tmp_path / "small", 0.25)
+    small = rehearsal.reduced(
+        {**PLAN, "model": "yolo11n.yaml", "data": str(data), "split": "val"}, tmp_path, tmp_path / "small", 0.25
+    )
     file = small["data"]
     here = dataset.data_file(file)
     assert here["names"] == dataset.data_file(str(data))["names"]
@@ -91,13 +91,14 @@ def test_detectors_keep_their_labels(tmp_path):
         ({}, 0.0, "a scale of 0 makes nothing smaller"),
         ({}, float("nan"), "a scale of nan makes nothing smaller"),
         ({"rehearsal": 0.1}, 0.1, "the plan is a rehearsal already"),
-        ({"data": None}, 0.1, "it does not say its data"),
+        ({"data": None}, 0.1, "does not say 'data'"),
+        ({"arms": ["emma"]}, 0.1, "no attention is named 'emma'"),
+        ({"model": ["timm:resnet18", "resnet"]}, 0.1, "'resnet' is neither"),
         ({"data": "nowhere.yaml"}, 0.1, "nowhere.yaml"),
-        ({"seeds": "many"}, 0.1, "it does not say its data, train and seeds"),
+        ({"seeds": "many"}, 0.1, "seeds: 'many' is neither a number"),
     ],
 )
 def test_what_cannot_be_made_small_leaves_nothing(classified, changed, share, said):
-    (classified / "small").mkdir()
     with pytest.raises(UserError, match=said):
-        rehearsal.reduced({"data": "animals", "train": TRAIN, **changed}, classified, classified / "small", share)
-    assert not listed(classified / "small")
+        rehearsal.reduced({**PLAN, **changed}, classified, classified / "small", share)
+    assert not (classified / "small").exists()

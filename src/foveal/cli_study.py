@@ -235,7 +235,6 @@ def _prepared(asked: _Asked, scale: float | None) -> list:
 
     if scale is not None:
         folder = asked.folder.with_name(f"{asked.folder.name}-rehearsal")
-        folder.mkdir(parents=True, exist_ok=True)
         small = rehearsal.reduced(asked.written, asked.beside, folder, scale)
         asked = _Asked(small, asked.beside, folder)
     return [Study.prepare(one.written, one.beside, one.folder) for one in asked.each()]

@@ -12,6 +12,7 @@ import yaml
 from . import dataset
 from . import yolo as host
 from .errors import UserError
+from .plan import Plan, each
 
 FEWEST_IMAGES = 8  # of a split of a detector's data
 FEWEST_SEEDS = 2  # with one there is nothing to compare
@@ -28,20 +29,18 @@ def reduced(written: Mapping[str, object], beside: Path, folder: Path, share: fl
             seeds, an image of each class or eight of a split.
 
     Raises:
-        UserError: a share that is none, or a plan that cannot be read so far.
+        UserError: a share that is none, or a plan that cannot work; nothing is written then.
     """
     if not 0 < share < 1:
         raise UserError(f"a scale of {share:g} makes nothing smaller", "give one below 1, as in --scale 0.01")
     if written.get("rehearsal"):
         raise UserError("the plan is a rehearsal already", "give the plan that it is taken from")
-    train, seeds = written.get("train") or {}, written.get("seeds", 6)
-    if not isinstance(written.get("data"), str) or not isinstance(train, dict) or not isinstance(seeds, int | list):
-        raise UserError(
-            "the plan cannot be made smaller: it does not say its data, train and seeds", "see docs/studies"
-        )
-    data = _copied(dataset.beside(written["data"], beside), folder, share)
-    epochs = host.train_arguments(train)["epochs"]
-    count = max(FEWEST_SEEDS, round(share * (seeds if isinstance(seeds, int) else len(seeds))))
+    # What is read here is the same for every model of the file.
+    plan, *_ = [Plan.of(one, beside, look=False) for one in each(written)]
+    train, seeds = written.get("train") or {}, written.get("seeds", len(plan.seeds))
+    data = _copied(plan.data, folder, share)
+    epochs = host.train_arguments(plan.train)["epochs"]
+    count = max(FEWEST_SEEDS, round(share * len(plan.seeds)))
     return {
         **written,
         "data": str(data.resolve()),
