@@ -32,7 +32,7 @@ test: $(VENV)/ready test-floor ## Run all tests, also against the oldest support
 	$(PYTEST)
 
 test-floor: $(FLOOR)/ready ## Run what every supported Ultralytics must pass against the oldest
-	PYTHONPATH=$(FLOOR) $(PYTEST) -m "host and not newest"
+	PYTHONPATH=$(CURDIR)/$(FLOOR) $(PYTEST) -m "host and not newest"
 
 check: $(VENV)/ready ## Lint and check the format
 	$(BIN)/ruff check .

@@ -90,10 +90,11 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     claims = _claims(plan.arms)
     seeds = len({pair for _, pair in found})
     possible = detectable(seeds, LEVEL / claims)
+    name = study.folder.resolve().name
     return {
         "foveal": versions()["foveal"],
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "name": study.folder.resolve().name,
+        "name": name,
         "task": plan.task,
         "scale": plan.rehearsal,
         "complete": len(found) == len(study.cells),
@@ -104,7 +105,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         },
         "plan": {**plan.text, "arms": [arm.name for arm in plan.arms], "seeds": list(plan.seeds), "train": plan.train}
         | {"split": plan.split, "margin": plan.margin},
-        "commands": [f"foveal study run {study.folder.name}", f"foveal study report {study.folder.name}"],
+        "commands": [f"foveal study {command} {name}" for command in ("run", "report")],
         "data": {
             "digest": study.contents.digest,
             "names": names,
