@@ -67,3 +67,69 @@ def test_answers_are_stored_whole(tmp_path):
     (tmp_path / "best.npz").write_bytes((tmp_path / "best.npz").read_bytes()[:80])
     with pytest.raises(UserError, match="cannot read answers from"):
         Answers.load(tmp_path / "best.npz")
+
+
+# In results ----------------------------------------------------------------------------------------------------------
+
+
+def test_averages_of_answers_are_kept_beside_them(tmp_path):
+    averages = pytest.importorskip("foveal.averages", reason="Ultralytics is not installed")
+    found = drawn(40)
+    found.save(tmp_path / "best.npz")
+    kept = averages.load(tmp_path, "best", "classify")
+    assert kept["overall"].shape == (1 + averages.RESAMPLES,)
+    assert kept["top1"].shape == (1 + averages.RESAMPLES, 6)
+    assert kept["overall"][0] == pytest.approx(found.scores().mean())
+    assert kept["overall"].std() == pytest.approx((found.scores().var() / 40) ** 0.5, rel=0.1)
+    assert averages.again(found) == {
+        "top1": pytest.approx(kept["overall"][0]),
+        "top5": pytest.approx(found.among_best().mean()),
+    }
+    (tmp_path / "best.npz").unlink()
+    again = averages.load(tmp_path, "best", "classify")
+    assert all(np.array_equal(again[key], kept[key], equal_nan=True) for key in kept)
+
+
+def test_each_pair_of_models_is_compared_by_itself():
+    results = pytest.importorskip("foveal.results", reason="Ultralytics is not installed")
+    name, label = np.array(["a/0.png", "a/1.png", "b/0.png", "b/1.png"]), np.array([0, 0, 1, 1])
+    first = {  # answers of each arm and seed
+        ("baseline", 0): [0, 0, 0, 0],
+        ("ema", 0): [1, 0, 1, 1],
+        ("baseline", 3): [0, 1, 1, 0],
+        ("ema", 3): [0, 1, 1, 0],
+    }
+
+    def judged(arm: str, pair: int) -> Answers:
+        ranked = np.array([[best, 1 - best] for best in first[arm, pair]])
+        return Answers(name, ranked, label)
+
+    assert results._mcnemar("ema", [0, 3], judged) == [
+        {"seed": 0, "won": 2, "lost": 1, "p": 1.0},
+        {"seed": 3, "won": 0, "lost": 0, "p": 1.0},
+    ]
+    images = results._images("ema", [0, 3], judged)
+    assert [(one["name"], one["baseline"], one["arm"]) for one in images["won"]] == [
+        ("b/0.png", 0.5, 1.0),
+        ("b/1.png", 0.0, 0.5),
+    ]
+    assert [(one["name"], one["difference"]) for one in images["lost"]] == [("a/0.png", -0.5)]
+    assert (images["better"], images["worse"], images["equal"]) == (2, 1, 1)
+
+
+def test_a_papers_figures_stand_beside_ours():
+    results = pytest.importorskip("foveal.results", reason="Ultralytics is not installed")
+    from foveal.plan import Plan
+
+    paper = {"source": "a title", "figures": {"baseline": 70, "ema": 72.5}, "images": {"train": 9}, "notes": ["alone"]}
+    written = {"model": "yolo11n.yaml", "data": "coco.yaml", "arms": ["ema", "se"], "split": "val", "paper": paper}
+    plan = Plan.of(written, look=False)
+    arms = [{"role": arm.role} for arm in plan.arms]
+    about = results._beside_paper(arms, plan)
+    assert about == {"source": "a title", "metric": "mAP50-95", "notes": ["alone"]}
+    assert [arm["paper"] for arm in arms] == [0.7, 0.725, None]
+    assert [arm["paper_difference"] for arm in arms] == [None, pytest.approx(0.025), None]
+    # Of a model that the paper does not have.
+    unknown = Plan.of({**written, "paper": {**paper, "figures": {}}}, look=False)
+    assert results._beside_paper(arms, unknown) is None
+    assert [arm["paper"] for arm in arms] == [None] * 3

@@ -23,11 +23,12 @@ from foveal import audit as room
 from foveal import yolo as host
 from foveal.audit import Audit, audit
 from foveal.detections import Detections
+from foveal.metric import METRICS
 from foveal.verdict import average_precision
 
 TRAIN = {"epochs": 2, "imgsz": 64, "batch": 8, "optimizer": "AdamW", "patience": 0, "workers": 0, "device": "cpu"}
 TRAIN |= {"amp": False, "plots": False, "verbose": False}
-COLUMN = runs.COLUMN
+COLUMN = METRICS["detect"].column
 
 
 @pytest.fixture(scope="module")

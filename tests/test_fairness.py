@@ -48,7 +48,7 @@ def findings(tmp_path):
     """A function that checks a study of two pairs, some of its cells changed or (None) not finished."""
 
     def of(
-        *arms: Arm, split: str = "test", arguments: dict | None = None, **cells: dict | None
+        *arms: Arm, split: str = "test", chosen_on: str = "val", arguments: dict | None = None, **cells: dict | None
     ) -> dict[str, tuple[bool | None, str]]:
         arms = arms or tuple(ARMS.values())
         changed = {name.replace("_", " "): values for name, values in cells.items()}
@@ -66,7 +66,7 @@ def findings(tmp_path):
                 (folder / "args.yaml").write_text(yaml.safe_dump(written))
         assert not changed, "no such cells"
         plan = Plan(MODEL, "data.yaml", arms, (0, 1), split=split)
-        found = check(plan, EPOCHS, results, folders, SOURCES)
+        found = check(plan, EPOCHS, results, folders, SOURCES, chosen_on)
         assert len({finding.check for finding in found}) == len(found)
         return {finding.check: (finding.ok, finding.detail) for finding in found}
 
@@ -196,6 +196,9 @@ def test_fresh_weights_have_nothing_to_keep(findings):
 
 def test_the_split_that_chose_the_weights_is_a_caveat(findings):
     assert findings(split="val")["split"] == (None, "judged on val, on which best.pt was chosen in every arm")
+    chosen = (None, "judged on test, on which best.pt was chosen in every arm")
+    assert findings(split="test", chosen_on="test")["split"] == chosen
+    assert findings(split="val", chosen_on="test")["split"] == (True, "judged on val, which chose nothing")
 
 
 def test_a_resumed_run_is_exact_on_a_cpu_only(findings):

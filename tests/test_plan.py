@@ -290,6 +290,7 @@ FORBIDDEN = {
     "patience": [50],
     "epochs": [True, 0],
     "batch": [-1, 0, 0.7, True],
+    "imgsz": [float("nan"), 0, [640, 480], 640.0, True],
     "optimizer": ["auto", "Auto"],
     "time": [1.0],
     "save": [False],

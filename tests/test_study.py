@@ -394,7 +394,9 @@ def test_what_comes_out(undisturbed):
     found = results.assemble(undisturbed)
     json.dumps(found, allow_nan=False)
     assert found["complete"]
+    learned = any(value for arm in found["arms"] for value in arm["map"] + arm["map_last"])
     assert {f["check"]: f["ok"] for f in found["fairness"]} == {
+        "learned": learned,  # in two epochs
         **dict.fromkeys(("batches", "seeds", "epochs", "batch", "optimizer", "start", "finite", "agreement"), True),
         **dict.fromkeys(("versions", "device", "resumed", "evaluator"), True),
         **dict.fromkeys(("pretrained", "split"), None),  # fresh weights, and no test images

@@ -151,6 +151,9 @@ def test_power_is_the_t_tests():
     known = {3: 3.26, 4: 2.13, 5: 1.68, 6: 1.43, 8: 1.16, 10: 1.00, 20: 0.66}
     assert {n: round(verdict.detectable(n), 2) for n in known} == known
     assert verdict.detectable(1) == np.inf
+    # Two seeds find nothing where several arms share the level, however large it is.
+    assert verdict.detectable(2, 0.05 / 3) == np.inf
+    assert [verdict.fewest_seeds(0.05 / arms) for arms in (1, 2, 7)] == [6, 7, 9]
 
 
 def test_seeds_needed():

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from .arms import Arm
 from .errors import UserError
 from .plan import Plan
 
-SEED = 0
+SEED, STRIDE = 0, 32
 NAMES = dict(enumerate(map(str, range(100))))  # of classes, whose number hardly changes what a step takes
 FEW = 2  # images in a measured step on a CPU, where one more costs as much as the one before
 CALLS = 2  # of which the faster counts, because others may use the machine
@@ -45,12 +46,15 @@ class Forecast:
 
 
 def forecast(plan: Plan, device: str, tell: Callable[[str], object] = lambda _: None) -> Forecast | None:
-    """Measure a step of each arm; None where nobody knows how many images there are, or the device is elsewhere.
+    """Measure a step of each arm; None where the number of images is unknown, or the device is elsewhere or full.
 
     Args:
         plan: whose data may be elsewhere, if its `paper` says how many images that has.
         device: as the host takes it; of several, the first.
         tell: is told what is measured next.
+
+    Raises:
+        UserError: an arm that cannot take a step.
     """
     images = counted(plan)
     chosen_on = next((images[split] for split in ("val", "test") if split in images), None)
@@ -61,7 +65,10 @@ def forecast(plan: Plan, device: str, tell: Callable[[str], object] = lambda _: 
     seconds = {}
     for arm in plan.arms:
         tell(f"measuring a step of {arm.name}")
-        training, judging = _seconds_an_image(plan, arm, arguments, place)
+        measured = _seconds_an_image(plan, arm, arguments, place)
+        if measured is None:
+            return None
+        training, judging = measured
         judged = chosen_on * (arguments["epochs"] + 1) + 2 * images.get(plan.split, chosen_on)
         seconds[arm.name] = training * images["train"] * arguments["epochs"] + judging * judged
     hours = sum(seconds.values()) * len(plan.seeds) / 3600
@@ -83,21 +90,25 @@ def counted(plan: Plan) -> Mapping[str, int]:
         return plan.paper.images if plan.paper else {}
 
 
-def _seconds_an_image(plan: Plan, arm: Arm, arguments: dict, device: torch.device) -> tuple[float, float]:
-    """Of training, and of a forward pass."""
+def _seconds_an_image(plan: Plan, arm: Arm, arguments: dict, device: torch.device) -> tuple[float, float] | None:
+    """Of training, and of a forward pass; None where the device has too little memory."""
     count = min(arguments["batch"], FEW) if device.type == "cpu" else arguments["batch"]
-    size, half = int(arguments["imgsz"]), arguments["amp"] and device.type == "cuda"
+    size = STRIDE * math.ceil(arguments["imgsz"] / STRIDE)  # as the host rounds it
+    dtype = torch.float16 if arguments["amp"] and device.type == "cuda" else torch.float32
     quiet = contextlib.redirect_stderr(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, quiet, host.unsaid(""):
         model = host.load(cell.start(arm, SEED, Path(folder), NAMES)).model.to(device)
     model.args = SimpleNamespace(**arguments)  # its loss reads its weights there
     batch = whole.labelled(plan.task, count, size, SEED)
-    train = whole.step(model, batch, torch.float16 if half else torch.float32, device)
-    training = _fastest(train, device)
-    model.eval()
-    image = batch["img"].to(device)
-    with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=half):
-        judging = _fastest(lambda: model(image), device)
+    with host.refusing(arm.model):
+        try:
+            training = _fastest(whole.step(model, batch, dtype, device), device)
+            model.eval()
+            image = batch["img"].to(device)
+            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is torch.float16):
+                judging = _fastest(lambda: model(image), device)
+        except torch.OutOfMemoryError:  # the host would go on with smaller batches
+            return None
     return training / count, judging / count
 
 

@@ -28,6 +28,7 @@ UNFAIR = {
     "patience": (lambda value: value != 0, "arms could stop at different epochs", "patience=0"),
     "epochs": (lambda value: type(value) is not int or value < 1, "there would be nothing to judge", "epochs=50"),
     "batch": (lambda value: type(value) is not int or value < 1, "memory would choose it for each arm", "batch=16"),
+    "imgsz": (lambda value: type(value) is not int or value < 1, "images have one size in pixels", "imgsz=640"),
     "optimizer": (lambda value: str(value).lower() == "auto", "it ignores lr0 and chooses itself", "optimizer=AdamW"),
     "time": (lambda value: value is not None, "a slower arm would get fewer epochs", "epochs=50"),
     "save": (lambda value: not value, "there would be nothing to judge", "save=True"),
