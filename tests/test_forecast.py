@@ -1,5 +1,7 @@
 """How long a study takes, said before."""
 
+import sys
+
 import pytest
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
@@ -40,17 +42,19 @@ def test_hours_are_images_times_epochs_times_seeds(tmp_path, measured):
 
 
 def test_images_that_are_not_here_are_counted_by_the_paper(tmp_path, measured, monkeypatch):
-    def download(*args, **kwargs):
-        raise AssertionError("nothing may be downloaded")
-
-    monkeypatch.setattr("ultralytics.data.utils.safe_download", download)
-    monkeypatch.setattr("ultralytics.data.utils.download", download)
-    monkeypatch.setattr(dataset, "DATASETS_DIR", tmp_path)
+    asked = []
+    for name in ("data.utils.safe_download", "data.utils.download", "utils.downloads.download"):
+        monkeypatch.setattr(f"ultralytics.{name}", lambda *args, **_: asked.append(args))
+    for room in (dataset, sys.modules["ultralytics.data.utils"]):
+        monkeypatch.setattr(room, "DATASETS_DIR", tmp_path)
     for data in ("coco.yaml", "imagenet"):
         assert forecast.forecast(planned(data, tmp_path), "cpu") is None
         found = forecast.forecast(planned(data, tmp_path, paper=PAPER), "cpu")
         assert found.images == 1000
         assert found.seconds["baseline"] == 1000 * 5 + 0.25 * 100 * 8
+    assert not asked
+    dataset.described("coco.yaml")
+    assert asked, "this would not have seen a download"
 
 
 def test_a_device_that_is_elsewhere_is_not_measured(tmp_path, measured):

@@ -480,6 +480,11 @@ def test_files_data_and_versions_change_the_key(tmp_path, monkeypatch):
         assert not set(keyed(found).values()) & set(before.values()), name
 
 
+def test_the_version_of_a_zoo_decides_too(monkeypatch):
+    monkeypatch.setattr(plan, "version", lambda package: f"{package} 1.2")
+    assert plan._model_digest("timm:resnet18") == "timm:resnet18 timm 1.2"
+
+
 def test_keys_do_not_know_where_a_study_lies(folder, tmp_path, monkeypatch):
     arms = ["ema@neck", "own/other.pt", "A/A", "one size up"]
     (folder / "plan.yaml").write_text(yaml.safe_dump({"model": "yolo11n.pt", "data": "data.yaml", "arms": arms}))
