@@ -109,7 +109,7 @@ def test_a_plan_is_rehearsed_to_its_report(name, tmp_path, request, monkeypatch)
     if plan.task == "classify":
         data = shutil.copytree(request.getfixturevalue("cifar100"), tmp_path / "data")
         (data / "test").rename(data / plan.split)
-        arguments = [f"imgsz={min(64, plan.train['imgsz'])}"]
+        arguments = ["imgsz=32"]
     else:
         data = draw_data(tmp_path / "data", train=8, val=8)
         arguments = ["imgsz=64"]

@@ -76,7 +76,7 @@ def by_key(study: Study) -> dict:
 def test_every_cell_runs_once_and_what_is_finished_is_kept(tmp_path):
     study, said = prepared(tmp_path), []
     cells = by_key(study)
-    fake(study, study.cells[1], scores={"map": 0.9})
+    fake(study, study.cells[1], scores={"map": 0.9, "map50": 0.9, "map_last": 0.9, "map50_last": 0.9})
     executor = Scripted(lambda key, _: fake(study, cells[key]) and 0)
     study.run(executor, said.append)
     assert sorted(executor.submitted) == sorted(cell.key for i, cell in enumerate(study.cells) if i != 1)
@@ -161,6 +161,13 @@ def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path):
     assert "the data set is another than when this study last ran: labels/train/0003.txt" in said
     assert "4 finished cells are of other data, versions or arguments: kept, and not counted" in said
     assert len(changed.results()) == 4
+
+
+@pytest.mark.parametrize("scores", [{}, {"map": 0.5}, {"top1": 0.5, "top5": 0.6, "top1_last": 0.5}, {"map": "0.5"}])
+def test_scores_that_are_damaged_are_said(tmp_path, scores):
+    study = prepared(tmp_path)
+    with pytest.raises(UserError, match=r"result.json is damaged: scores is \{"):
+        fake(study, study.cells[0], scores=scores)
 
 
 @pytest.mark.parametrize("damaged", ["", "[]", "{", '{"digest": 1, "files": 2}', "[" * 5000])

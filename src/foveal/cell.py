@@ -27,6 +27,7 @@ from .dataset import Contents
 from .errors import UserError, shown
 from .files import write_whole
 from .graft import add
+from .metric import METRICS
 from .plan import Cell, Plan, versions
 
 BUSY = 75  # exit code of a process that finds its cell taken, as sysexits.h has it for "try again later"
@@ -34,6 +35,7 @@ PLAN, CELLS, DATA, RESULT, FAILURE, LOCK, LOG = (
     *("plan.yaml", "cells", "data.json", "result.json", "failure.json", "lock", "log.txt"),
 )
 KINDS = {"best": "", "last": "_last"}  # of weights that are judged, and what that adds to the key of a score
+SCORES = [{key + end for key in (m.key, m.second_key) for end in KINDS.values()} for m in METRICS.values()]
 JUDGING = ("imgsz", "batch", "workers", "single_cls", "max_det")  # arguments of the training that evaluations share
 
 
@@ -94,7 +96,8 @@ class Result:
         except (FileNotFoundError, NotADirectoryError, RecursionError, TypeError, ValueError):  # or of another release
             return None
         for field in dataclasses.fields(cls):
-            if not _is_a(value := getattr(found, field.name), field.type):
+            sound = _is_a(value := getattr(found, field.name), field.type)
+            if not sound or (field.name == "scores" and set(value) not in SCORES):
                 raise UserError(
                     f"{folder / RESULT} is damaged: {field.name} is {shown(value)}",
                     "delete its folder and run the study again",
