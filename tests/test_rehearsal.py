@@ -55,6 +55,21 @@ def test_of_each_class_its_share_is_copied(classified):
     rehearsal.reduced(written, classified, target, 0.1)
     assert (data / "train/cat/14.png").exists()
     assert not data.with_name("data-0.1.part").exists()
+    # That of other data is not.
+    (classified / "animals").rename(classified / "beasts")
+    (classified / "beasts/train/cat/00.png").write_text("another")
+    assert rehearsal.reduced({**written, "data": "beasts"}, classified, target, 0.1)["data"] == str(data)
+    assert (data / "train/cat/00.png").read_text() == "another"
+
+
+def test_a_full_disk_leaves_nothing(classified, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rehearsal.shutil, "copy2", full)
+    with pytest.raises(UserError, match=r"images cannot be copied to .*No space left on device"):
+        rehearsal.reduced(PLAN, classified, classified / "small", 0.1)
+    assert not [*(classified / "small").glob("*")]
 
 
 def test_at_least_an_epoch_two_seeds_and_an_image_are_left(classified):

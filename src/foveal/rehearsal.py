@@ -16,6 +16,7 @@ from .plan import Plan, each
 
 FEWEST_IMAGES = 8  # of a split of a detector's data
 FEWEST_SEEDS = 2  # with one there is nothing to compare
+ORIGIN = "origin.txt"  # where the images were copied from
 
 
 def reduced(written: Mapping[str, object], beside: Path, folder: Path, share: float) -> dict[str, object]:
@@ -51,25 +52,28 @@ def reduced(written: Mapping[str, object], beside: Path, folder: Path, share: fl
 
 
 def _copied(data: str, folder: Path, share: float) -> Path:
-    """Evenly chosen images and their labels, copied as a whole; an earlier copy is taken as it is."""
-    target = folder / f"data-{share:g}"
-    classified = dataset.is_classified(data)
-    result = target if classified else target / "data.yaml"
-    if target.is_dir():
-        return result
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    found = dataset.described(data)
-    for split in dataset.SPLITS:
-        if found.get(split):
-            files = dataset.images(data, split)
-            (_copy_classes if classified else _copy_labelled)(files, part, split, share)
-    if not classified:
-        splits = {split: f"images/{split}" for split in dataset.SPLITS if found.get(split)}
-        text = yaml.safe_dump({**splits, "names": found["names"]}, sort_keys=False, allow_unicode=True)
-        (part / "data.yaml").write_text(text, encoding="utf-8")
-    os.replace(part, target)
-    return result
+    """Evenly chosen images and their labels, copied as a whole; an earlier copy of the same is taken as it is."""
+    target, found = folder / f"data-{share:g}", dataset.described(data)
+    classified, origin = dataset.is_classified(data), str(found["path"])
+    if not (target / ORIGIN).is_file() or (target / ORIGIN).read_text(encoding="utf-8") != origin:
+        part = target.with_name(f"{target.name}.part")
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            for split in dataset.SPLITS:
+                if found.get(split):
+                    files = dataset.images(data, split)
+                    (_copy_classes if classified else _copy_labelled)(files, part, split, share)
+            if not classified:
+                splits = {split: f"images/{split}" for split in dataset.SPLITS if found.get(split)}
+                text = yaml.safe_dump({**splits, "names": found["names"]}, sort_keys=False, allow_unicode=True)
+                (part / "data.yaml").write_text(text, encoding="utf-8")
+            (part / ORIGIN).write_text(origin, encoding="utf-8")
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(part, target)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            raise UserError(f"images cannot be copied to {target}: {error}", "choose another folder with -o") from None
+    return target if classified else target / "data.yaml"
 
 
 def _copy_classes(files: list[Path], part: Path, split: str, share: float) -> None:
