@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .detections import UNREADABLE, save_arrays
-from .errors import UserError
+from .detections import load_arrays, save_arrays
 
 BEST = 5  # answers of each image that are kept
 
@@ -37,13 +36,7 @@ class Answers:
         Raises:
             UserError: no such file, or another one.
         """
-        try:
-            with np.load(path) as arrays:
-                return cls(**arrays)
-        except UNREADABLE as error:
-            raise UserError(
-                f"cannot read answers from {path}: {error}", "delete its folder and run the study again"
-            ) from None
+        return load_arrays(path, cls, "answers")
 
     def scores(self) -> NDArray:
         """1 for each image whose first answer is right, else 0, (images,)."""

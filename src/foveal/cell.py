@@ -220,7 +220,8 @@ def _trained(plan: Plan, cell: Cell, folder: Path, device: str) -> dict:
     else:
         _clear(folder)
         plan.recipe.save(folder)
-        settings = {**plan.train, "seed": cell.seed, "device": device, "model": _started(plan, cell, folder)}
+        model = start(cell.arm, cell.seed, folder, dataset.described(plan.data)["names"])
+        settings = {**plan.train, "seed": cell.seed, "device": device, "model": model}
         # Old hosts never close mosaics that should be closed before the first epoch, unless they resume.
         settings["close_mosaic"] = min(arguments["close_mosaic"], epochs)
         settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
@@ -243,10 +244,6 @@ def _clear(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name not in (LOCK, LOG):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _started(plan: Plan, cell: Cell, folder: Path) -> str:
-    return start(cell.arm, cell.seed, folder, dataset.described(plan.data)["names"])
 
 
 def start(arm: Arm, seed: int, folder: Path, names: dict[int, str]) -> str:

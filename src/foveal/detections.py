@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # COCO's names for areas in pixels of the original image. Here the area is that of the box, and what is exactly between
 # two sizes is of the larger one only.
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
+
+_T = TypeVar("_T")
 
 # What numpy and zipfile raise for a file that is cut short or has wrong bytes in it.
 UNREADABLE = (
@@ -66,13 +69,7 @@ class Detections:
         Raises:
             UserError: no such file, or another one.
         """
-        try:
-            with np.load(path) as arrays:
-                return cls(**arrays)
-        except UNREADABLE as error:
-            raise UserError(
-                f"cannot read detections from {path}: {error}", "delete its folder and run the study again"
-            ) from None
+        return load_arrays(path, cls, "detections")
 
     def truth(self) -> Truth:
         """The objects, for `verdict.average_precision`."""
@@ -132,6 +129,21 @@ def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
             np.savez_compressed(file, **arrays)
 
     write_whole(path, write)
+
+
+def load_arrays(path: Path, kind: type[_T], word: str) -> _T:
+    """An object of a class whose attributes are the arrays of a file that `save_arrays` wrote.
+
+    Raises:
+        UserError: no such file, or one with other arrays; `word` says what was looked for.
+    """
+    try:
+        with np.load(path) as arrays:
+            return kind(**arrays)
+    except UNREADABLE as error:
+        raise UserError(
+            f"cannot read {word} from {path}: {error}", "delete its folder and run the study again"
+        ) from None
 
 
 def iou(boxes: NDArray, others: NDArray) -> NDArray:

@@ -84,7 +84,7 @@ class Plan:
     @property
     def task(self) -> str:
         """The host's word for what is compared: "detect" or "classify"."""
-        return "classify" if dataset.is_classified(self.data) else "detect"
+        return _task(self.data)
 
     @property
     def metric(self) -> Metric:
@@ -122,7 +122,7 @@ class Plan:
         split = written.get("split")
         if look or split not in ("test", "val"):
             split = _split(split, data)
-        metric = METRICS["classify" if dataset.is_classified(data) else "detect"]
+        metric = METRICS[_task(data)]
         margin = written.get("margin", 0.005)
         if type(margin) is not float or not 0 < margin < 1:
             raise UserError(
@@ -258,6 +258,10 @@ def _seeds(written: object) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: {shown(written)} says a seed twice", "seeds: [0, 1, 2, 3, 4, 5]")
     return tuple(seeds)
+
+
+def _task(data: str) -> str:
+    return "classify" if dataset.is_classified(data) else "detect"
 
 
 def _split(wanted: object, data: str) -> str:

@@ -67,18 +67,22 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         where: {kind: averages.load(folder, kind, plan.task) for kind in KINDS} for where, folder in folders.items()
     }
     cost = costs(study, found, measure)
-    names = list(dataset.described(plan.data)["names"].values())
+    described = dataset.described(plan.data)
+    names = list(described["names"].values())
 
     def judged(arm: str, pair: int) -> Detections | Answers:  # read when needed: all at once would fill the memory
         return averages.judged(folders[arm, pair], "best", plan.task)
 
     truth = judged(*next(iter(folders)))
-    arms = [_arm(arm, plan, found, folders, averaged, judged, names) | {"cost": cost[arm.name]} for arm in plan.arms]
+    sizes = _objects(truth) if plan.task == "detect" else {}
+    arms = [
+        _arm(arm, plan, found, folders, averaged, judged, names, sizes) | {"cost": cost[arm.name]} for arm in plan.arms
+    ]
     _judge(arms, averaged, plan.margin)
     _over_placebo(arms, averaged)
     study_gates.link(study, arms, draw=measure)
     # The host lets the first of these that is there choose best.pt.
-    chosen_on = next(split for split in ("val", "test") if dataset.described(plan.data).get(split))
+    chosen_on = next(split for split in ("val", "test") if described.get(split))
     findings = fairness.check(plan, study.epochs, found, folders, _sources(plan.arms), chosen_on)
     if any(not np.array_equal(truth.name, judged(*where).name) for where in folders):
         findings.append(fairness.Finding("evaluator", False, "arms were judged on different images"))
@@ -181,6 +185,7 @@ def _arm(
     averaged: _Averages,
     judged: _Judged,
     names: list[str],
+    sizes: dict[str, int],
 ) -> dict[str, object]:
     pairs, metric = sorted(pair for name, pair in found if name == arm.name), plan.metric
     mine = [found[arm.name, pair] for pair in pairs]
@@ -196,7 +201,6 @@ def _arm(
         compared = None if arm.role == "baseline" else _differences(arm.name, "baseline", averaged, value)
         return {metric.part: None if math.isnan(average) else average, **_with_interval(compared)}
 
-    sizes = _objects(judged(*next(iter(folders)))) if plan.task == "detect" else {}
     return {
         "name": arm.name,
         "role": arm.role,

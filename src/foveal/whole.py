@@ -123,10 +123,9 @@ def _measure(
     reasons = _reasons(attended, training, dtype, seed, device)
     contenders = {"plain": plain, "plain again": plain}
     contenders |= {name: _in_form(attended, name) for name, reason in reasons.items() if not reason}
-    calls = {}
+    calls, batch = {}, labelled("detect", row.batch, IMAGE_SIZE, seed) if training else {}
     for name, model in contenders.items():
         model = copy.deepcopy(model).to(device)
-        batch = labelled("detect", row.batch, IMAGE_SIZE, seed)
         calls[name] = step(model, batch, dtype, device) if training else _pass(model, dtype, device)
         calls[name]()
     times, _ = timing.interleaved(calls, device, rounds, PATIENCE, MOST)
