@@ -276,7 +276,7 @@ import json
 from ultralytics import YOLO
 model = YOLO("new.pt")
 model.train(data={str(bccd)!r}, epochs=1, imgsz=64, batch=8, fraction=0.05, workers=0, device="cpu", plots=False)
-print(model.export(format="torchscript", imgsz=64))
+YOLO(model.trainer.best).export(format="torchscript", imgsz=64)
 print(json.dumps([repr(model.model.model[11]), model.ckpt["train_args"]["pretrained"]]))
 """
     printed = in_fresh_process(code, Path.cwd())

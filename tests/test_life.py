@@ -165,8 +165,8 @@ torch.distributed.all_gather(theirs, mine)
 if rank == 0:
     gains = [float(p.abs().max()) for n, p in model.named_parameters() if n.endswith("gain")]
     print(json.dumps([bool(torch.equal(*theirs)), gains]), flush=True)
-torch.distributed.barrier()  # a worker that leaves first can abort the other
-torch.distributed.destroy_process_group()
+torch.distributed.barrier()
+os._exit(0)  # torch's threads now and then abort an interpreter that ends in order
 """
     )
     port = 20000 + os.getpid() % 10000
