@@ -342,7 +342,7 @@ def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(undisturbed, t
     chance, started = random.Random(0), runner(study)
     try:
         delay = 0.0  # the first state is lost at once, so that a cell goes on from it
-        for way in ["everything", "a worker", "the runner"] * 3:  # each when something has happened since the last one
+        for way in ["everything", "a worker", "the runner"] * 2:  # each when something has happened since the last one
             if len(study.results()) == len(study.cells):
                 break
             before = progress(study)
