@@ -38,7 +38,7 @@ def child(code: str, cwd: Path, **env: str):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """A folder with drawn data, `x.pt` (attentions in suffixes) and `row.pt` (in rows of their own)."""
+    """A folder with drawn data, `x.pt` and `x.yaml` (attentions in suffixes) and `row.pt` (in rows of their own)."""
     folder = tmp_path_factory.mktemp("life")
     draw_data(folder, train=24, val=8)
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def home(tmp_path_factory) -> Path:
     torch.save(host.checkpoint(base.model, {}), folder / "base.pt")
     for name, own_row in (("x", False), ("row", True)):
         foveal.add(str(folder / "base.pt"), "ema", at="neck", output=folder / f"{name}.pt", own_row=own_row)
-        foveal.add("yolo11n.yaml", "ema", at="neck", output=folder / f"{name}.yaml", own_row=own_row)
+    foveal.add("yolo11n.yaml", "ema", at="neck", output=folder / "x.yaml")
     return folder
 
 

@@ -55,25 +55,25 @@ def _copied(data: str, folder: Path, share: float) -> Path:
     """Evenly chosen images and their labels, copied as a whole; an earlier copy of the same is taken as it is."""
     target, found = folder / f"data-{share:g}", dataset.described(data)
     classified, origin = dataset.is_classified(data), str(found["path"])
-    if not (target / ORIGIN).is_file() or (target / ORIGIN).read_text(encoding="utf-8") != origin:
-        part = target.with_name(f"{target.name}.part")
-        try:
-            shutil.rmtree(part, ignore_errors=True)
-            for split in dataset.SPLITS:
-                if found.get(split):
-                    files = dataset.images(data, split)
-                    (_copy_classes if classified else _copy_labelled)(files, part, split, share)
-            if not classified:
-                splits = {split: f"images/{split}" for split in dataset.SPLITS if found.get(split)}
-                text = yaml.safe_dump({**splits, "names": found["names"]}, sort_keys=False, allow_unicode=True)
-                (part / "data.yaml").write_text(text, encoding="utf-8")
-            (part / ORIGIN).write_text(origin, encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(part, target)
-        except OSError as error:
-            shutil.rmtree(part, ignore_errors=True)
-            raise UserError(f"images cannot be copied to {target}: {error}", "choose another folder with -o") from None
-    return target if classified else target / "data.yaml"
+    result = target if classified else target / "data.yaml"
+    if (target / ORIGIN).is_file() and (target / ORIGIN).read_text(encoding="utf-8") == origin:
+        return result
+    part = target.with_name(f"{target.name}.part")
+    splits = {split: f"images/{split}" for split in dataset.SPLITS if found.get(split)}
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        for split in splits:
+            (_copy_classes if classified else _copy_labelled)(dataset.images(data, split), part, split, share)
+        if not classified:
+            text = yaml.safe_dump({**splits, "names": found["names"]}, sort_keys=False, allow_unicode=True)
+            (part / "data.yaml").write_text(text, encoding="utf-8")
+        (part / ORIGIN).write_text(origin, encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(part, target)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise UserError(f"images cannot be copied to {target}: {error}", "choose another folder with -o") from None
+    return result
 
 
 def _copy_classes(files: list[Path], part: Path, split: str, share: float) -> None:

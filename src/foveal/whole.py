@@ -123,7 +123,8 @@ def _measure(
     reasons = _reasons(attended, training, dtype, seed, device)
     contenders = {"plain": plain, "plain again": plain}
     contenders |= {name: _in_form(attended, name) for name, reason in reasons.items() if not reason}
-    calls, batch = {}, labelled("detect", row.batch, IMAGE_SIZE, seed) if training else {}
+    batch = labelled("detect", row.batch, IMAGE_SIZE, seed) if training else {}
+    calls = {}
     for name, model in contenders.items():
         model = copy.deepcopy(model).to(device)
         calls[name] = step(model, batch, dtype, device) if training else _pass(model, dtype, device)
