@@ -25,7 +25,7 @@ from . import revision, rivals, timing, whole
 from .agreement import Call, Gate, drawn
 from .attention import ATTENTIONS, Attention, find, forms
 from .errors import UserError
-from .files import write_whole
+from .files import write_text
 from .shapes import Shape, read
 from .spec import Spec
 from .timing import Quartiles, environment
@@ -218,7 +218,7 @@ def bench(
         torch.set_num_threads(threads_before)
     if target:
         text = json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
-        write_whole(target, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(target, text)
     return result
 
 

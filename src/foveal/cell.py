@@ -25,7 +25,7 @@ from . import yolo as host
 from .arms import Arm
 from .dataset import Contents
 from .errors import UserError, shown
-from .files import write_whole
+from .files import write_text
 from .graft import add
 from .metric import METRICS
 from .plan import Cell, Plan, versions
@@ -158,7 +158,7 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
                 _measure(plan, cell, now, study, folder, device)
             except Exception as error:  # whatever it is, `status` must be able to say it later
                 failure = json.dumps({"reason": _in_words(error)})
-                write_whole(folder / FAILURE, lambda part: part.write_text(failure))
+                write_text(folder / FAILURE, failure)
                 raise
     return True
 
@@ -203,7 +203,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         versions=versions(),
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-    write_whole(folder / RESULT, lambda part: part.write_text(json.dumps(dataclasses.asdict(result), indent=1)))
+    write_text(folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
     for file in (folder / recording.RESUME, *folder.glob("start.*")):
         file.unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import timing, zoo
 from . import yolo as host
 from .cell import Result
-from .files import write_whole
+from .files import write_text
 from .study import Study
 
 FILE = "costs.json"
@@ -40,7 +40,7 @@ def costs(study: Study, found: Mapping[tuple[str, int], Result], measure: bool =
         fused = not any(zoo.is_name(arm.model) for arm in study.plan.arms)
         kept = _measure(weights, size, device_of(found), measure, fused)
         text = json.dumps(kept, indent=1) + "\n"
-        write_whole(study.folder / FILE, lambda part: part.write_text(text))
+        write_text(study.folder / FILE, text)
     table = {}
     for arm in study.plan.arms:
         mine = [result for (name, _), result in found.items() if name == arm.name]

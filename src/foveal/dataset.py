@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from . import files
 from . import yolo as host  # before Ultralytics itself, because it says if that is missing or too old
 from .errors import UserError, endless
-from .files import digest, write_whole
+from .files import digest, write_text
 
 # isort: split
 from ultralytics.data.dataset import ClassificationDataset, YOLODataset
@@ -239,7 +239,7 @@ def contents(data: str, cache: Path) -> Contents:
         raise UserError(f"the data set {data!r} cannot be read: {error}", "check the paths in it") from None
     stored = {name: [*times[name], digest] for name, digest in files.items() if name in times}
     if stored != known:
-        write_whole(cache, lambda part: part.write_text(json.dumps(stored)))
+        write_text(cache, json.dumps(stored))
     whole = {"names": list(found["names"].values()), "splits": splits, "files": sorted(files.items())}
     return Contents(hashlib.blake2b(json.dumps(whole).encode(), digest_size=16).hexdigest(), files)
 

@@ -30,7 +30,7 @@ from . import yolo as host
 from .attention import Attention
 from .errors import UserError
 from .exporter import CannotExportError, Written
-from .files import write_whole
+from .files import write_text
 from .fusion import fuse
 from .parity import Apart
 from .runtime import CannotRunError, Runtime, runtime
@@ -120,7 +120,7 @@ def export(model: str | os.PathLike, **settings: object) -> Exported:
             _move(written, target)
     report = target.with_name(f"{target.name}.parity.json")
     text = json.dumps(dataclasses.asdict(exported), indent=1, default=str)
-    write_whole(report, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(report, text)
     return exported
 
 

@@ -23,7 +23,7 @@ from . import ablation, album, cam, dataset, gates, inference
 from . import yolo as host
 from .album import Frame
 from .errors import UserError
-from .files import digest, write_whole
+from .files import digest, write_text
 
 FEW = 8  # images of a data file, if none are named
 CONFIDENCE = 0.25
@@ -119,8 +119,8 @@ def explain(
             ids = [each.id for each in placed]
             manifest["ablation"] = ablation.ablate(loaded, ids, data, split, imgsz=imgsz, batch=batch, device=device)
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(part / "index.html", lambda path: path.write_text(album.Page(manifest, part).render(), "utf-8"))
-        write_whole(part / _MANIFEST, lambda path: path.write_text(text, "utf-8"))
+        write_text(part / "index.html", album.Page(manifest, part).render())
+        write_text(part / _MANIFEST, text)
         _put(part, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}", "choose another folder with -o") from None

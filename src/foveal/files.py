@@ -8,22 +8,44 @@ from pathlib import Path
 from .errors import UserError
 
 
-def write_whole(target: Path, write: Callable[[Path], object]) -> None:
+def write_whole(target: Path, write: Callable[[Path], object], check: Callable[[Path], object] | None = None) -> None:
     """Call `write` with the path of a file beside `target`, then put that file in `target`'s place.
 
+    Args:
+        target: the file that is to be there.
+        write: writes the file it is given, whose suffix is the target's.
+        check: reads that file back before it gets its name, and raises where it is not what was meant.
+
     Raises:
-        UserError: the file cannot be written; `target` is as it was.
+        UserError: the file cannot be written, or `check` raised it; `target` is as it was.
     """
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
         write(part)
         with part.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut could leave the name without its content
+        if check:
+            check(part)
         os.replace(part, target)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise UserError(f"cannot write {target}: {error}", "free some space or choose another folder with -o") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a text in UTF-8, and read it back before the file gets its name.
+
+    Raises:
+        UserError: the file cannot be written, or holds another text when it is read; `target` is as it was.
+    """
+    content = text.encode()
+
+    def check(part: Path) -> None:
+        if part.read_bytes() != content:
+            raise UserError(f"{target} cannot be written: another text came back", "try another disk with -o")
+
+    write_whole(target, lambda part: part.write_bytes(content), check)
 
 
 def digest(path: Path, size: int = 16) -> str:

@@ -18,7 +18,7 @@ from . import insert
 from . import yolo as host
 from .attention import find
 from .errors import UserError
-from .files import write_whole
+from .files import write_text, write_whole
 from .spec import Spec
 
 
@@ -109,7 +109,7 @@ def add(
         saved = host.checkpoint(after, loaded.ckpt)
         write_whole(target, lambda path: torch.save(saved, path))
     else:
-        write_whole(target, lambda path: path.write_text(_yaml_text(cfg), encoding="utf-8"))
+        write_text(target, _yaml_text(cfg))
     return Added(
         source=model,
         output=str(target),

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from .errors import UserError, shown
-from .files import write_whole
+from .files import write_text
 
 FILE = "recipe.json"
 _EXAMPLES = {"steps": "steps: [0.3, 0.6, 0.8]", "factor": "factor: 0.2", "padding": "padding: 4"}
@@ -60,7 +60,7 @@ class Recipe:
     def save(self, folder: Path) -> None:
         """Write it into the folder of a run."""
         text = json.dumps(asdict(self), indent=1) + "\n"
-        write_whole(folder / FILE, lambda part: part.write_text(text))
+        write_text(folder / FILE, text)
 
     @classmethod
     def load(cls, folder: Path) -> "Recipe":

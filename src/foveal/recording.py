@@ -28,7 +28,7 @@ from . import yolo as host
 from .answers import Answers
 from .detections import Detections
 from .errors import UserError
-from .files import write_whole
+from .files import write_text, write_whole
 from .recipe import Recipe
 
 RESUME = "resume.pt"
@@ -139,7 +139,7 @@ class _Recording:
         """Rows of results.csv that were written after `resume.pt`."""
         if RANK in (-1, 0) and self.csv.exists():
             lines = self.csv.read_text().splitlines(keepends=True)[: 1 + epochs]
-            write_whole(self.csv, lambda path: path.write_text("".join(lines)))
+            write_text(self.csv, "".join(lines))
 
     def _iteration(self) -> int:
         return self._position + len(self.train_loader) * self.epoch

@@ -21,7 +21,7 @@ from markupsafe import Markup, escape
 from . import charts
 from .charts import Number
 from .errors import UserError
-from .files import write_whole
+from .files import write_text
 from .metric import METRICS, Metric
 from .typeset import NOTHING, look_up, shown
 
@@ -48,7 +48,7 @@ def write(results: dict, folder: Path, language: str = "en") -> list[Path]:
         "table.csv": long_table(results),
     }
     for name, text in texts.items():
-        write_whole(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8", newline="\n"))
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 

@@ -19,7 +19,7 @@ from .cell import KINDS, Result
 from .costs import costs, device_of
 from .detections import SIZES, Detections
 from .errors import UserError
-from .files import write_whole
+from .files import write_text
 from .metric import Metric
 from .plan import Plan, versions
 from .study import Study, rows
@@ -140,7 +140,7 @@ def write(results: dict[str, object], folder: Path) -> Path:
     """Write `results.json`."""
     target = folder / "results.json"
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(target, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(target, text)
     return target
 
 

@@ -23,7 +23,7 @@ from . import yolo as host
 from .cell import BUSY, CELLS, DATA, FAILURE, LOG, PLAN, Result, held
 from .errors import UserError
 from .executors import Executor
-from .files import write_whole
+from .files import write_text
 from .plan import Cell, Plan, load
 
 ATTEMPTS = 3  # of a cell whose process is killed; one that raises waits for the next `run`
@@ -80,7 +80,7 @@ class Study:
         moved = _seen_from(folder, dict(written), beside)
         if not (folder / PLAN).is_file() or load(folder / PLAN) != moved:  # else comments would be lost
             text = yaml.safe_dump(moved, sort_keys=False, allow_unicode=True)
-            write_whole(folder / PLAN, lambda part: part.write_text(text, encoding="utf-8"))
+            write_text(folder / PLAN, text)
         return cls(folder)
 
     def path(self, cell: Cell) -> Path:
@@ -193,7 +193,7 @@ class Study:
     def _note_failure(self, cell: Cell, reason: str) -> None:
         try:
             target = self.path(cell) / FAILURE
-            write_whole(target, lambda part: part.write_text(json.dumps({"reason": reason})))
+            write_text(target, json.dumps({"reason": reason}))
         except UserError as error:  # a full disk: nothing can be noted, and the study goes on
             print(error, file=sys.stderr)
 
@@ -209,7 +209,7 @@ class Study:
                 say(f"the data set is another than when this study last ran: {changed}")
         if left_over := self.left_over():
             say(f"{left_over} finished cells are of other data, versions or arguments: kept, and not counted")
-        write_whole(notes, lambda part: part.write_text(json.dumps(now)))
+        write_text(notes, json.dumps(now))
 
     def _taken(self, cell: Cell) -> bool:
         if not self.path(cell).is_dir():
