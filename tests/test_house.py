@@ -21,11 +21,14 @@ LADDER = [
     {"tracing", "metric", "recipe"},
     {"attention"},
     {"detections", "spec", "report", "revision", "cam"},
-    {"surgery", "insert", "answers"},
-    {"layers", "yolo", "pasted"},
+    {"surgery", "spelling", "answers"},
+    {"insert", "pasted"},
+    {"layers", "parser"},
+    {"yolo"},
     {"attaching"},
     {"zoo"},
     {"arms", "dataset", "inference", "runtime"},
+    {"rebuilding"},
     {"graft", "convert", "exporter", "plan", "recording", "averages", "rivals", "ablation", "album"},
     {"parity", "departure", "gates", "classifier", "rehearsal"},
     {"cell", "whole", "deploy", "explain"},
@@ -39,7 +42,7 @@ LADDER = [
 ]
 # Packages that enter by one door.
 DOORS = {
-    "ultralytics": {"yolo", "dataset", "inference", "runtime", "exporter"},
+    "ultralytics": {"yolo", "parser", "dataset", "inference", "runtime", "exporter"},
     "onnx": {"departure"},
     "onnxruntime": {"departure"},
     "openvino": {"runtime"},

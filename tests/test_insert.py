@@ -41,7 +41,9 @@ def graphs(draw):
         read = draw(st.lists(st.integers(0, index - 1), min_size=1, max_size=3))
         written = [draw(st.sampled_from([source, source - index])) for source in read]
         together.append([written[0] if len(written) == 1 else written, 1, f"Layer{index}", [index]])
-    cut = draw(st.integers(1, count - 1))
+    read = {source for index, row in enumerate(together) for source in insert.sources(row, index)}
+    together.append([[index for index in range(count) if index not in read], 1, "Head", []])
+    cut = draw(st.integers(1, count))
     return {"nc": 1, "backbone": together[:cut], "head": together[cut:]}
 
 
@@ -64,7 +66,7 @@ def test_own_rows_keep_every_edge(cfg, data):
         # Whoever read row s reads the attention behind it if there is one, else row s itself.
         assert new_edges[there] == [-1 if s < 0 else number[s] + (s in after) for s in edges(cfg)[index]]
     for index in after:
-        assert new_rows[number[index] + 1] == [-1, 1, "ema", [{"start": "identity"}]] or EMA.start is None
+        assert new_rows[number[index] + 1] == [-1, 1, "foveal.ema", []]
         assert new_edges[number[index] + 1] == [number[index]]
     assert len(grown["backbone"]) == len(cfg["backbone"]) + sum(i < len(cfg["backbone"]) for i in after)
 
@@ -141,28 +143,80 @@ def with_row(index, row):
 
 
 @pytest.mark.parametrize(
-    ("args", "settings", "width"),
+    ("args", "settings", "numbers"),
     [
-        ([], {}, None),
-        ([16], {}, 16),
-        (["c2"], {}, None),
-        ([{"groups": 8}], {"groups": 8}, None),
-        ([16, {"groups": 8}], {"groups": 8}, 16),
+        ([], {}, ()),
+        ([16], {}, (16,)),
+        (["c2"], {}, ()),
+        ([{"groups": 8}], {"groups": 8}, ()),
+        ([16, {"groups": 8}], {"groups": 8}, (16,)),
     ],
     ids=str,
 )
-def test_ways_to_write_a_row(args, settings, width):
+def test_ways_to_write_a_row(args, settings, numbers):
     cfg = with_row(10, [-1, 1, "EMA", args])
     cfg["head"][-1][0] = [10, 6]
     _, placed = insert.split(cfg)
-    assert placed == {10: insert.Placed((Spec("ema", settings, "paper"),), own_row=True, width=width)}
+    assert placed == {10: insert.Placed((Spec("ema", settings, "paper"),), own_row=True, numbers=numbers)}
+
+
+def with_read_row(row):
+    """The toy with one more row behind its last block, which Detect reads."""
+    cfg = with_row(10, row)
+    cfg["head"][-1][0] = [10, 6]
+    return cfg
+
+
+def test_a_row_of_its_own_carries_more_attentions():
+    grown = insert.with_suffix(with_read_row([-1, 1, "EMA", [{"groups": 8}]]), Spec.parse("coord"), [10])
+    assert insert.rows(grown)[10] == [-1, 1, "EMA+coord", [{"groups": 8}]]
+    plain, placed = insert.split(grown)
+    assert insert.rows(plain)[10] == [-1, 1, "nn.Identity", []]
+    specs = Spec("ema", {"groups": 8}, "paper"), Spec("coord", {}, "identity")
+    assert placed == {10: insert.Placed(specs, own_row=True)}
+
+
+def test_a_name_that_somebody_else_has_is_theirs():
+    cfg = with_read_row([-1, 1, "EMA", [8]])
+    assert insert.split(cfg, {"EMA"}) == (cfg, {})
+    insert.rows(cfg)[10][2] = "EMA+coord"  # foveal's behind theirs
+    plain, placed = insert.split(cfg, {"EMA"})
+    assert insert.rows(plain)[10] == [-1, 1, "EMA", [8]]
+    assert placed == {10: insert.Placed((Spec("coord", {}, "identity"),), own_row=False)}
+    insert.rows(cfg)[10][2:] = "foveal.EMA", []
+    assert insert.split(cfg, {"EMA"})[1] == {10: insert.Placed((Spec("ema", {}, "paper"),), own_row=True)}
+
+
+# A ResNet: 0 stem with pooling, 1 stage of its size, 2-4 stages whose first block halves the map
+RESNET = {
+    "backbone": [[-1, 1, "ResNetLayer", [3, 64, 1, True, 1]]]
+    + [[-1, 1, "ResNetLayer", [64, 64, stride, False, 3]] for stride in (1, 2, 2, 2)],
+    "head": [[[2, 3, 4], 1, "Detect", ["nc"]]],
+}
+
+
+def test_a_block_that_halves_the_map_ends_its_stage():
+    found = insert.places(RESNET, [4, 4, 8, 16, 32, None])
+    assert found["backbone"] == (1, 2, 3, 4)
+    assert [found[f"backbone.P{level}"] for level in (2, 3, 4, 5)] == [(1,), (2,), (3,), (4,)]
+
+
+def test_a_whole_network_in_one_row_is_a_stage():
+    cfg = {"backbone": [[-1, 1, "TorchVision", [512]]], "head": [[-1, 1, "Classify", ["nc"]]]}
+    assert insert.places(cfg, [32, None])["backbone.P5"] == (0,)
+
+
+def test_a_width_is_scaled_as_the_host_scales_it():
+    cfg = {"scales": {"n": [0.5, 0.25, 1024], "x": [1, 1.5, 512]}}
+    assert insert.scaled({**cfg, "scale": "x"})(1024) == 768
+    assert insert.scaled(cfg)(1024) == 256  # the first scale where none is named
+    assert insert.scaled({"width_multiple": 0.25})(100) == 32  # a multiple of 8 from 25
+    assert insert.scaled({})(100) == 104
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([-1, 1, "EMA", [16, 8]], r"row 10 \(EMA\): cannot read the arguments \[16, 8\]; name them.*groups: 8"),
-        ([-1, 1, "EMA", ["wide"]], "cannot read the arguments"),
         ([-1, 1, "EMA", [{"factor": 8}]], "no argument 'factor'"),
         ([-1, 1, "+ema", []], r"row 10: no layer stands before '\+ema'"),
         ([[9, 6], 1, "EMA", []], r"row 10 \(EMA\) reads rows \[9, 6\], but an attention reads one"),
@@ -172,6 +226,17 @@ def test_ways_to_write_a_row(args, settings, width):
 def test_rows_that_cannot_be_read_are_explained(row, message):
     with pytest.raises(UserError, match=message):
         insert.split(with_row(10, row))
+
+
+def test_a_layer_nobody_reads_is_refused():
+    cfg = insert.with_suffix(TOY, EMA, [4])
+    cfg["head"][-1][0] = [8, 6]  # the Concat before the block, as where an inserted row has moved the numbers
+    with pytest.raises(UserError, match=r"no row reads row 9 \(C3k2\).*Detect reads \[8, 6\]: put 9 in its place"):
+        insert.split(cfg)
+
+
+def test_rows_that_the_host_reads_by_itself_need_no_reader():
+    insert.require_read([[-1, 1, "Conv", []], [0, 1, "ImagePoolingAttn", []], [0, 1, "Head", []]], {})
 
 
 def test_a_row_nobody_reads_is_refused():

@@ -114,6 +114,8 @@ def add(
     print(f"parameters    {params:,} -> {params_after:,}")
     print(f"GFLOPs        {flops / 1e9:.3f} -> {flops_after / 1e9:.3f} at {added.image_size} x {added.image_size}")
     print(f"difference    {added.difference:g} between the outputs before and after, on a photograph")
+    if added.carried:
+        print(f"carried       {', '.join(added.carried)}: this Ultralytics builds it otherwise when it trains")
     print(f"written       {added.output}")
 
 

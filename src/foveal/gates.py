@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ablation, album, inference, insert, surgery
+from . import yolo as host
 from .album import Frame
 from .attention import Attention
 from .cam import METHOD, Pair
@@ -51,11 +52,11 @@ class Placed:
 
 def placed(network: nn.Module) -> list[Placed]:
     """All attentions of a network, in evaluation mode."""
-    written = insert.split(network.yaml)[1]
+    written = host.split(network.yaml)[1]
     found = []
     for row, layer in enumerate(network.model):
         inside = ablation.inside(layer)
-        specs = written[row].specs if row in written else ()
+        specs = written[row].read(inside[0].channels, insert.scaled(network.yaml)) if row in written else ()
         specs = specs * (len(inside) // len(specs)) if specs else ()
         starts = {module.attention: module for module in layer.modules() if isinstance(module, surgery.IdentityStart)}
         base = surgery.kind(layer)

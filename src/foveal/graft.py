@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import insert
+from . import insert, parser, rebuilding, surgery
 from . import yolo as host
 from .attention import find
 from .errors import UserError
@@ -45,6 +45,8 @@ class Added:
         flops: before and after, of one image of `image_size`; a multiply-accumulate counts as two.
         image_size: side of the square image in pixels.
         difference: largest absolute difference of the two models' raw outputs on a photograph.
+        carried: what the source keeps outside its tensors and this release would build otherwise from its rows, by
+            name, as "model.9.cv1.act". The output has it as the source; a training builds it anew.
     """
 
     source: str
@@ -56,6 +58,7 @@ class Added:
     flops: tuple[int, int]
     image_size: int
     difference: float
+    carried: tuple[str, ...] = ()
 
 
 def add(
@@ -86,9 +89,13 @@ def add(
     model, spec = str(model), _complete(spec, at, start)
     target = _target(model, spec, output, force)
     loaded = host.load(model)
+    before = loaded.model.eval()
+    insert.require_read(insert.rows(before.yaml), host.split(before.yaml)[1])
+    image_size = 224 if loaded.task == "classify" else 640
+    image = _photograph(image_size, before.yaml.get("channels", 3))
     with host.refusing(model):  # a file can hold anything
-        before = loaded.model.eval()
         strides = _strides(before)
+        outputs, flops = _counted(before, image)
     rows = insert.rows(before.yaml)
     indices = insert.resolve(
         spec.places, insert.places(before.yaml, strides), find(spec.name).card.paper_place, len(rows)
@@ -97,29 +104,29 @@ def add(
         cfg, number = insert.with_rows(before.yaml, spec, indices)
     else:
         cfg, number = insert.with_suffix(before.yaml, spec, indices), range(len(rows))
-    image_size = 224 if loaded.task == "classify" else 640
     with host.refusing(model):
-        after = host.rebuild(before, cfg).eval()
-        tensors = _carry_over(before, after, number)
-        image = _photograph(image_size, cfg.get("channels", 3))
-        outputs, flops = zip(*(_run(m, image) for m in (before, after)), strict=True)
-        difference = max(float((a - b).abs().max()) for a, b in zip(*outputs, strict=True))
-
-    if target.suffix == ".pt":
-        saved = host.checkpoint(after, loaded.ckpt)
-        write_whole(target, lambda path: torch.save(saved, path))
-    else:
-        write_text(target, _yaml_text(cfg))
+        built = host.rebuild(before, cfg)
+    after = _grafted(before, built, number)
+    attended_outputs, attended_flops = _counted(after, image)
+    if spec.start == "identity" and not rebuilding.same(outputs, attended_outputs):
+        found = rebuilding.first_difference(before, after, image, dict(enumerate(number)))
+        raise UserError(
+            f"with {spec}, {model} would not compute what it does without: {found}; nothing was written",
+            "report it with what foveal doctor prints",
+        )
+    carried = rebuilding.require_rebuilt(after, image, attended_outputs) if target.suffix == ".pt" else ()
+    _write(after, loaded, target, image, attended_outputs)
     return Added(
         source=model,
         output=str(target),
         spec=str(spec),
         changes=_changes(before.yaml, cfg, number),
-        tensors=tensors,
-        parameters=tuple(sum(p.numel() for p in m.parameters()) for m in (before, after)),
-        flops=flops,
+        tensors=_kept(before, after, number),
+        parameters=(host.count(before), host.count(after)),
+        flops=(flops, attended_flops),
         image_size=image_size,
-        difference=difference,
+        difference=_difference(outputs, attended_outputs),
+        carried=carried,
     )
 
 
@@ -160,22 +167,50 @@ def _strides(model: nn.Module) -> list[float | None]:
     return [size / heights[layer.i] if heights[layer.i] else None for layer in model.model]
 
 
-def _carry_over(before: nn.Module, after: nn.Module, number: Sequence[int]) -> tuple[int, int]:
-    """Load every tensor of one model into the other, whose rows have other numbers."""
-    state = {
-        re.sub(r"^model\.(\d+)\.", lambda m: f"model.{number[int(m[1])]}.", name): tensor
-        for name, tensor in before.state_dict().items()
-    }
-    there = after.state_dict()
-    fits = {name: tensor for name, tensor in state.items() if name in there and there[name].shape == tensor.shape}
-    if len(fits) < len(state):
-        raise UserError(
-            f"only {len(fits)} of {len(state)} tensors fit the model that the file's own YAML describes, "
-            "so its layers were changed by hand",
-            "start from the file as it was trained",
-        )
-    after.load_state_dict(fits, strict=False)
-    return len(fits), len(state)
+def _grafted(before: nn.Module, built: nn.Module, number: Sequence[int]) -> nn.Module:
+    """A copy of a model with the attentions of one that the host built from its rows and theirs.
+
+    The old layers, whose rows have other numbers now, stay as they are, with whatever they keep beside their tensors.
+    """
+    after = copy.deepcopy(before)
+    layers = list(built.model)
+    for old, new in enumerate(number):
+        layer, fresh = after.model[old], layers[new]
+        parser.require_same_class(old, insert.rows(before.yaml)[old], layer, fresh)
+        for attention in surgery.attached(fresh)[len(surgery.attached(layer)) :]:
+            surgery.attach(layer, attention)
+            layer.foveal = host.Registered
+        layer.i, layer.f, layer.np = fresh.i, fresh.f, host.count(layer)
+        layers[new] = layer
+    after.model, after.save, after.yaml = nn.Sequential(*layers), built.save, built.yaml
+    return after.eval()
+
+
+def _kept(before: nn.Module, after: nn.Module, number: Sequence[int]) -> tuple[int, int]:
+    """How many tensors of one model the other has with equal values, its rows having other numbers, and of how many."""
+    there, state = after.state_dict(), before.state_dict()
+    renamed = {name: re.sub(r"^model\.(\d+)\.", lambda m: f"model.{number[int(m[1])]}.", name) for name in state}
+    return sum(torch.equal(tensor, there[renamed[name]]) for name, tensor in state.items()), len(state)
+
+
+def _write(model: nn.Module, loaded: host.YOLO, target: Path, image: Tensor, outputs: list[Tensor]) -> None:
+    """Write a checkpoint or a model YAML, read it back and compare before it gets its name."""
+    if target.suffix == ".pt":
+        saved = host.checkpoint(model, loaded.ckpt)
+
+        def check(part: Path) -> None:
+            read = host.load(part).model.eval()
+            if not rebuilding.same(rebuilding.run(read, image), outputs):
+                raise AssertionError(f"{target} was read back as another model than was written")
+
+        return write_whole(target, lambda path: torch.save(saved, path), check)
+    cfg = _portable(model.yaml)
+    text = _yaml_text(cfg)
+    if yaml.safe_load(text) != cfg:
+        raise AssertionError(f"{target} would be read back as another model than was written")
+    again = {**yaml.safe_load(text), **{key: model.yaml[key] for key in ("scale", "channels") if key in model.yaml}}
+    rebuilding.require_same_tensors(model, host.rebuild(model, again))
+    write_text(target, text)
 
 
 def _photograph(size: int, channels: int) -> Tensor:
@@ -186,19 +221,17 @@ def _photograph(size: int, channels: int) -> Tensor:
     return planes[None].contiguous()
 
 
-@torch.no_grad()
-def _run(model: nn.Module, image: Tensor) -> tuple[list[Tensor], int]:
+def _counted(model: nn.Module, image: Tensor) -> tuple[list[Tensor], int]:
+    """A model's outputs and its floating-point operations."""
     with FlopCounterMode(display=False) as counter:
-        out = model(image)
-    return _tensors(out), counter.get_total_flops()
+        outputs = rebuilding.run(model, image)
+    return outputs, counter.get_total_flops()
 
 
-def _tensors(out: object) -> list[Tensor]:
-    """All tensors in a nest of tuples, lists and dicts."""
-    if isinstance(out, Tensor):
-        return [out]
-    parts = out.values() if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]
+def _difference(some: list[Tensor], others: list[Tensor]) -> float:
+    """Largest absolute difference; what is no number in both differs by nothing."""
+    pairs = zip(some, others, strict=True)
+    return max(float((one.nan_to_num() - other.nan_to_num()).abs().max()) for one, other in pairs if one.numel())
 
 
 def _changes(before: dict, after: dict, number: Sequence[int]) -> tuple[Change, ...]:
@@ -212,8 +245,8 @@ def _row_text(row: Sequence) -> str:
     return yaml.safe_dump(list(row), default_flow_style=True, width=10**6).strip()
 
 
-def _yaml_text(cfg: dict) -> str:
-    """A model YAML with one row a line.
+def _portable(cfg: dict) -> dict:
+    """The rows and settings of a model YAML.
 
     Of several scales only the one that was built is kept, so that the file's name need not say it.
     """
@@ -223,8 +256,16 @@ def _yaml_text(cfg: dict) -> str:
         cfg.pop(key, None)
     if scale and "scales" in cfg:
         cfg["scales"] = {scale: cfg["scales"][scale]}
-    parts = {part: cfg.pop(part) for part in ("backbone", "head")}
-    text = yaml.safe_dump(cfg, sort_keys=False, default_flow_style=None)
-    for part, its_rows in parts.items():
-        text += f"\n{part}:\n" + "".join(f"  - {_row_text(row)}\n" for row in its_rows)
-    return text
+    return cfg
+
+
+def _yaml_text(cfg: dict) -> str:
+    """A model YAML with one setting a line and one row a line."""
+    lines = []
+    for key, value in cfg.items():
+        if key in ("backbone", "head"):
+            lines += ["", f"{key}:", *(f"  - {_row_text(row)}" for row in value)]
+        else:
+            style = None if isinstance(value, dict | list) else False  # None sets a mapping of numbers in braces
+            lines.append(yaml.safe_dump({key: value}, default_flow_style=style, sort_keys=False, width=10**6).strip())
+    return "\n".join(lines) + "\n"

@@ -13,9 +13,11 @@ of its own is the paper's bare module, which is what published YAMLs mean by it.
 
 import copy
 import difflib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from . import spelling
 from .attention import known
 from .errors import UserError, shown
 from .spec import Spec
@@ -26,6 +28,9 @@ MOST_REPEATS = 1000  # of a row: a slip of the finger more would build layers un
 # Backbone rows behind a stage's last block: they have place names of their own.
 _PLACES_BY_MODULE = {"sppf": ("SPPF", "SPP", "SPPELAN"), "psa": ("C2PSA", "C2fPSA", "PSA")}
 
+# Rows that change what runs later without being read: YOLO-World's updates the text that its other rows compare with.
+_READ_BY_THE_HOST = ("ImagePoolingAttn",)
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -33,13 +38,27 @@ class Placed:
 
     Attributes:
         specs: in the order they run; `start` is set.
-        own_row: the row is the attention, rather than a layer with one attached.
-        width: number of channels that the YAML claims for a row of its own, None where it leaves them out.
+        own_row: the row is the first of them, rather than a layer that has them attached.
+        numbers: what a row of its own says by position: its width, or arguments, see `read`.
     """
 
     specs: tuple[Spec, ...]
     own_row: bool
-    width: int | None = None
+    numbers: tuple[object, ...] = ()
+
+    def read(self, width: int, scaled: Callable[[int], int]) -> tuple[Spec, ...]:
+        """The attentions, their arguments complete.
+
+        Args:
+            width: channels of the row.
+            scaled: what the model's scale makes of a width, see `scaled`.
+
+        Raises:
+            UserError: the numbers do not fit; the message has no subject.
+        """
+        if not self.numbers:
+            return self.specs
+        return (spelling.read(self.specs[0], self.numbers, width, scaled), *self.specs[1:])
 
 
 def rows(cfg: Mapping) -> list[list]:
@@ -70,6 +89,14 @@ def sources(row: Sequence, index: int) -> list[int]:
     return [f if f >= 0 else max(index + f, -1) for f in froms]
 
 
+def scaled(cfg: Mapping) -> Callable[[int], int]:
+    """What the model's scale makes of a width that its rows name."""
+    scales, factor, most = cfg.get("scales"), cfg.get("width_multiple", 1), math.inf
+    if scales:  # the first where none is named, as the host has it
+        _, factor, most = scales[cfg.get("scale") or next(iter(scales))]
+    return lambda width: math.ceil(min(width, most) * factor / 8) * 8
+
+
 def base_module(row: Sequence) -> str:
     """The row's module without attentions attached to it."""
     return row[2].partition("+")[0]
@@ -78,48 +105,53 @@ def base_module(row: Sequence) -> str:
 # Reading ---------------------------------------------------------------------------------------------------------
 
 
-def split(cfg: Mapping) -> tuple[dict, dict[int, Placed]]:
+def split(cfg: Mapping, theirs: Collection[str] = ()) -> tuple[dict, dict[int, Placed]]:
     """Separate a model into rows that any parser knows and the attentions in them, by row number.
 
     A row of an attention's own becomes `nn.Identity`, so every number and every width stays right.
 
+    Args:
+        cfg: the model.
+        theirs: names of modules that the host or the user has; a row of that very name is no attention of ours.
+
     Raises:
-        UserError: an attention row that cannot be read, that reads several rows, or that no row reads.
+        UserError: an attention row that cannot be read or that reads several rows, or a row that no row reads.
     """
     cfg = copy.deepcopy(dict(cfg))
     together = rows(cfg)
     placed = {}
     for index, row in enumerate(together):
-        if "+" in row[2]:
-            row[2], *specs = _split_plus(row[2])
-            if not row[2]:
-                raise UserError(f"row {index}: no layer stands before '+{specs[0]}'", "write C3k2+ema, or EMA alone")
-            placed[index] = Placed(tuple(_with_start(Spec.parse(s), SUFFIX_START) for s in specs), own_row=False)
-        elif known(row[2]):
-            placed[index] = _read_own_row(row, index)
+        base, *suffixes = _split_plus(row[2])
+        if suffixes and not base:
+            raise UserError(f"row {index}: no layer stands before '+{suffixes[0]}'", "write C3k2+ema, or EMA alone")
+        behind = tuple(_with_start(Spec.parse(suffix), SUFFIX_START) for suffix in suffixes)
+        if known(base) and base not in theirs:
+            placed[index] = _read_own_row([row[0], row[1], base, row[3]], index, behind)
             row[2:] = "nn.Identity", []
-    unread(together, placed)
+        elif behind:
+            row[2], placed[index] = base, Placed(behind, own_row=False)
+    if placed:
+        require_read(together, placed)
     return cfg, placed
 
 
-def unread(together: Sequence[Sequence], placed: Mapping[int, Placed]) -> None:
-    """Check that some row reads every attention.
+def require_read(together: Sequence[Sequence], placed: Mapping[int, Placed]) -> None:
+    """Check that some row reads every row but the last, which is the model's output.
 
     Raises:
-        UserError: a row with an attention that nothing reads, or an attention on the head.
+        UserError: a row that nothing reads, or an attention on the head.
     """
     last = len(together) - 1
     read = {source for index, row in enumerate(together) for source in sources(row, index)}
-    for index, at_row in placed.items():
-        names = "+".join(spec.name for spec in at_row.specs)
-        if index == last:
-            raise UserError(
-                f"row {index} ({names}) is the model's output", f"attach it to a row that {together[last][2]} reads"
-            )
-        if index not in read:
+    head, head_reads = together[last][2], sources(together[last], last)
+    for index, row in enumerate(together):
+        names = "+".join(spec.name for spec in placed[index].specs) if index in placed else row[2]
+        if index == last and index in placed:
+            raise UserError(f"row {index} ({names}) is the model's output", f"attach it to a row that {head} reads")
+        if index not in (last, *read) and row[2] not in _READ_BY_THE_HOST:
             raise UserError(
                 f"no row reads row {index} ({names}), so it would change nothing",
-                f"{together[last][2]} reads {sources(together[last], last)}: put {index} in its place there",
+                f"{head} reads {head_reads}: put {index} in its place there",
             )
 
 
@@ -144,20 +176,14 @@ def _written(spec: Spec, default: str) -> Spec:
     return replace(spec, start=None if spec.start == default else spec.start, places=())
 
 
-def _read_own_row(row: Sequence, index: int) -> Placed:
+def _read_own_row(row: Sequence, index: int, behind: tuple[Spec, ...]) -> Placed:
     source, _, module, args = row
     if isinstance(source, list):
         raise UserError(f"row {index} ({module}) reads rows {source}, but an attention reads one", "write [-1, 1, ...]")
     args = [a for a in args if a != "c2"]  # the idiom for "as wide as the row before", which is the default here
     settings = args.pop() if args and isinstance(args[-1], dict) else {}
-    if len(args) > 1 or not all(type(a) is int for a in args):
-        raise UserError(
-            f"row {index} ({module}): cannot read the arguments {row[3]}",
-            "name them, as in [-1, 1, EMA, [{groups: 8}]]: a second number is ignored by the authors' code and is "
-            "the number of groups in most copies",
-        )
     spec = _with_start(Spec.of(module, settings), ROW_START)
-    return Placed((spec,), own_row=True, width=args[0] if args else None)
+    return Placed((spec, *behind), own_row=True, numbers=tuple(args))
 
 
 # Places ----------------------------------------------------------------------------------------------------------
@@ -172,20 +198,22 @@ def places(cfg: Mapping, strides: Sequence[float | None]) -> dict[str, tuple[int
 
     Returns:
         `neck` (what the head reads), `P3`, `P4` ... (the same by level: P3 has stride 8), `backbone` (last block of
-        each stage) and `backbone.P3` ..., `sppf`, `psa`.
+        each stage, also one that changes the size itself) and `backbone.P3` ..., `sppf`, `psa`.
     """
     together = rows(cfg)
     found = {"neck": tuple(sorted(set(sources(together[-1], len(together) - 1))))}
     by_stride = sorted((strides[i], i) for i in found["neck"] if strides[i])
     found |= {f"P{_level(stride)}": (index,) for stride, index in by_stride}
 
-    stages = {}
+    stages, halved, stem = {}, {}, {}
     tails = {module for modules in _PLACES_BY_MODULE.values() for module in modules}
     for index, row in enumerate(together[: len(cfg["backbone"])]):
         stride, source = strides[index], sources(row, index)[0]
-        keeps_size = source >= 0 and strides[source] == stride
-        if stride and keeps_size and base_module(row) not in tails:
-            stages[stride] = index
+        if stride and base_module(row) not in tails:
+            keeps_size = source >= 0 and strides[source] == stride
+            (stages if keeps_size else halved if source >= 0 else stem)[stride] = index
+    # A block that halves the map itself, as those of a ResNet do, ends its stage where nothing follows it.
+    stages = dict(sorted((halved | stages or stem).items()))
     found["backbone"] = tuple(stages.values())
     found |= {f"backbone.P{_level(stride)}": (index,) for stride, index in stages.items()}
 
@@ -259,7 +287,7 @@ def with_rows(cfg: Mapping, spec: Spec, indices: Sequence[int]) -> tuple[dict, l
         part = grown["backbone" if index < len(cfg["backbone"]) else "head"]
         part.append([_rewire(row, index, number[index], output), *row[1:]])
         if index in after:
-            part.append([-1, 1, spec.name, [settings] if settings else []])
+            part.append([-1, 1, f"foveal.{spec.name}", [settings] if settings else []])
     return {**cfg, **grown}, number
 
 

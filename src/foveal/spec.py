@@ -13,7 +13,7 @@ from .errors import UserError
 
 STARTS = ("identity", "paper")
 
-_FORM = re.compile(r"\s*(?P<name>\w+)\s*(?:\((?P<arguments>.*)\))?\s*(?:@(?P<places>[^()]*))?")
+_FORM = re.compile(r"\s*(?P<name>(?:foveal\.)?\w+)\s*(?:\((?P<arguments>.*)\))?\s*(?:@(?P<places>[^()]*))?")
 
 
 @dataclass(frozen=True)

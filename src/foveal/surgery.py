@@ -109,6 +109,13 @@ def attended(layer: nn.Module) -> bool:
     return hasattr(type(layer), "_attended_base")
 
 
+def attached(layer: nn.Module) -> list[nn.Module]:
+    """What is attached to a layer, in order; of a `Sequential` to its last module."""
+    while isinstance(layer, nn.Sequential) and not attended(layer) and len(layer):
+        layer = layer[-1]
+    return list(layer.attention) if attended(layer) else []
+
+
 @functools.cache
 def _attended_class(base: type[nn.Module]) -> type[nn.Module]:
     # `base` is closed over: super(type(self), self) would recurse in a subclass.

@@ -1,18 +1,15 @@
 """Attentions inside unmodified Ultralytics: what is registered there, its trainers, its model files.
 
-Importing this module registers: `ultralytics.nn.tasks.parse_model` is wrapped by a function that takes the attentions
-out of the rows, lets the original build the rest, and attaches them. Nothing of Ultralytics is copied or rewritten, so
-a YAML or a checkpoint with attentions then works with `from ultralytics import YOLO`, and the loader that brings over
-pretrained weights finds every tensor under its old name.
+Importing this module registers them in the host's parser, see `parser`. Nothing of Ultralytics is copied or rewritten,
+so a YAML or a checkpoint with attentions then works with `from ultralytics import YOLO`, and the loader that brings
+over pretrained weights finds every tensor under its old name.
 
-Every layer with an attention holds a reference to `Registered` below. A checkpoint names it, so loading the checkpoint
+Every layer with an attention holds a reference to `Registered`. A checkpoint names it, so loading the checkpoint
 imports this module: training, resuming and tuning such a file work in a process that never heard of foveal.
 """
 
 import contextlib
 import copy
-import functools
-import inspect
 import pickle
 import struct
 import sys
@@ -20,14 +17,12 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
-import torch
 import yaml
 from torch import nn
 
-from . import insert, surgery
+from . import surgery
 from .attention import Attention
 from .errors import UserError
-from .kernels import ema
 
 FLOOR = "8.3.200"  # as in pyproject.toml; the newest release tested is in constraints.txt
 
@@ -51,115 +46,17 @@ if _numbers(ultralytics.__version__) < _numbers(FLOOR):
 
 from ultralytics import cfg as grammar  # noqa: E402  (after the version is known to fit)
 from ultralytics.models import rtdetr, yolo  # noqa: E402
-from ultralytics.nn import tasks  # noqa: E402
-from ultralytics.utils import ASSETS, LOGGER  # noqa: E402
+from ultralytics.nn import tasks  # noqa: E402, F401  (for rooms that have no other door to the host)
+from ultralytics.utils import ASSETS  # noqa: E402
 from ultralytics.utils.metrics import compute_ap  # noqa: E402
+
+from . import parser  # noqa: E402
+from .parser import Registered, count, split, unsaid  # noqa: E402, F401  (`Registered` by checkpoints)
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
 
 
-class Registered:
-    """Named by every checkpoint with an attention, so that loading one imports this module."""
-
-
-torch.serialization.add_safe_globals([Registered])
-
-
-# Building --------------------------------------------------------------------------------------------------------
-
-
-class _Widths(nn.Module):
-    """A last row that receives the parser's own list of widths."""
-
-    def __init__(self, widths: list[int]):
-        super().__init__()
-        self.widths = list(widths)
-
-
-def _register() -> None:
-    original = getattr(tasks, "parse_model", None)
-    if original is None or list(inspect.signature(original).parameters)[:2] != ["d", "ch"]:
-        raise _parser_changed()
-    with contextlib.suppress(ImportError):  # older hosts count modules only
-        from thop.profile import functional_hooks
-
-        functional_hooks[torch.ops.foveal.ema.default] = lambda args, _, out: (
-            ema.flops(args[0].shape, args[1].shape) // 2
-        )
-    tasks.FovealWidths = _Widths
-    tasks.parse_model = functools.wraps(original)(functools.partial(_parse_model, original))
-
-
-def _parse_model(original, d: dict, ch: int, verbose: bool = True):
-    """Build a model's rows with the host's parser, then attach the attentions that stand in them."""
-    cfg, placed = insert.split(d)
-    if not placed:
-        return original(d, ch, verbose)
-    cfg["head"].append([-1, 1, "FovealWidths", ["ch"]])
-    with unsaid(_Widths.__name__):
-        layers, save = original(cfg, ch, verbose)
-    *layers, last = layers
-    if not isinstance(last, _Widths) or len(last.widths) != len(layers):
-        raise _parser_changed()
-    for index, at_row in placed.items():
-        layers[index] = _place(layers[index], at_row, last.widths[index], d.get("scale"), verbose)
-    return nn.Sequential(*layers), save
-
-
-@contextlib.contextmanager
-def unsaid(word: str) -> Iterator[None]:
-    """Keep the host from logging lines with a word in them, because it names what no user has seen."""
-
-    def is_other(record) -> bool:
-        return word not in record.getMessage()
-
-    LOGGER.addFilter(is_other)
-    try:
-        yield
-    finally:
-        LOGGER.removeFilter(is_other)
-
-
-def _place(layer: nn.Module, at_row: insert.Placed, width: int, scale: str | None, verbose: bool) -> nn.Module:
-    """The row's layer with its attentions, carrying what the host keeps on every layer."""
-    if at_row.width not in (None, width):
-        raise UserError(
-            f"row {layer.i} ({at_row.specs[0].name}) says {at_row.width} channels, but the row it reads has {width}"
-            + (f" at scale {scale!r}" if scale else ""),
-            f"write {width}, or [] to have it filled in at every scale",
-        )
-    repeats = len(layer) if at_row.own_row and isinstance(layer, nn.Sequential) else 1
-    specs = at_row.specs * repeats
-    with torch.random.fork_rng(devices=[]):  # what the host draws later must be what it draws for the plain model
-        attentions = [surgery.build(spec, width) for spec in specs]
-    if at_row.own_row:
-        placed = attentions[0] if repeats == 1 else nn.Sequential(*attentions)
-        placed.i, placed.f, placed.type = layer.i, layer.f, f"foveal.{specs[0].name}"
-    else:
-        placed = layer
-        for attention in attentions:
-            surgery.attach(layer, attention)
-    placed.foveal = Registered
-    placed.np = _count(placed)
-    if verbose:  # lines under the host's table, in its columns
-        for spec, module in zip(specs, attentions, strict=True):
-            name = f"foveal.{spec.name}"
-            LOGGER.info(f"{layer.i:>3}{'attention':>20}{1:>3}{_count(module):10.0f}  {name:<45}[{width}] {spec}")
-    return placed
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _parser_changed() -> UserError:
-    return UserError(
-        f"the model parser of Ultralytics {ultralytics.__version__} is not the one foveal knows",
-        "install the release that foveal's constraints.txt names",
-    )
-
-
-_register()
+parser.register()
 
 
 # Training --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import difflib
 from importlib import import_module
 
 from ..errors import UserError
-from ._base import FORMS, PLAIN, Attention, BatchNorm, Card, ConvNorm, costs, forms
+from ._base import FORMS, PLAIN, Attention, BatchNorm, Card, ConvNorm, Form, Number, costs, forms
 from .cab import ChannelAttentionBlock
 from .cbam import CBAM
 from .coord import CoordAttention
@@ -68,8 +68,12 @@ _NAMES = {
 
 
 def known(name: str) -> bool:
-    """Whether `name` is an attention's short name, class name or alias, in any case."""
-    return name.casefold() in _NAMES
+    """Whether `name` is an attention's short name, class name or alias, in any case, with or without `foveal.`."""
+    return _folded(name) in _NAMES
+
+
+def _folded(name: str) -> str:
+    return name.casefold().removeprefix("foveal.")
 
 
 def mathematics(name: str) -> str:
@@ -78,14 +82,14 @@ def mathematics(name: str) -> str:
 
 
 def find(name: str) -> type[Attention]:
-    """The attention class called `name`: its short name, class name or alias, in any case.
+    """The attention class called `name`: its short name, class name or alias in any case, `foveal.` before it or not.
 
     Raises:
         UserError: no attention has that name; the hint gives the nearest one.
     """
     if known(name):
-        return _NAMES[name.casefold()]
-    near = difflib.get_close_matches(name.casefold(), _NAMES, n=1, cutoff=0)[0]
+        return _NAMES[_folded(name)]
+    near = difflib.get_close_matches(_folded(name), _NAMES, n=1, cutoff=0)[0]
     raise UserError(f"no attention is named {name!r}", f"did you mean {_NAMES[near].card.name!r}? (foveal list)")
 
 
@@ -98,6 +102,8 @@ __all__ = [
     "BatchNorm",
     "Card",
     "ConvNorm",
+    "Form",
+    "Number",
     "costs",
     "find",
     "forms",

@@ -1,7 +1,7 @@
 """What every attention shares: its card, the choice of the form that runs, and a convolution with its norm."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -13,6 +13,35 @@ from ..kernels import memory_format
 
 FORMS = ("reference", "fast", "kernel")
 PLAIN = FORMS[:2]  # in plain torch operations, for every dtype and device
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that rows of published YAMLs give an attention by its position, after the width.
+
+    Attributes:
+        name: the argument of ours that it sets; what copies call it where ours has no such argument.
+        usual: the values by which it is told from other numbers. An argument that ours lacks has the one value that
+            ours computes with, or values that copies ignore.
+    """
+
+    name: str
+    usual: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One positional form of an attention's row that is in circulation.
+
+    Attributes:
+        numbers: in order, after one width, two, or none.
+        implies: arguments that copies of this form fix without saying so.
+        alone: whether the form is read only where no width stands before it.
+    """
+
+    numbers: tuple[Number, ...]
+    implies: Mapping[str, object] = field(default_factory=dict)
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,6 +62,7 @@ class Card:
         constraints: what it asks of its input.
         differs: where code and paper differ, and which of them this is.
         copies: what copies in circulation get wrong.
+        forms: the numbers that rows of published YAMLs give it.
         notes: what else a user would find out late.
     """
 
@@ -49,6 +79,7 @@ class Card:
     constraints: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = ()
     notes: tuple[str, ...] = ()
 
 

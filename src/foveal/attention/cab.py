@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._base import Attention, Card
+from ._base import Attention, Card, Form, Number
 
 
 class ChannelAttentionBlock(Attention):
@@ -43,6 +43,10 @@ class ChannelAttentionBlock(Attention):
         copies=(
             "a much copied HAT for YOLO builds the whole super-resolution network without its upsampler: its output is "
             "its input, and not one of its 5 million parameters gets a gradient",
+        ),
+        forms=(
+            Form((Number("compress_ratio", (2, 3, 4)),)),
+            Form((Number("compress_ratio", (2, 3, 4)), Number("squeeze_factor", (8, 16, 30)))),
         ),
         notes=("its output is not a re-weighed input: bare, it replaces what the layer computed",),
     )

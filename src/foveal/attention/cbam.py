@@ -13,7 +13,7 @@ for both poolings was measured and gains nothing.
 import torch
 from torch import Tensor, nn
 
-from ._base import Attention, Card, ConvNorm
+from ._base import Attention, Card, ConvNorm, Form, Number
 from .se import bottleneck
 
 
@@ -47,6 +47,11 @@ class CBAM(Attention):
             "many copies drop the batch norm, add a bias and pool (mean, max): swap the 7x7 kernel's inputs",
             "Ultralytics' own CBAM has one full C x C layer, no hidden layer and no maximum: 65,792 instead of 8,564 "
             "parameters at 256 channels, and another function",
+        ),
+        forms=(
+            Form((Number("kernel_size", (7,)),)),
+            Form((Number("reduction", (2, 4, 8, 16, 32)),)),
+            Form((Number("reduction", (2, 4, 8, 16, 32)), Number("kernel_size", (7,)))),
         ),
         notes=(
             "its batch norm keeps the authors' momentum of 0.01 inside a YOLO, too",

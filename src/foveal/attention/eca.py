@@ -14,7 +14,7 @@ from math import log2
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._base import Attention, Card
+from ._base import Attention, Card, Form, Number
 
 
 class ECA(Attention):
@@ -46,6 +46,10 @@ class ECA(Attention):
             "the released networks set k by hand: ECA-Net50 has 3, 5, 5, 7 where the rule gives 5, 5, 5, 7",
         ),
         copies=("copies agree with the release; timm does not go below k = 3, this rule gives 1 below 8 channels",),
+        forms=(
+            Form((Number("kernel_size", (3, 5, 7, 9)),)),
+            Form((Number("gamma", (2,)), Number("b", (1,)))),
+        ),
         notes=("no `fast` form: pooling and scaling is all it does",),
     )
 

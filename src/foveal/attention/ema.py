@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ..kernels import ema as kernels
 from . import _ema_closed
-from ._base import Attention, Card, exporting, instance_norm, require_divisor
+from ._base import Attention, Card, Form, Number, exporting, instance_norm, require_divisor
 
 _TAPS = [(i, j) for i in range(3) for j in range(3)]
 
@@ -73,6 +73,7 @@ class EMAttention(Attention):
             "EMA(256, 8): the authors' code ignores the second number, most copies take it as the number of groups",
             "adaptive pools to (None, 1) export to ONNX files that are wrong at every size but the traced one",
         ),
+        forms=(Form((Number("groups", (4, 8, 16, 32, 64)),), alone=True),),
         notes=(
             "nothing to do with EMA the weight average, which Ultralytics keeps for every model",
             "a fresh gate is about 0.5 and halves its input: hence the identity start in pretrained models",

@@ -16,7 +16,7 @@ at its border, where the first convolution's bias meets padding; so there is no 
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._base import Attention, Card
+from ._base import Attention, Card, Form, Number
 
 _DILATION = {7: 2, 11: 2, 23: 3, 35: 3, 41: 3, 53: 3}  # the kernel sizes of the release
 
@@ -49,6 +49,7 @@ class LSKA(Attention):
             "the release's class accepts any kernel size and fails at the first call",
         ),
         copies=("detector copies often use k = 11 behind SPPF's concatenation, not where the paper has it",),
+        forms=(Form((Number("kernel_size", (7, 11, 23, 35, 41, 53)),)),),
         notes=(
             "no sigmoid: nothing keeps the factor between 0 and 1",
             "no `fast` form: what copies of tensors it could do without is at most a tenth of its time on a CPU",

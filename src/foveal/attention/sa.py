@@ -17,7 +17,7 @@ No multiply-accumulates. There is no `fast` form of its own.
 import torch
 from torch import Tensor, nn
 
-from ._base import Attention, Card, instance_norm, require_divisor
+from ._base import Attention, Card, Form, Number, instance_norm, require_divisor
 
 
 class ShuffleAttention(Attention):
@@ -44,6 +44,11 @@ class ShuffleAttention(Attention):
         constraints=("channels must be a multiple of 2 * groups", "any height and width"),
         differs=("the paper counts 300 more parameters in a ResNet-50, the release has 708 more; here as released",),
         copies=("most copies default to 8 groups instead of 64: another module",),
+        forms=(
+            Form((Number("groups", (4, 8, 16, 32, 64)),)),
+            Form((Number("reduction", (8, 16, 32)),), implies={"groups": 8}),
+            Form((Number("reduction", (8, 16, 32)), Number("groups", (4, 8, 16, 32, 64)))),
+        ),
         notes=(
             "fresh, it multiplies every channel by sigmoid(1) = 0.73 and shuffles",
             "NCNN cannot run it: its file ends the process",

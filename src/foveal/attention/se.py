@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._base import Attention, Card
+from ._base import Attention, Card, Form, Number
 
 
 class SqueezeExcitation(Attention):
@@ -45,6 +45,7 @@ class SqueezeExcitation(Attention):
             "the usual PyTorch port has no bias: bias=False loads its weights",
             "timm rounds the hidden width to a multiple of 8",
         ),
+        forms=(Form((Number("reduction", (2, 4, 8, 16, 32)),)),),
         notes=("no `fast` form: pooling and scaling is all it does",),
     )
     renamed = {"fc.0": "fc1", "fc.2": "fc2"}

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._base import Attention, Card, ConvNorm
+from ._base import Attention, Card, ConvNorm, Form, Number
 
 
 class SeaAttention(Attention):
@@ -59,6 +59,10 @@ class SeaAttention(Attention):
         copies=(
             "write-ups in which every pixel's query attends to squeezed keys: the query is squeezed, too",
             "tables that are drawn and never trained; a ratio of 4; seven plain convolutions instead of these",
+        ),
+        forms=(
+            Form((Number("key_dim", (8, 16, 32)), Number("heads", (2, 4, 8)))),
+            Form((Number("key_dim", (8, 16, 32)), Number("heads", (2, 4, 8)), Number("attn_ratio", (1, 2, 4)))),
         ),
         notes=(
             "it replaces its input: bare, it needs the shortcut that its block has",

@@ -14,7 +14,7 @@ Multiply-accumulates: 98 * (H*W + C*W + C*H). `fast` adds the gates first: x is 
 import torch
 from torch import Tensor, nn
 
-from ._base import Attention, Card, ConvNorm
+from ._base import Attention, Card, ConvNorm, Form, Number
 
 
 class TripletAttention(Attention):
@@ -36,6 +36,10 @@ class TripletAttention(Attention):
         avoid="where the order of channels means nothing: its convolutions run across neighbouring channels",
         constraints=("any width, height and channels",),
         differs=("the three branches' norms keep the release's momentum of 0.01",),
+        forms=(
+            Form((Number("no_spatial", (0,)),)),
+            Form((Number("kernel_size", (7,)),)),
+        ),
         notes=("300 parameters at any width",),
     )
     renamed = {
