@@ -91,8 +91,8 @@ def add(
     loaded = host.load(model)
     before = loaded.model.eval()
     insert.require_read(insert.rows(before.yaml), host.split(before.yaml)[1])
-    image_size = 224 if loaded.task == "classify" else 640
-    image = _photograph(image_size, before.yaml.get("channels", 3))
+    size = image_size(loaded.task)
+    image = photograph(size, before.yaml.get("channels", 3))
     with host.refusing(model):  # a file can hold anything
         strides = _strides(before)
         outputs, flops = _counted(before, image)
@@ -124,7 +124,7 @@ def add(
         tensors=_kept(before, after, number),
         parameters=(host.count(before), host.count(after)),
         flops=(flops, attended_flops),
-        image_size=image_size,
+        image_size=size,
         difference=_difference(outputs, attended_outputs),
         carried=carried,
     )
@@ -213,7 +213,12 @@ def _write(model: nn.Module, loaded: host.YOLO, target: Path, image: Tensor, out
     write_text(target, text)
 
 
-def _photograph(size: int, channels: int) -> Tensor:
+def image_size(task: str) -> int:
+    """Side in pixels of the square images on which models of a task are compared."""
+    return 224 if task == "classify" else 640
+
+
+def photograph(size: int, channels: int) -> Tensor:
     """The host's street scene as a (1, channels, size, size) batch with values in 0..1."""
     with Image.open(host.PHOTOGRAPH) as image:
         pixels = np.asarray(image.convert("RGB").resize((size, size)), dtype=np.float32) / 255

@@ -1,0 +1,54 @@
+"""Every model YAML that the installed host ships: attentions at every place, both ways of writing them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+
+import ultralytics
+
+import foveal
+from foveal import IdentityStart, UserError, graft, insert, rebuilding
+from foveal import yolo as host
+
+NAMES = sorted(path.name for path in (Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _small_images(monkeypatch, tmp_path):
+    monkeypatch.setattr(graft, "image_size", lambda _task: 128)
+    monkeypatch.chdir(tmp_path)
+
+
+def added(name: str, own_row: bool) -> foveal.graft.Added:
+    """EMA at all its places; where the host cannot build its own YAML here, the hint is followed."""
+    arguments = {"at": "neck,paper,backbone", "own_row": own_row, "output": f"mine-{own_row}.yaml"}
+    try:
+        return foveal.add(name, "ema", **arguments)
+    except UserError as refusal:
+        assert "without downloaded weights" in refusal.hint, refusal  # noqa: PT017
+        cfg = host.tasks.yaml_model_load(name)
+        cfg["backbone"][0][3] = yaml.safe_load(refusal.hint.removeprefix("write ").partition("]")[0] + "]")
+        Path(name).write_text(yaml.safe_dump({key: cfg[key] for key in ("nc", "backbone", "head")}))
+        return foveal.add(name, "ema", **arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_ways_to_write_it_keep_the_model_and_train(name):
+    for own_row in (False, True):
+        found = added(name, own_row)
+        assert found.difference == 0
+        assert found.tensors[0] == found.tensors[1] > 0
+        cfg = yaml.safe_load(Path(found.output).read_text())
+        attended = [row for row in insert.rows(cfg) if "ema" in row[2]]
+        assert len(attended) == len([change for change in found.changes if "ema" in change.after])
+    model = host.load(found.output).model.train()
+    starts = [module for module in model.modules() if isinstance(module, IdentityStart)]
+    assert len(starts) == len(attended)
+    # Two maps at least at the last level, so that norms over positions leave a gradient.
+    outputs = rebuilding.tensors(model(torch.rand(2, cfg.get("channels", 3), 128, 128)))
+    sum(out.square().sum() for out in outputs if out.requires_grad).backward()
+    assert all(start.gain.grad is not None and bool(start.gain.grad.any()) for start in starts)
