@@ -90,7 +90,13 @@ def write(name: str, spec: Spec | None, names: dict[int, str], target: Path) -> 
     model.yaml[ZOO] = str(replace(zoo.Name.parse(name), weights=""))  # whoever builds it anew has the weights already
     model.names, model.task = dict(names), "classify"
     like = {"train_args": {"task": "classify"}}
-    write_whole(target, lambda part: torch.save(host.checkpoint(model, like), part))
+    written = recording.digests(model)
+
+    def check(part: Path) -> None:
+        if recording.digests(host.load(part).model) != written:
+            raise UserError(f"{target} was read back as another model than was written", "try another disk")
+
+    write_whole(target, lambda part: torch.save(host.checkpoint(model, like), part), check)
 
 
 def digests(name: str) -> dict[str, str]:

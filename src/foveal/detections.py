@@ -128,7 +128,12 @@ def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
         with part.open("wb") as file:  # savez would append a suffix to a path
             np.savez_compressed(file, **arrays)
 
-    write_whole(path, write)
+    def check(part: Path) -> None:
+        with np.load(part) as read:
+            if any(read[name].tobytes() != np.asarray(array).tobytes() for name, array in arrays.items()):
+                raise UserError(f"{path} was read back with other values than were written", "try another disk")
+
+    write_whole(path, write, check)
 
 
 def load_arrays(path: Path, kind: type[_T], word: str) -> _T:

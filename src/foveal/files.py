@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +47,21 @@ def write_text(target: Path, text: str) -> None:
             raise UserError(f"{target} cannot be written: another text came back", "try another disk with -o")
 
     write_whole(target, lambda part: part.write_bytes(content), check)
+
+
+def require_intact(path: Path) -> None:
+    """Read back an archive, such as torch writes, and compare it with its own checksums.
+
+    Raises:
+        UserError: a part of it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile:
+        damaged = path.name
+    if damaged:
+        raise UserError(f"{path} was read back damaged, at {damaged}", "try another disk")
 
 
 def digest(path: Path, size: int = 16) -> str:

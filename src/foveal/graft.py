@@ -18,7 +18,7 @@ from . import insert, parser, rebuilding, surgery
 from . import yolo as host
 from .attention import find
 from .errors import UserError
-from .files import write_text, write_whole
+from .files import write_whole
 from .spec import Spec
 
 
@@ -201,16 +201,20 @@ def _write(model: nn.Module, loaded: host.YOLO, target: Path, image: Tensor, out
         def check(part: Path) -> None:
             read = host.load(part).model.eval()
             if not rebuilding.same(rebuilding.run(read, image), outputs):
-                raise AssertionError(f"{target} was read back as another model than was written")
+                raise UserError(f"{target} was read back as another model than was written", "try another disk with -o")
 
         return write_whole(target, lambda path: torch.save(saved, path), check)
     cfg = _portable(model.yaml)
     text = _yaml_text(cfg)
-    if yaml.safe_load(text) != cfg:
-        raise AssertionError(f"{target} would be read back as another model than was written")
-    again = {**yaml.safe_load(text), **{key: model.yaml[key] for key in ("scale", "channels") if key in model.yaml}}
-    rebuilding.require_same_tensors(model, host.rebuild(model, again))
-    write_text(target, text)
+    said = {key: model.yaml[key] for key in ("scale", "channels") if key in model.yaml}
+
+    def check_text(part: Path) -> None:
+        read = yaml.safe_load(part.read_text(encoding="utf-8"))
+        if read != cfg:
+            raise UserError(f"{target} was read back as another model than was written", "write a .pt file instead")
+        rebuilding.require_same_tensors(model, host.rebuild(model, {**read, **said}))
+
+    write_whole(target, lambda path: path.write_bytes(text.encode()), check_text)
 
 
 def image_size(task: str) -> int:

@@ -28,7 +28,7 @@ from . import yolo as host
 from .answers import Answers
 from .detections import Detections
 from .errors import UserError
-from .files import write_text, write_whole
+from .files import require_intact, write_text, write_whole
 from .recipe import Recipe
 
 RESUME = "resume.pt"
@@ -110,7 +110,7 @@ class _Recording:
             "last_step": self._last_step,
             "record": self.record,
         }
-        write_whole(self.save_dir / RESUME, lambda path: torch.save(checkpoint, path))
+        write_whole(self.save_dir / RESUME, lambda path: torch.save(checkpoint, path), require_intact)
         return saved
 
     def resume_training(self, ckpt):

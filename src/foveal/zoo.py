@@ -124,8 +124,20 @@ def add(
     with torch.no_grad():
         before, count = model(noise), _count(model)
         rows = attaching.attach(model, wanted)
-        difference = float((model(noise) - before).abs().max())
-    write_whole(target, lambda part: torch.save(model, part))
+        after = model(noise)
+    difference = float((after - before).abs().max())
+    if wanted.start != "paper" and difference != 0:
+        raise UserError(
+            f"with {wanted}, {name} would not compute what it does without: outputs differ by {difference:g}",
+            "report it with what foveal doctor prints",
+        )
+
+    @torch.no_grad()
+    def check(part: Path) -> None:
+        if not torch.equal(torch.load(part, weights_only=False)(noise), after):
+            raise UserError(f"{target} was read back as another model than was written", "try another disk with -o")
+
+    write_whole(target, lambda part: torch.save(model, part), check)
     written = str(replace(wanted, start=wanted.start or "identity"))
     return Grown(name, str(target), written, tuple(rows), (count, _count(model)), difference)
 
