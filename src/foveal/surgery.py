@@ -1,12 +1,14 @@
 """Attaching an attention to a layer of any torch model.
 
-The layer's class is swapped for a subclass whose `__call__` passes the layer's output through the attention. A hook
-would get lost: hook ids restart at 0 in every process, so another tool's hook can replace it. An overridden `forward`
-would be bypassed by exporters that assign their own. `isinstance(layer, C3k2)` stays true, and so does every name in
-the state dict.
+The layer's class is swapped for a subclass whose `forward` passes the layer's output through the attention, so that
+whoever looks at the layer by a hook sees the map behind it. The attention itself is no hook, which would get lost: hook
+ids restart at 0 in every process, so another tool's hook can replace it. A `forward` that is assigned to the layer, as
+exporters and fusing hosts do, is called in the place of the layer's own, and the attention still follows it.
+`isinstance(layer, C3k2)` stays true, and so does every name in the state dict.
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
@@ -69,6 +71,7 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
     if not attended(layer):
         layer.attention = nn.Sequential()
         layer.__class__ = _attended_class(type(layer))
+        _take_over(layer)
     layer.attention.append(attention)
     layer.attention.train(layer.training)
     return layer
@@ -95,8 +98,11 @@ def end(layer: nn.Module) -> nn.Module:
 
 def detach(layer: nn.Module) -> None:
     """Make an attended layer what it was before its first attention."""
+    assigned = vars(layer).pop("forward", None)
     layer.__class__ = type(layer)._attended_base
     del layer.attention
+    if assigned:
+        layer.forward = assigned.forward
 
 
 def kind(layer: nn.Module) -> str:
@@ -116,30 +122,66 @@ def attached(layer: nn.Module) -> list[nn.Module]:
     return list(layer.attention) if attended(layer) else []
 
 
+class AssignedForward:
+    """A forward that was assigned to an attended layer, with the layer's attentions behind it.
+
+    What is assigned often calls the forward that the layer had before, attentions and all. So the attentions follow the
+    newest forward only: one that has been replaced returns what it computes without them.
+
+    Args:
+        layer: that is attended.
+        forward: that was assigned.
+    """
+
+    def __init__(self, layer: nn.Module, forward: Callable):
+        self.layer, self.forward = layer, forward
+
+    def __call__(self, *args, **kwargs):
+        """What was assigned, and then the attentions if it is the layer's newest forward."""
+        out = self.forward(*args, **kwargs)
+        return _attend(self.layer, out) if self.layer.__dict__.get("forward") is self else out
+
+
 @functools.cache
 def _attended_class(base: type[nn.Module]) -> type[nn.Module]:
     # `base` is closed over: super(type(self), self) would recurse in a subclass.
-    def __call__(self, *args, **kwargs):
-        out = base.__call__(self, *args, **kwargs)
-        return _traced(self, out) if isinstance(out, fx.Proxy) else self.attention(out)
+    @functools.wraps(base.forward)
+    def forward(self, *args, **kwargs):
+        out = base.forward(self, *args, **kwargs)
+        return out if "forward" in self.__dict__ else _attend(self, out)
+
+    def __setattr__(self, name, value):
+        if name == "forward" and not (isinstance(value, AssignedForward) and value.layer is self):
+            value = AssignedForward(self, value)
+        base.__setattr__(self, name, value)
+
+    def __setstate__(self, state):
+        base.__setstate__(self, state)
+        _take_over(self)
 
     def __reduce_ex__(self, protocol):
         _, _, *state = base.__reduce_ex__(self, protocol)
         return _restore, (base,), *state
 
+    methods = (forward, __setattr__, __setstate__, __reduce_ex__)
     # With the module of `base`, by which tracers of torch.fx tell what not to look into, such as a batch norm.
-    body = {"__call__": __call__, "__reduce_ex__": __reduce_ex__, "__module__": base.__module__, "_attended_base": base}
+    body = {"__module__": base.__module__, "_attended_base": base} | {method.__name__: method for method in methods}
     cls = type(f"Attended{base.__name__}", (base,), body)
     torch.serialization.add_safe_globals([cls])
     return cls
 
 
-def _traced(layer: nn.Module, out: fx.Proxy) -> fx.Proxy:
-    """What torch.fx sees: the layer as a whole, if the tracer does not look into it, else its attention as a whole."""
-    node, tracer = out.node, out.tracer
-    if node.op == "call_module" and tracer.root.get_submodule(node.target) is layer:
-        return out
-    return tracer.create_proxy("call_module", tracer.path_of_module(layer.attention), (out,), {})
+def _take_over(layer: nn.Module) -> None:
+    """Put the attentions behind a forward that was assigned before the layer was attended, or by an older release."""
+    if "forward" in vars(layer):
+        layer.forward = vars(layer)["forward"]
+
+
+def _attend(layer: nn.Module, out: Tensor | fx.Proxy) -> Tensor | fx.Proxy:
+    """The attentions of a layer, of which torch.fx sees one node."""
+    if isinstance(out, fx.Proxy):
+        return out.tracer.create_proxy("call_module", out.tracer.path_of_module(layer.attention), (out,), {})
+    return layer.attention(out)
 
 
 def _restore(base: type[nn.Module]) -> nn.Module:
@@ -148,4 +190,4 @@ def _restore(base: type[nn.Module]) -> nn.Module:
     return cls.__new__(cls)
 
 
-torch.serialization.add_safe_globals([*ATTENTIONS.values(), *PARTS, IdentityStart, _restore])
+torch.serialization.add_safe_globals([*ATTENTIONS.values(), *PARTS, IdentityStart, AssignedForward, _restore])
