@@ -24,6 +24,7 @@ LADDER = [
     {"surgery", "spelling", "answers"},
     {"insert", "pasted"},
     {"layers", "parser"},
+    {"trainers"},
     {"yolo"},
     {"attaching"},
     {"zoo"},
@@ -42,7 +43,7 @@ LADDER = [
 ]
 # Packages that enter by one door.
 DOORS = {
-    "ultralytics": {"yolo", "parser", "dataset", "inference", "runtime", "exporter"},
+    "ultralytics": {"yolo", "parser", "trainers", "dataset", "inference", "runtime", "exporter"},
     "onnx": {"departure"},
     "onnxruntime": {"departure"},
     "openvino": {"runtime"},

@@ -18,7 +18,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 from ultralytics.nn import tasks
 
 import foveal
-from foveal import EMAttention, IdentityStart, Spec, UserError, dataset, gates, graft, insert, parser, rebuilding
+from foveal import EMAttention, IdentityStart, Spec, UserError, dataset, gates, graft, insert, parser, rebuilding, trainers
 from foveal import yolo as host
 
 pytestmark = pytest.mark.host
@@ -255,7 +255,7 @@ def test_a_suffix_on_a_repeated_layer_attends_its_last_copy():
     model = tasks.DetectionModel(cfg, verbose=True)
     assert [hasattr(layer, "attention") for layer in model.model[10]] == [False, True]
     assert attentions(model)[0].channels == 768
-    assert host._spare_attentions(model, [10]) == ["10.0", "10.1.conv", "10.1.bn", "10.1.act"]
+    assert trainers.spare_attentions(model, [10]) == ["10.0", "10.1.conv", "10.1.bn", "10.1.act"]
 
 
 @pytest.mark.parametrize("scale", "nsmlx")
@@ -364,10 +364,10 @@ def test_info_counts_the_attentions_operations():
 def test_frozen_layers_leave_their_attentions_trainable():
     model = build("yolo11n", insert.with_suffix(config("yolo11n"), Spec.parse("ema"), [4]))
     row_model = build("yolo11n", published([-1, 1, "EMA", []]))
-    assert host._spare_attentions(model, 3) == [0, 1, 2]
-    assert host._spare_attentions(model, [3, 4, "5.conv"]) == [3, "4.cv1", "4.cv2", "4.m", "5.conv"]
-    assert host._spare_attentions(row_model, [10, 11, 99]) == [10, 99]
-    assert host._spare_attentions(model, None) is None
+    assert trainers.spare_attentions(model, 3) == [0, 1, 2]
+    assert trainers.spare_attentions(model, [3, 4, "5.conv"]) == [3, "4.cv1", "4.cv2", "4.m", "5.conv"]
+    assert trainers.spare_attentions(row_model, [10, 11, 99]) == [10, 99]
+    assert trainers.spare_attentions(model, None) is None
 
 
 def test_every_task_has_a_trainer_that_workers_can_import(tmp_path):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import yolo as host
 from .attention import Attention
-from .inference import evaluate
+from .inference import evaluate, metric
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def ablate(model: host.YOLO | host.RTDETR, ids: Sequence[str], data: str, split:
     return {
         "data": data,
         "split": split,
-        "metric": "top-1" if model.task == "classify" else "mAP50-95",
+        "metric": metric(model.task)[0],
         "trained": trained,
         "rows": rows,
         "all": everywhere,

@@ -1,7 +1,8 @@
 """Class activation maps before and after an attention, by `grad-cam`.
 
-Both maps explain the same number, the sum of the scores of what the model finds in the image, and keep the values that
-LayerCAM gives them, so that they can be drawn on one scale.
+Both maps explain the same number, the sum of the scores of what the model finds in the image (of all pixels, the mean
+score of the class found or the mean depth), and keep the values that LayerCAM gives them, so that they can be drawn on
+one scale.
 """
 
 import importlib.util
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from .errors import UserError
 
 METHOD = "LayerCAM"
+_TARGETS = {"classify": "class", "semantic": "pixels", "depth": "depth"}
+_GATHERED = {"detections": Tensor.sum, "pixels": Tensor.mean, "depth": Tensor.mean}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Pair:
     Attributes:
         before: (H, W), of the features that the attention reads; 0 and more.
         after: (H, W), of those it returns.
-        target: what both explain: "detections" above the threshold, "best" where there are none, "class".
+        target: what both explain: "detections" above the threshold, "best" where there are none, "class", "pixels",
+            "depth".
         score: its value.
     """
 
@@ -56,14 +60,14 @@ class _Scored(nn.Module):
         head = self.network.model[-1]
         head.shape = head.shapes = None  # anchors kept from a run without gradients would end the graph
         found = self.network(x)
-        scores, self.target = self._scores(found, x), "detections"
-        if self.predictor.args.task == "classify":
-            self.target = "class"
-        elif not len(scores):
+        task = self.predictor.args.task
+        self.target = _TARGETS.get(task, "detections")
+        scores = _of_pixels(found, task) if task in ("semantic", "depth") else self._scores(found, x)
+        if not len(scores):
             threshold, self.predictor.args.conf = self.predictor.args.conf, 0.0
             scores, self.target = self._scores(found, x), "best"
             self.predictor.args.conf = threshold
-        score = scores.sum() if self.target == "detections" else scores.max()
+        score = _GATHERED.get(self.target, Tensor.max)(scores)
         if not score.requires_grad:
             raise UserError(
                 f"no gradient leaves this model's head in Ultralytics {version('ultralytics')}: no activation maps",
@@ -78,6 +82,14 @@ class _Scored(nn.Module):
         if result.probs is not None:
             return result.probs.data
         return (result.obb if result.obb is not None else result.boxes).conf
+
+
+def _of_pixels(found: object, task: str) -> Tensor:
+    """Of each pixel its depth, or the score of the class that the model finds there."""
+    (maps,) = _flat(found)
+    if task == "depth":
+        return maps.flatten()
+    return (maps.abs() if maps.shape[1] == 1 else maps.amax(1)).flatten()  # a single score is for or against its class
 
 
 def _flat(found: object) -> list:

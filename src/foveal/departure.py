@@ -27,17 +27,15 @@ class _Layers(nn.Module):
         self.model, self.names, self.found = model, [], []
         for index, layer in enumerate(model.model):
             name = f"row {index}, {kind(layer)}"
-            self._watch(layer, name)
-            if attended(layer):
-                self._watch(layer.attention, f"the attention of {name}")
+            if attended(layer):  # hooks on such a layer see what its attention returns
+                layer.attention.register_forward_pre_hook(lambda _module, inputs, name=name: self._note(name, *inputs))
+                layer, name = layer.attention, f"the attention of {name}"
+            layer.register_forward_hook(lambda _module, _inputs, out, name=name: self._note(name, out))
 
-    def _watch(self, module: nn.Module, name: str) -> None:
-        def note(_module, _inputs, out) -> None:
-            if isinstance(out, Tensor):
-                self.names.append(name)
-                self.found.append(out)
-
-        module.register_forward_hook(note)
+    def _note(self, name: str, out: object) -> None:
+        if isinstance(out, Tensor):
+            self.names.append(name)
+            self.found.append(out)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         self.names, self.found = [], []

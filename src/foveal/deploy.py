@@ -42,7 +42,7 @@ FACTOR = 2.0  # and otherwise the rms difference may be so many times that of th
 NAMES = {
     "boxes": ("boxes", " pixels"),
     "scores": ("confidences", ""),
-    "rest": ("masks, key points or angles", " of the largest"),
+    "rest": ("masks, key points, angles, depths or scores of pixels", " of the largest"),
 }
 BATCHES = (1, 4)
 

@@ -17,7 +17,7 @@ from .runtime import FAILURES, Outputs, listed
 # isort: split
 from ultralytics.data.augment import LetterBox
 from ultralytics.engine import exporter
-from ultralytics.nn.modules import Classify, Detect, RTDETRDecoder
+from ultralytics.nn.modules import RTDETRDecoder
 from ultralytics.utils import ASSETS
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.patches import imread
@@ -184,8 +184,10 @@ def _with_its_outputs(model: nn.Module, asked: exporter.Exporter) -> nn.Module:
     """A copy with the outputs that the exporter asks for, at any size."""
     model = copy.deepcopy(model).float().eval()
     for module in model.modules():
-        if isinstance(module, (Detect, RTDETRDecoder, Classify)):
-            module.export, module.format, module.dynamic = True, asked.args.format, True
+        if hasattr(type(module), "export"):  # a head
+            # Some formats write the class of each pixel; what the others scored says how wrong another class is.
+            module.format = None if model.task == "semantic" else asked.args.format
+            module.export = module.dynamic = True
             module.max_det = getattr(asked.model.model[-1], "max_det", None)
             module.xyxy = bool(asked.args.nms)
     return model

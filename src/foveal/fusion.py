@@ -129,7 +129,7 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # else a buffer that a forward reads becomes a constant of unknown origin
 
     def is_leaf_module(self, m, module_qualified_name):
-        # Not where the class comes from, as fx has it: an attended layer of torch's is one up to its attention.
+        # Not where the class comes from, as fx has it: a subclass without a forward of its own is torch's layer, too.
         home = next(cls for cls in type(m).__mro__ if "forward" in vars(cls)).__module__
         torchs = home.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(m, nn.Sequential)
         return torchs or _watched(m)  # no hook is to run on a stand-in

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import operator
 from collections.abc import Callable, Iterator
 from os import PathLike
 
@@ -13,6 +14,9 @@ from .errors import UserError
 # isort: split
 from ultralytics.models.rtdetr import RTDETRPredictor
 from ultralytics.utils import LOGGER
+
+# Tasks whose answers are no boxes, and by what the host judges them.
+WITHOUT_BOXES = {"classify": ("top-1", "top1"), "semantic": ("mIoU", "miou"), "depth": ("delta1", "delta1")}
 
 
 def predictor(model: host.YOLO | host.RTDETR, **settings):
@@ -45,13 +49,13 @@ def predict(predictor, image: PathLike):
 
 def stretches(predictor) -> bool:
     """Whether a predictor brings images to its size without keeping their proportions."""
-    return isinstance(predictor, RTDETRPredictor)
+    return isinstance(predictor, RTDETRPredictor) or getattr(predictor, "scale_fill", False)
 
 
 def evaluate(
     model: host.YOLO | host.RTDETR, network: nn.Module, before_batch: Callable[[], None] | None = None, **settings
 ) -> float:
-    """The host's verdict on a network: mAP50-95 of its boxes, or top-1 accuracy.
+    """The host's verdict on a network: mAP50-95 of its boxes, or what `WITHOUT_BOXES` says.
 
     Args:
         model: which task it has.
@@ -69,7 +73,12 @@ def evaluate(
         if before_batch:
             validator.add_callback("on_val_batch_start", lambda _: before_batch())
         validator(model=network)
-    return float(validator.metrics.top1 if model.task == "classify" else validator.metrics.box.map)
+    return float(operator.attrgetter(metric(model.task)[1])(validator.metrics))
+
+
+def metric(task: str) -> tuple[str, str]:
+    """What the host judges a task by: its name, and where the host's metrics have it."""
+    return WITHOUT_BOXES.get(task, ("mAP50-95", "box.map"))
 
 
 @contextlib.contextmanager

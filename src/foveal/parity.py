@@ -28,7 +28,7 @@ class Apart:
     Attributes:
         boxes: in pixels, of all boxes before suppression.
         scores: of all confidences before suppression; of a classifier its probabilities.
-        rest: of masks, key points and angles, over the largest value of the output.
+        rest: of masks, key points, angles, depths and the scores of pixels, over the largest value of the output.
         kept: boxes that PyTorch finds in the end.
         unmatched: boxes that only one of the two finds, less those whose confidence is at the threshold.
         kept_boxes: largest, in pixels, of the boxes found in the end.
@@ -56,11 +56,15 @@ def apart(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> Apa
     Returns:
         The differences, or a sentence where the shapes differ.
     """
+    if kind.task == "semantic" and got[0].dim() < true[0].dim():
+        true, got = [true[0].amax(1)], [_scores_of(got[0].long(), true[0])]
     shapes, expected = ([tuple(tensor.shape) for tensor in outputs] for outputs in (got, true))
     if shapes != expected:
         return f"outputs have the shapes {shapes}, not {expected}"
     if kind.task == "classify":
         return Apart(scores=_difference(true[0] - got[0]))
+    if kind.task in ("semantic", "depth"):
+        return Apart(rest=_relative(true[0], got[0]))
     if kind.rows:
         raw = _of_rows(true[0], got[0], kind, size)
     else:
@@ -103,6 +107,18 @@ def _relative(true: Tensor, got: Tensor) -> Difference | None:
 
 def _largest(difference: Tensor) -> float:
     return _difference(difference).largest
+
+
+def _scores_of(classes: Tensor, scores: Tensor) -> Tensor:
+    """What a model scored the classes that a file says its pixels are of, (B, H, W); NaN for no class of the model.
+
+    A single score says how much more one class is likely than the other.
+    """
+    if classes.shape != scores[:, 0].shape:
+        return classes
+    scores = torch.cat([torch.zeros_like(scores), scores], 1) if scores.shape[1] == 1 else scores
+    known = (classes >= 0) & (classes < scores.shape[1])
+    return scores.gather(1, torch.where(known, classes, 0)[:, None])[:, 0].where(known, torch.nan)
 
 
 def _of_rows(true: Tensor, got: Tensor, kind: Kind, size: tuple[int, int]) -> dict:

@@ -20,8 +20,6 @@ from pathlib import Path
 import yaml
 from torch import nn
 
-from . import surgery
-from .attention import Attention
 from .errors import UserError
 
 FLOOR = "8.3.200"  # as in pyproject.toml; the newest release tested is in constraints.txt
@@ -62,96 +60,8 @@ parser.register()
 # Training --------------------------------------------------------------------------------------------------------
 
 
-class _TrainsAttention:
-    """A stock trainer that leaves attentions trainable inside frozen layers.
-
-    The class itself matters as much: workers of a multi-GPU run import their trainer by name, and so register.
-    """
-
-    def set_model_attributes(self):
-        """The host's hook between building the model and freezing layers by name."""
-        super().set_model_attributes()
-        self.args.freeze = _spare_attentions(self.model, self.args.freeze)
-
-
-def _spare_attentions(model: nn.Module, freeze):
-    """`freeze` with each layer that carries an attention replaced by its other parts (16 by "16.cv1", ...)."""
-    if not freeze:
-        return freeze
-    layers = dict(enumerate(model.model))
-    entries = range(freeze) if isinstance(freeze, int) else freeze
-    return [part for entry in entries for part in _without_attentions(entry, layers.get(entry))]
-
-
-def _without_attentions(name: int | str, layer: nn.Module | None) -> list[int | str]:
-    """The layer's own name if no attention is in it, else the names of its parts that are none."""
-    ours = (Attention, surgery.IdentityStart)
-    if isinstance(layer, ours):
-        return []
-    if layer is None or not any(isinstance(module, ours) for module in layer.modules()):
-        return [name]
-    return [part for child, module in layer.named_children() for part in _without_attentions(f"{name}.{child}", module)]
-
-
-class DetectionTrainer(_TrainsAttention, yolo.detect.DetectionTrainer):
-    """Ultralytics' trainer for `detect`, importable by workers."""
-
-
-class SegmentationTrainer(_TrainsAttention, yolo.segment.SegmentationTrainer):
-    """Ultralytics' trainer for `segment`, importable by workers."""
-
-
-class PoseTrainer(_TrainsAttention, yolo.pose.PoseTrainer):
-    """Ultralytics' trainer for `pose`, importable by workers."""
-
-
-class OBBTrainer(_TrainsAttention, yolo.obb.OBBTrainer):
-    """Ultralytics' trainer for `obb`, importable by workers."""
-
-
-class ClassificationTrainer(_TrainsAttention, yolo.classify.ClassificationTrainer):
-    """Ultralytics' trainer for `classify`, importable by workers."""
-
-
-class RTDETRTrainer(_TrainsAttention, rtdetr.train.RTDETRTrainer):
-    """Ultralytics' trainer for RT-DETR, importable by workers."""
-
-
-_TRAINERS = {
-    cls.__bases__[1]: cls
-    for cls in (DetectionTrainer, SegmentationTrainer, PoseTrainer, OBBTrainer, ClassificationTrainer, RTDETRTrainer)
-}
-
-
-def _with_our_trainers(task_map: dict) -> dict:
-    return {
-        task: {**classes, "trainer": _TRAINERS.get(classes["trainer"], classes["trainer"])}
-        for task, classes in task_map.items()
-    }
-
-
-class RTDETR(ultralytics.RTDETR):
-    """`ultralytics.RTDETR` with trainers that multi-GPU workers can import."""
-
-    @property
-    def task_map(self) -> dict:
-        """Classes by task."""
-        return _with_our_trainers(super().task_map)
-
-
-class YOLO(ultralytics.YOLO):
-    """`ultralytics.YOLO` with trainers that multi-GPU workers can import."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if type(self) is ultralytics.RTDETR:  # the host turns an object with RT-DETR's head into one of that class
-            self.__class__ = RTDETR
-
-    @property
-    def task_map(self) -> dict:
-        """Classes by task."""
-        return _with_our_trainers(super().task_map)
-
+from .trainers import *  # noqa: E402, F403  (the host's trainers by name, and its models that have trainers)
+from .trainers import RTDETR, YOLO  # noqa: E402
 
 # Judging -----------------------------------------------------------------------------------------------------------
 
