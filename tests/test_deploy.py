@@ -180,6 +180,40 @@ def test_masks_and_key_points_are_measured_by_their_size():
     assert parity.apart([true, masks], [got, masks], DETECT, SIZE).rest.largest == pytest.approx(0.2)
 
 
+DEPTH, SEMANTIC = (Kind(task, 3, rows=False, unit=False) for task in ("depth", "semantic"))
+
+
+def test_maps_are_measured_by_their_size():
+    depths = torch.full((1, 1, 4, 4), 8.0)
+    assert parity.apart([depths], [depths + 2], DEPTH, SIZE) == Apart(rest=Difference(0.25, 0.25))
+    assert parity.apart([depths], [depths], DEPTH, SIZE) == Apart(rest=Difference(0, 0))
+    said = "outputs have the shapes [(1, 1, 2, 2)], not [(1, 1, 4, 4)]"
+    assert parity.apart([depths], [depths[..., :2, :2]], DEPTH, SIZE) == said
+
+
+def test_maps_of_classes_are_measured_by_what_the_classes_scored():
+    scores = torch.zeros(2, 3, 4, 4)
+    scores[:, 1], scores[:, 2] = 10.0, 9.9999
+    best = torch.ones(2, 4, 4, dtype=torch.uint8)
+    assert parity.apart([scores], [best], SEMANTIC, SIZE) == Apart(rest=Difference(0, 0))
+    assert parity.apart([scores], [best.float()], SEMANTIC, SIZE) == Apart(rest=Difference(0, 0))
+    tie, wrong, none = best.clone(), best.clone(), best.clone()
+    tie[0, 0, 0], wrong[0, 0, 0], none[0, 0, 0] = 2, 0, 3
+    assert parity.apart([scores], [tie], SEMANTIC, SIZE).rest.largest == pytest.approx(1e-5, rel=0.1)
+    assert parity.apart([scores], [wrong], SEMANTIC, SIZE).rest.largest == 1
+    assert parity.apart([scores], [none], SEMANTIC, SIZE).rest.largest == math.inf
+    assert parity.apart([scores], [scores], SEMANTIC, SIZE) == Apart(rest=Difference(0, 0))  # some formats write scores
+    said = "outputs have the shapes [(2, 3, 4)], not [(2, 4, 4)]"
+    assert parity.apart([scores], [best[:, :3]], SEMANTIC, SIZE) == said
+
+
+def test_one_score_is_for_or_against_its_class():
+    score = torch.tensor([2.0, -1.0, 1e-6]).view(1, 1, 1, 3)
+    for classes, largest in (([1, 0, 1], 0), ([1, 0, 0], 5e-7), ([1, 1, 1], 0.5), ([0, 0, 1], 1)):
+        found = parity.apart([score], [torch.tensor([[classes]])], SEMANTIC, SIZE)
+        assert found.rest.largest == pytest.approx(largest), classes
+
+
 def test_rows_are_found_in_any_order():
     rows = torch.tensor([[[0, 0, 9, 9, 0.9, 1], [5, 5, 20, 30, 0.6, 0], [1, 1, 2, 2, 0.001, 0]]])
     kind = Kind("detect", 2, rows=True, unit=False)
@@ -316,11 +350,16 @@ def test_an_attention_left_out_would_be_noticed(attended, tmp_path, monkeypatch)
         ("rtdetr-l.yaml", "torchscript", {}),
         ("yolo11n.yaml", "torchscript", {"nms": True}),
         ("yolo11n.yaml", "onnx", {"dynamic": True, "half": True}),
+        ("yolo26n-sem.yaml", "onnx", {"dynamic": True}),
+        ("yolo26n-sem.yaml", "torchscript", {}),
+        ("yolo26n-depth.yaml", "onnx", {"dynamic": True}),
+        ("yolov8n-worldv2.yaml", "torchscript", {}),
+        ("yoloe-11n-seg.yaml", "onnx", {}),
     ],
 )
 def test_every_task_and_kind_of_output(name, form, settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    foveal.add(name, "ema", at="P5" if "cls" not in name else "backbone", output=name)
+    foveal.add(name, "ema", at="backbone.P4", output=name)
     found = foveal.export(name, format=form, **SMALL, **settings)
     assert not found.wrong
     assert found.cases

@@ -338,6 +338,18 @@ def test_activation_maps_are_layercam_on_one_scale(model, images):
     assert not np.allclose(found.before, found.after)
 
 
+@pytest.mark.parametrize(
+    ("task", "maps", "expected"),
+    [
+        ("semantic", [[[1, -2]], [[0, 5]], [[-3, 4]]], [1, 5]),
+        ("semantic", [[[3, -2]]], [3, 2]),  # a single score is for or against its class
+        ("depth", [[[3, 2]]], [3, 2]),
+    ],
+)
+def test_pixels_are_explained_by_what_is_found_there(task, maps, expected):
+    assert cam._of_pixels(torch.tensor([maps]), task).tolist() == expected
+
+
 def test_with_a_gain_of_0_before_and_after_are_the_same_picture(explained):
     for entry in explained.manifest["images"]:
         pair = entry["cams"][0]
@@ -351,7 +363,7 @@ def built(folder: Path, name: str, specs, row: int) -> host.YOLO:
     cfg = host.load(name).model.yaml
     for spec in specs:
         cfg = insert.with_suffix(cfg, spec, [row])
-    file = folder / f"{'rtdetr-' if 'rtdetr' in name else ''}built.yaml"
+    file = folder / f"{Path(name).stem}-built.yaml"  # by its name the host knows RT-DETR and open vocabularies
     kept = {key: value for key, value in cfg.items() if key not in ("yaml_file", "channels", "scale")}
     kept["scales"] = {"n": [0.5, 0.25, 1024]} if "scales" in cfg else None
     file.write_text(yaml.safe_dump({key: value for key, value in kept.items() if value is not None}))
@@ -397,6 +409,10 @@ def test_every_attention_at_once_in_one_layer(images, tmp_path):
         ("yolo11n-cls.yaml", 6),
         ("yolov8n.yaml", 4),
         ("yolov10n.yaml", 16),
+        ("yolo26n-sem.yaml", 13),
+        ("yolo26n-depth.yaml", 16),
+        ("yolov8n-worldv2.yaml", 15),
+        ("yoloe-11n-seg.yaml", 16),
         pytest.param("rtdetr-resnet50.yaml", 3, marks=pytest.mark.slow),
     ],
 )
@@ -419,7 +435,8 @@ def test_every_task_and_head(name, row, images, tmp_path):
     manifest = explain(model, [file], output=tmp_path / "out", imgsz=160 if "rtdetr" in name else 64).manifest
     (entry,) = manifest["images"]
     assert manifest["task"] == model.task
-    assert entry["cams"][0]["target"] == ("class" if model.task == "classify" else "best")
+    targets = {"classify": "class", "semantic": "pixels", "depth": "depth"}
+    assert entry["cams"][0]["target"] == targets.get(model.task, "best")
     if model.task == "classify":
         assert entry["true_boxes"] is None
         assert len(entry["classes"]) == 5

@@ -361,27 +361,6 @@ def test_info_counts_the_attentions_operations():
     assert get_flops(attended) > get_flops(plain) > 6
 
 
-def test_frozen_layers_leave_their_attentions_trainable():
-    model = build("yolo11n", insert.with_suffix(config("yolo11n"), Spec.parse("ema"), [4]))
-    row_model = build("yolo11n", published([-1, 1, "EMA", []]))
-    assert trainers.spare_attentions(model, 3) == [0, 1, 2]
-    assert trainers.spare_attentions(model, [3, 4, "5.conv"]) == [3, "4.cv1", "4.cv2", "4.m", "5.conv"]
-    assert trainers.spare_attentions(row_model, [10, 11, 99]) == [10, 99]
-    assert trainers.spare_attentions(model, None) is None
-
-
-def test_every_task_has_a_trainer_that_workers_can_import(tmp_path):
-    yolo_map = host.YOLO("yolo11n.yaml").task_map
-    for task in ("detect", "segment", "pose", "obb", "classify"):
-        trainer = yolo_map[task]["trainer"]
-        assert trainer.__module__ == "foveal.yolo"
-        assert getattr(host, trainer.__name__) is trainer
-    torch.save(host.checkpoint(host.RTDETR("rtdetr-l.yaml").model, {}), tmp_path / "detr.pt")
-    detr = host.YOLO(tmp_path / "detr.pt")
-    assert isinstance(detr, host.RTDETR)
-    assert detr.task_map["detect"]["trainer"] is host.RTDETRTrainer
-
-
 def test_images_of_a_split_in_every_way_to_name_them(tmp_path):
     pictures = [tmp_path / folder / f"{i}.png" for folder in ("a", "b") for i in range(2)]
     for picture in pictures:

@@ -2,17 +2,19 @@
 
 For every trainer of the installed Ultralytics there is one of the same name here, and for every class of models that
 trains, one of the same name with these trainers. They call `foveal.yolo` their home: a worker imports its trainer by
-name, and with it whatever is registered there. Nobody but `foveal.yolo` imports this module.
+name, and with it whatever is registered there. Only `foveal.yolo` imports from here, after it has seen that the
+installed Ultralytics fits.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 from torch import nn
 from ultralytics import models
 from ultralytics.engine.model import Model
 from ultralytics.engine.trainer import BaseTrainer
 
-from . import surgery
+from . import insert, surgery
 from .attention import Attention
 
 _HOME = "foveal.yolo"
@@ -25,15 +27,22 @@ class _Rows(dict):
         return dict(self) if key == "yaml_file" else super().__getitem__(key)
 
 
-class _TrainsAttention:
-    """A stock trainer that builds the attentions of a model, and leaves them trainable inside frozen layers."""
+def _with_all_rows(get_model: Callable) -> Callable:
+    """How a trainer of the host's builds a model, but with the attentions that stand in the rows it is given."""
 
-    def get_model(self, cfg=None, weights=None, verbose=True):
-        """The host's, with all rows that are given."""
-        model = super().get_model(_Rows(cfg) if isinstance(cfg, dict) else cfg, weights, verbose)
-        if isinstance(getattr(model, "yaml", None), _Rows):
-            model.yaml = dict(model.yaml)
+    @functools.wraps(get_model)
+    def built(self, cfg=None, weights=None, verbose=True):
+        if not isinstance(cfg, dict) or not insert.split(cfg)[1]:
+            return get_model(self, cfg, weights, verbose)
+        model = get_model(self, _Rows(cfg), weights, verbose)
+        model.yaml = dict(model.yaml)
         return model
+
+    return built
+
+
+class _TrainsAttention:
+    """A stock trainer that leaves attentions trainable inside frozen layers."""
 
     def set_model_attributes(self):
         """The host's hook between building the model and freezing layers by name."""
@@ -89,10 +98,11 @@ def _below(cls: type) -> Iterator[type]:
 
 
 def _trains(cls: object) -> bool:
-    """Whether an object is one of the host's classes of models, and has a trainer for a task."""
-    if not isinstance(cls, type) or not issubclass(cls, Model) or cls is Model:
+    """Whether an object is one of the host's classes of models, and its package has trainers."""
+    if not isinstance(cls, type) or not issubclass(cls, Model):
         return False
-    return any("trainer" in classes for classes in cls.__new__(cls).task_map.values())
+    package = cls.__module__.rpartition(".")[0]
+    return any(trainer.__module__.startswith(f"{package}.") for trainer in TRAINERS)
 
 
 def _ours(mixin: type, stock: type) -> type:
@@ -106,6 +116,11 @@ TRAINERS = {
     if stock.__module__.startswith("ultralytics.models.")
 }
 MODELS = {stock: _ours(_WithOurTrainers, stock) for stock in filter(_trains, vars(models).values())}
+
+# In the host's own classes, because a checkpoint with attentions is also trained by who never heard of foveal.
+for _stock in TRAINERS:
+    if "get_model" in vars(_stock):
+        _stock.get_model = _with_all_rows(_stock.get_model)
 
 _PUBLIC = {ours.__name__: ours for ours in (*TRAINERS.values(), *MODELS.values())}
 globals().update(_PUBLIC)
