@@ -57,7 +57,10 @@ def apart(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> Apa
         The differences, or a sentence where the shapes differ.
     """
     if kind.task == "semantic" and got[0].dim() < true[0].dim():
-        true, got = [true[0].amax(1)], [_scores_of(got[0].long(), true[0])]
+        scores = true[0]
+        if scores.shape[1] == 1:  # it says how much more one class is likely than the other
+            scores = torch.cat([torch.zeros_like(scores), scores], 1)
+        true, got = [scores.amax(1)], [_scores_of(got[0].long(), scores)]
     shapes, expected = ([tuple(tensor.shape) for tensor in outputs] for outputs in (got, true))
     if shapes != expected:
         return f"outputs have the shapes {shapes}, not {expected}"
@@ -110,13 +113,9 @@ def _largest(difference: Tensor) -> float:
 
 
 def _scores_of(classes: Tensor, scores: Tensor) -> Tensor:
-    """What a model scored the classes that a file says its pixels are of, (B, H, W); NaN for no class of the model.
-
-    A single score says how much more one class is likely than the other.
-    """
+    """What a model scored the classes that a file says its pixels are of, (B, H, W); NaN for no class of the model."""
     if classes.shape != scores[:, 0].shape:
         return classes
-    scores = torch.cat([torch.zeros_like(scores), scores], 1) if scores.shape[1] == 1 else scores
     known = (classes >= 0) & (classes < scores.shape[1])
     return scores.gather(1, torch.where(known, classes, 0)[:, None])[:, 0].where(known, torch.nan)
 
