@@ -17,7 +17,19 @@ SOURCE = ROOT / "src" / "foveal"
 # A file imports only from rungs below its own.
 LADDER = [
     {"errors", "charts", "printing", "typeset"},
-    {"files", "fusion", "verdict", "kernels", "executors", "timing", "agreement", "shapes", "unpickling", "view_album"},
+    {
+        "files",
+        "carrying",
+        "fusion",
+        "verdict",
+        "kernels",
+        "executors",
+        "timing",
+        "agreement",
+        "shapes",
+        "unpickling",
+        "view_album",
+    },
     {"tracing", "metric", "recipe"},
     {"attention"},
     {"detections", "spec", "report", "revision", "cam"},

@@ -167,13 +167,24 @@ def with_read_row(row):
     return cfg
 
 
-def test_a_row_of_its_own_carries_more_attentions():
-    grown = insert.with_suffix(with_read_row([-1, 1, "EMA", [{"groups": 8}]]), Spec.parse("coord"), [10])
-    assert insert.rows(grown)[10] == [-1, 1, "EMA+coord", [{"groups": 8}]]
-    plain, placed = insert.split(grown)
-    assert insert.rows(plain)[10] == [-1, 1, "nn.Identity", []]
-    specs = Spec("ema", {"groups": 8}, "paper"), Spec("coord", {}, "identity")
-    assert placed == {10: insert.Placed(specs, own_row=True)}
+def test_behind_an_attentions_own_row_is_a_row_of_its_own():
+    cfg = with_read_row([-1, 1, "EMA", [{"groups": 8}]])
+    grown, number = insert.with_attention(cfg, Spec.parse("coord(start=identity)"), [4, 10])
+    assert insert.rows(grown)[4][2] == "C3k2+coord"
+    assert insert.rows(grown)[10:12] == [
+        [-1, 1, "EMA", [{"groups": 8}]],
+        [-1, 1, "foveal.coord", [{"start": "identity"}]],
+    ]
+    assert insert.sources(insert.rows(grown)[number[11]], number[11]) == [11, 6]
+    own = insert.with_attention(cfg, Spec.parse("coord"), [4], theirs={"EMA"}, own_row=True)
+    assert [row[2] for row in insert.rows(own[0])[4:6]] == ["C3k2", "foveal.coord"]
+    theirs, _ = insert.with_attention(cfg, Spec.parse("coord"), [10], theirs={"EMA"})
+    assert insert.rows(theirs)[10][2] == "EMA+coord"  # a layer like any other
+
+
+def test_an_attention_on_an_attention_is_refused():
+    with pytest.raises(UserError, match=r"row 10 \(EMA\+coord\) is an attention, .*behind it: \[-1, 1, coord, \[\]\]"):
+        insert.split(with_read_row([-1, 1, "EMA+coord", []]))
 
 
 def test_a_name_that_somebody_else_has_is_theirs():

@@ -18,7 +18,19 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 from ultralytics.nn import tasks
 
 import foveal
-from foveal import EMAttention, IdentityStart, Spec, UserError, dataset, gates, graft, insert, parser, rebuilding, trainers
+from foveal import (
+    EMAttention,
+    IdentityStart,
+    Spec,
+    UserError,
+    dataset,
+    gates,
+    graft,
+    insert,
+    parser,
+    rebuilding,
+    trainers,
+)
 from foveal import yolo as host
 
 pytestmark = pytest.mark.host

@@ -80,7 +80,8 @@ def add(
         start: "identity" (the default: at step 0 the output equals the source's exactly) or "paper" (the bare module).
         output: file to write, of the same kind as the source; by default beside the current directory's other files,
             named after both, as in yolo11n-ema.pt.
-        own_row: give the attention rows of its own, as published YAMLs do, instead of attaching it to the layers.
+        own_row: give the attention rows of its own, as published YAMLs do, instead of attaching it to the layers;
+            behind the row of another attention it always has one.
         force: overwrite `output`.
 
     Raises:
@@ -100,10 +101,7 @@ def add(
     indices = insert.resolve(
         spec.places, insert.places(before.yaml, strides), find(spec.name).card.paper_place, len(rows)
     )
-    if own_row:
-        cfg, number = insert.with_rows(before.yaml, spec, indices)
-    else:
-        cfg, number = insert.with_suffix(before.yaml, spec, indices), range(len(rows))
+    cfg, number = insert.with_attention(before.yaml, spec, indices, vars(host.tasks), own_row)
     with host.refusing(model):
         built = host.rebuild(before, cfg)
     after = _grafted(before, built, number)

@@ -8,7 +8,8 @@ written in one of two ways:
     [-1, 1, EMA, []]                     a row of its own, as most published YAMLs have it
 
 Where the text says nothing else, a suffix starts as the identity, since it joins a layer that may be trained, and a row
-of its own is the paper's bare module, which is what published YAMLs mean by it.
+of its own is the paper's bare module, which is what published YAMLs mean by it. `foveal.ema` means ours wherever the
+host has a class of the same name.
 """
 
 import copy
@@ -38,7 +39,7 @@ class Placed:
 
     Attributes:
         specs: in the order they run; `start` is set.
-        own_row: the row is the first of them, rather than a layer that has them attached.
+        own_row: the row is the attention, rather than a layer with one attached.
         numbers: what a row of its own says by position: its width, or arguments, see `read`.
     """
 
@@ -58,7 +59,7 @@ class Placed:
         """
         if not self.numbers:
             return self.specs
-        return (spelling.read(self.specs[0], self.numbers, width, scaled), *self.specs[1:])
+        return (spelling.read(self.specs[0], self.numbers, width, scaled),)
 
 
 def rows(cfg: Mapping) -> list[list]:
@@ -124,12 +125,17 @@ def split(cfg: Mapping, theirs: Collection[str] = ()) -> tuple[dict, dict[int, P
         base, *suffixes = _split_plus(row[2])
         if suffixes and not base:
             raise UserError(f"row {index}: no layer stands before '+{suffixes[0]}'", "write C3k2+ema, or EMA alone")
-        behind = tuple(_with_start(Spec.parse(suffix), SUFFIX_START) for suffix in suffixes)
+        attached = tuple(_with_start(Spec.parse(suffix), SUFFIX_START) for suffix in suffixes)
         if known(base) and base not in theirs:
-            placed[index] = _read_own_row([row[0], row[1], base, row[3]], index, behind)
+            if attached:
+                raise UserError(
+                    f"row {index} ({row[2]}) is an attention, which carries no other",
+                    f"write a row behind it: [-1, 1, {suffixes[0]}, []]",
+                )
+            placed[index] = _read_own_row(row, index)
             row[2:] = "nn.Identity", []
-        elif behind:
-            row[2], placed[index] = base, Placed(behind, own_row=False)
+        elif attached:
+            row[2], placed[index] = base, Placed(attached, own_row=False)
     if placed:
         require_read(together, placed)
     return cfg, placed
@@ -176,14 +182,14 @@ def _written(spec: Spec, default: str) -> Spec:
     return replace(spec, start=None if spec.start == default else spec.start, places=())
 
 
-def _read_own_row(row: Sequence, index: int, behind: tuple[Spec, ...]) -> Placed:
+def _read_own_row(row: Sequence, index: int) -> Placed:
     source, _, module, args = row
     if isinstance(source, list):
         raise UserError(f"row {index} ({module}) reads rows {source}, but an attention reads one", "write [-1, 1, ...]")
     args = [a for a in args if a != "c2"]  # the idiom for "as wide as the row before", which is the default here
     settings = args.pop() if args and isinstance(args[-1], dict) else {}
     spec = _with_start(Spec.of(module, settings), ROW_START)
-    return Placed((spec, *behind), own_row=True, numbers=tuple(args))
+    return Placed((spec,), own_row=True, numbers=tuple(args))
 
 
 # Places ----------------------------------------------------------------------------------------------------------
@@ -260,6 +266,26 @@ def _level(stride: float) -> int:
 
 
 # Writing ---------------------------------------------------------------------------------------------------------
+
+
+def with_attention(
+    cfg: Mapping, spec: Spec, indices: Sequence[int], theirs: Collection[str] = (), own_row: bool = False
+) -> tuple[dict, list[int]]:
+    """Put `spec` behind the rows `indices`: attached to them, or in rows of its own behind those that are attentions.
+
+    Args:
+        cfg: the model.
+        spec: the attention and its start.
+        indices: row numbers.
+        theirs: names of modules that the host or the user has, as in `split`.
+        own_row: whether it has rows of its own everywhere.
+
+    Returns:
+        The model, and the new number of each old row.
+    """
+    placed = split(cfg, theirs)[1]
+    behind = [index for index in indices if own_row or (index in placed and placed[index].own_row)]
+    return with_rows(with_suffix(cfg, spec, [index for index in indices if index not in behind]), spec, behind)
 
 
 def with_suffix(cfg: Mapping, spec: Spec, indices: Sequence[int]) -> dict:

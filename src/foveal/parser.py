@@ -197,19 +197,20 @@ def _specs(placed: Mapping[int, insert.Placed], widths: list[int], d: dict) -> d
 def _place(layer: nn.Module, specs: tuple, own_row: bool, width: int, verbose: bool) -> nn.Module:
     """The row's layer with its attentions, carrying what the host keeps on every layer."""
     repeats = len(layer) if own_row and isinstance(layer, nn.Sequential) else 1
-    own, behind = (specs[:1] * repeats, specs[1:]) if own_row else ((), specs)
+    specs = specs * repeats
     with torch.random.fork_rng(devices=[]):  # what the host draws later must be what it draws for the plain model
-        modules = [surgery.build(spec, width) for spec in (*own, *behind)]
-    placed = layer
-    if own:
-        placed = modules[0] if repeats == 1 else nn.Sequential(*modules[:repeats])
+        attentions = [surgery.build(spec, width) for spec in specs]
+    if own_row:
+        placed = attentions[0] if repeats == 1 else nn.Sequential(*attentions)
         placed.i, placed.f, placed.type = layer.i, layer.f, f"foveal.{specs[0].name}"
-    for attention in modules[len(own) :]:
-        surgery.attach(placed, attention)
+    else:
+        placed = layer
+        for attention in attentions:
+            surgery.attach(layer, attention)
     placed.foveal = Registered
     placed.np = count(placed)
     if verbose:  # lines under the host's table, in its columns
-        for spec, module in zip((*own, *behind), modules, strict=True):
+        for spec, module in zip(specs, attentions, strict=True):
             name = f"foveal.{spec.name}"
             LOGGER.info(f"{layer.i:>3}{'attention':>20}{1:>3}{count(module):10.0f}  {name:<45}[{width}] {spec}")
     return placed

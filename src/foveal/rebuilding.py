@@ -1,22 +1,17 @@
 """Is a model what its own rows build? Training builds it anew from them, and a file holds more than rows and tensors.
 
-What a model keeps outside its state dict (the vocabulary of YOLO-World, an activation that another release chose) is
-found by comparing the attributes of all modules, so no list of names can be too short.
+What a model keeps outside its state dict is carried to the one that is built, and named where outputs need it.
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from . import yolo as host
+from .carrying import carry
 from .errors import UserError
 from .parser import described, require_same_classes
-
-# Exporters set `forward`, bound to the module it came from, and no output depends on `inplace`.
-_NOT_CARRIED = {*vars(nn.Module()), "forward", "inplace"}
-_ROWS_OWN = ("i", "f", "np", "type")  # what the host keeps on a row's layer for itself
 
 
 def require_rebuilt(model: nn.Module, image: Tensor, outputs: list[Tensor]) -> tuple[str, ...]:
@@ -79,59 +74,6 @@ def _shapes(model: nn.Module) -> Mapping[str, torch.Size]:
 
 def _size(shape: torch.Size | None) -> str:
     return "not there" if shape is None else " x ".join(map(str, shape)) or "one number"
-
-
-# Carrying --------------------------------------------------------------------------------------------------------
-
-
-def carry(source: nn.Module, target: nn.Module) -> tuple[str, ...]:
-    """Give a model what another of the same layers keeps outside its state dict.
-
-    Returns:
-        Names of what differed and can change outputs: modules, tensors and numbers.
-    """
-    carried = []
-    mine = dict(source.named_modules())
-    for name, module in [*target.named_modules()]:
-        if name in mine:
-            carried += [f"{name}.{key}".lstrip(".") for key in _carry_one(mine[name], module)]
-    return tuple(carried)
-
-
-def _carry_one(source: nn.Module, target: nn.Module) -> list[str]:
-    carried = carry_stateless(source, target)
-    for key, value in vars(source).items():
-        if key not in _NOT_CARRIED and key not in _ROWS_OWN and not _equal(value, vars(target).get(key)):
-            setattr(target, key, copy.deepcopy(value))
-            carried += [key] if isinstance(value, Tensor | int | float) else []
-    return carried
-
-
-def carry_stateless(source: nn.Module, target: nn.Module) -> list[str]:
-    """Give a module those children of another that have no tensors and compute something else, such as activations.
-
-    Returns:
-        Names of the children.
-    """
-    carried = []
-    for key, child in source.named_children():
-        other = dict(target.named_children()).get(key)
-        if other is not None and not child.state_dict() and not other.state_dict() and _said(child) != _said(other):
-            target.add_module(key, copy.deepcopy(child))
-            carried.append(key)
-    return carried
-
-
-def _said(module: nn.Module) -> str:
-    return repr(module).replace("inplace=True", "")
-
-
-def _equal(one: object, other: object) -> bool:
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
-    if isinstance(one, list | tuple) and type(one) is type(other):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return one is other or (type(one) is type(other) and bool(one == other))
 
 
 # Comparing -------------------------------------------------------------------------------------------------------

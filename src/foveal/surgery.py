@@ -65,7 +65,7 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
     Attentions sit in `layer.attention`, in order; no other name of the state dict changes.
 
     Raises:
-        UserError: the layer is a container without a call of its own, or uses the name `attention` itself.
+        UserError: the layer is a container without a call of its own, or an attention, or uses the name `attention`.
     """
     layer = end(layer)
     if not attended(layer):
@@ -81,7 +81,7 @@ def end(layer: nn.Module) -> nn.Module:
     """The layer that carries what is attached to a layer: of a `Sequential` its last, else the layer itself.
 
     Raises:
-        UserError: it is a container without a call of its own, or uses the name `attention` itself.
+        UserError: it is a container without a call of its own, or an attention, or uses the name `attention` itself.
     """
     while isinstance(layer, nn.Sequential) and not attended(layer):
         if not len(layer):
@@ -91,6 +91,8 @@ def end(layer: nn.Module) -> nn.Module:
         raise UserError(
             f"a {type(layer).__name__} is never called, so it has no output to attend", "attach to a member"
         )
+    if isinstance(layer, Attention | IdentityStart):
+        raise UserError(f"{type(layer).__name__} is an attention, which carries no other", "give it a row of its own")
     if hasattr(layer, "attention") and not attended(layer):
         raise UserError(f"{type(layer).__name__} already has an attribute 'attention'", "attach to another layer")
     return layer

@@ -14,8 +14,9 @@ from ultralytics import models
 from ultralytics.engine.model import Model
 from ultralytics.engine.trainer import BaseTrainer
 
-from . import insert, surgery
+from . import parser, surgery
 from .attention import Attention
+from .carrying import carry_modules
 
 _HOME = "foveal.yolo"
 
@@ -32,7 +33,7 @@ def _with_all_rows(get_model: Callable) -> Callable:
 
     @functools.wraps(get_model)
     def built(self, cfg=None, weights=None, verbose=True):
-        if not isinstance(cfg, dict) or not insert.split(cfg)[1]:
+        if not isinstance(cfg, dict) or not parser.split(cfg)[1]:
             return get_model(self, cfg, weights, verbose)
         model = get_model(self, _Rows(cfg), weights, verbose)
         model.yaml = dict(model.yaml)
@@ -41,8 +42,23 @@ def _with_all_rows(get_model: Callable) -> Callable:
     return built
 
 
+# What of a model YAML decides the layers of its rows.
+_BUILD = ("backbone", "head", "activation", "scales", "scale", "depth_multiple", "width_multiple")
+
+
 class _TrainsAttention:
     """A stock trainer that leaves attentions trainable inside frozen layers."""
+
+    def get_model(self, cfg=None, weights=None, verbose=True):
+        """The host's; where the weights are a model of the same rows, with the activations that it was trained with.
+
+        Some releases build SPPF with another activation than the release that trained the weights.
+        """
+        model = super().get_model(cfg=cfg, weights=weights, verbose=verbose)
+        rows = [getattr(each, "yaml", {}) for each in (weights, model)]
+        if isinstance(weights, nn.Module) and all(rows[0].get(key) == rows[1].get(key) for key in _BUILD):
+            carry_modules(weights, model)
+        return model
 
     def set_model_attributes(self):
         """The host's hook between building the model and freezing layers by name."""
