@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from .errors import UserError
 from .printing import load_host, only_talk, print_json, print_table, say
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -14,16 +15,27 @@ def convert(
     model: Annotated[str, typer.Argument(help="A checkpoint trained with a pasted attention.")],
     output: Annotated[str, typer.Option("-o", "--output", help="[default: as in OLD-foveal.pt]")] = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    said: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as", metavar="ROW=SPEC", help="What a row or a class is, as in 10=simam or MyGate=cbam(first=max)."
+        ),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the old code, which must be importable, and compare outputs.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """A checkpoint trained with a pasted attention, as one of foveal.
 
-    The pasted code need not be there, and is not run if it is. The file is read without executing anything it names.
+    The pasted code need not be there, and is not run if it is, unless --trust says so: the file is read without
+    executing anything it names. Compared is then what the file stores, and no file stores whether its code adds the
+    input to the output.
     """
     load_host()
     from .convert import convert as call
 
-    done = call(model, output=output or None, force=force)
+    done = call(model, output=output or None, force=force, trust=trust, said=_told(said or []))
     if as_json:
         return print_json(dataclasses.asdict(done))
     print_table(("row", "was", "is"), [(each.row, each.was, each.spec) for each in done.attentions])
@@ -31,9 +43,33 @@ def convert(
     print()
     print(f"tensors kept  {kept}/{total}, with equal values (from the checkpoint's {done.weights!r})")
     for name in done.shifted:
-        print(f"shifted       {name}: takes up the eps that the host set, so that outputs stay")
+        print(f"shifted       {name}: takes up what the old layer has and ours has not, so that outputs stay")
+    if done.added:
+        print(
+            f"added         {len(done.added)} tensors that change nothing, for biases and norms that the copy has not"
+        )
+    if done.apart is not None:
+        print(f"outputs       of the old code and of ours are {done.apart:.1g} of the largest apart")
     print(f"written       {done.output}")
-    say("The old code was not run: what was compared is all that the two models store, not outputs.")
+    if done.untested:
+        say(
+            f"Only stored values were compared, not outputs: {done.untested}. No file tells whether its code adds the "
+            "input to the output (out + x), which this model does not."
+        )
+    for each in done.attentions:
+        for assumed in each.assumed:
+            say(
+                f"Warning: row {each.row} was taken for {each.spec}, which the file alone cannot tell: {assumed}. "
+                "Say what it is with --as, or have outputs compared with --trust."
+            )
+
+
+def _told(said: list[str]) -> dict[str, str]:
+    """`10=simam` as a key and a value."""
+    pairs = [text.partition("=") for text in said]
+    if wrong := next((text for text, (key, _, value) in zip(said, pairs, strict=True) if not (key and value)), None):
+        raise UserError(f"cannot read --as {wrong!r}", "write for example --as 10=simam")
+    return {key.strip(): value for key, _, value in pairs}
 
 
 def export(

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from . import foreign
 from . import yolo as host  # before Ultralytics itself, because it says if that is missing or too old
 from .errors import UserError
 from .runtime import FAILURES, Outputs, listed
@@ -149,6 +150,8 @@ def write(model: host.YOLO, weights: nn.Module, folder: Path, name: str, given: 
     except FAILURES as error:
         # Of the sentences of torch's converters the first says it, the others where to complain.
         said = " ".join(str(error).split()).partition(" Please feel free")[0][:240] or type(error).__name__
+        if elsewhere := foreign.diagnosed(weights, error, f"{name}.pt"):
+            raise elsewhere from None
         if not started:
             raise UserError(f"Ultralytics cannot export with these arguments: {said}", "as in format=onnx") from None
         raise CannotExportError(said, tuple(started[0].imgsz)) from error

@@ -31,6 +31,13 @@ UNREADABLE = (
 )
 SETTINGS = "ultralytics.utils.IterableSimpleNamespace"  # in which the host keeps arguments
 
+# Modules of Ultralytics 8.0.0 to 8.0.135, and where their classes are now.
+MOVED = {
+    "ultralytics.yolo.utils": "ultralytics.utils",
+    "ultralytics.yolo.v8": "ultralytics.models.yolo",
+    "ultralytics.yolo.data": "ultralytics.data",
+}
+
 _PYTHON2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # what pickles of protocol 2 call these
 _DTYPES = {
     "DoubleStorage": torch.float64,
@@ -183,7 +190,7 @@ class _Reader(pickle.Unpickler):
         self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> type[Node]:
-        path = f"{_PYTHON2.get(module, module)}.{name}"
+        path = f"{_today(_PYTHON2.get(module, module))}.{name}"
         if path not in self.nodes:
             self.nodes[path] = _stand_in(path)
         return self.nodes[path]
@@ -198,6 +205,14 @@ class _Reader(pickle.Unpickler):
             dtype = _DTYPES[storage.path.removeprefix("torch.")]
             self.storages[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
         return self.storages[key]
+
+
+def _today(module: str) -> str:
+    """The module's present name."""
+    for old, new in MOVED.items():
+        if module == old or module.startswith(f"{old}."):
+            return new + module[len(old) :]
+    return module
 
 
 def _stand_in(path: str) -> type[Node]:
