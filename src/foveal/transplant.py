@@ -24,7 +24,7 @@ from .unpickling import SETTINGS, Node
 
 OURS = {f"{cls.__module__}.{cls.__name__}" for cls in (*ATTENTIONS.values(), *PARTS, IdentityStart)}
 OURS |= {f"{host.Registered.__module__}.{host.Registered.__name__}"}
-_MODULES = "ultralytics.nn.modules"  # up to 8.0.113 one file, so that its name is that of all layers
+_MODULES = "ultralytics.nn.modules"  # one file in 8.0.0, so that this was the name of all layers
 _LAYERS = tuple(f"{_MODULES}.{name}" for name in ("activation", "block", "conv", "head", "transformer"))
 HOST = (*_LAYERS, "ultralytics.nn.tasks", "ultralytics.utils.loss", "ultralytics.utils.tal")
 # What the host and its exporter set on layers while a model runs.
