@@ -48,7 +48,7 @@ from ultralytics.nn import tasks  # noqa: E402, F401  (for rooms that have no ot
 from ultralytics.utils import ASSETS  # noqa: E402
 from ultralytics.utils.metrics import compute_ap  # noqa: E402
 
-from . import parser  # noqa: E402
+from . import foreign, parser  # noqa: E402
 from .parser import Registered, count, split, unsaid  # noqa: E402, F401  (`Registered` by checkpoints)
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
@@ -115,6 +115,8 @@ def refusing(source: object, done: str = "used") -> Iterator[None]:
     except UserError:
         raise
     except UNREADABLE as error:
+        if elsewhere := foreign.diagnosed(str(source), error):
+            raise elsewhere from None
         reason = " ".join(str(error).partition("\nException raised from")[0].split())[:300].rstrip(".")
         named = (
             "" if isinstance(error, OSError) else f"{type(error).__name__}: "
