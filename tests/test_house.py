@@ -26,7 +26,7 @@ LADDER = [
     {"layers", "parser"},
     {"trainers"},
     {"yolo"},
-    {"attaching"},
+    {"attaching", "arguments"},
     {"zoo"},
     {"arms", "dataset", "inference", "runtime"},
     {"rebuilding"},

@@ -16,19 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from . import dataset, recording
+from . import arguments, dataset, recording
 from . import yolo as host
 from .detections import Detections
 from .errors import UserError
 from .fairness import AGREEMENT, Finding, differing
-from .runs import Run, data_here
+from .runs import KINDS, Run, data_here
 from .verdict import LEVEL, average_precision, draw_images, mean_average_precision
 
 RESAMPLES = 2000
 SEEDED_WORKERS = (8, 4, 130)  # the host's first release whose loader workers draw from the seed
-# Training arguments with findings of their own, and those that change no weight.
-ELSEWHERE = ("epochs", "patience", "time", "optimizer", "batch", "seed", "plots", "verbose", "save_period", "cfg")
+# Training arguments with findings of their own, and those that say only what is written down.
+ELSEWHERE = ("epochs", "patience", "time", "optimizer", "batch", "seed", "plots", "save", "save_period", "cfg")
 IGNORED_BY_AUTO = ("lr0", "momentum", "warmup_bias_lr")
+OUTPUTS = ("nms", "end2end")  # choose which outputs of an end-to-end head are judged, also while it is trained
+FULL_PRECISION = ("cpu", "mps")  # devices on which the host turns mixed precision off, but for bf16
 
 _Runs = tuple[Run, Run]
 
@@ -40,6 +42,7 @@ class Audit:
     Attributes:
         runs: the two folders, as given.
         findings: what must hold in a fair comparison.
+        fair: whether all of it does; None if something cannot be told.
         split: what `maps` are of, "test" or "val".
         maps: mAP50-95 of both best.pt; None if one is unknown.
         difference: B's less A's.
@@ -52,6 +55,7 @@ class Audit:
 
     runs: tuple[str, str]
     findings: tuple[Finding, ...]
+    fair: bool | None
     split: str
     maps: tuple[float, float] | None
     difference: float | None
@@ -106,7 +110,7 @@ def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "c
         elif chosen is None:
             judged = _written_down(runs, "the data is not here: say where")
         elif "best" not in a.weights.keys() & b.weights.keys() or a.of_best("classes") != b.of_best("classes"):
-            judged = _written_down(runs, "there are no two best.pt of the same classes")
+            judged = _written_down(runs, "there are no two best.pt of the same classes that can be read")
         else:
             judged = _evaluated(runs, chosen, Path(place), device)
     findings += judged.findings
@@ -120,6 +124,7 @@ def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "c
     return Audit(
         runs=(str(run_a), str(run_b)),
         findings=tuple(findings),
+        fair=(fair := _fair(findings)),
         split=judged.split,
         maps=judged.maps,
         difference=judged.difference,
@@ -127,7 +132,7 @@ def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "c
         high=judged.high,
         images=judged.images,
         parameters=(a.of_best("parameters"), b.of_best("parameters")),
-        sentence=_sentence(findings, judged),
+        sentence=_sentence(findings, fair, judged),
     )
 
 
@@ -137,18 +142,28 @@ def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "c
 def _same(check: str, values: Sequence[object], detail: str) -> Finding:
     a, b = values
     if None in (a, b):
-        return Finding(check, None, f"cannot be told (A: {a}; B: {b})")
+        return Finding(check, None, f"cannot be told (A: {a}; B: {b})", unknown=True)
     return Finding(check, True, detail.format(a)) if a == b else Finding(check, False, f"A: {a}; B: {b}")
 
 
 def _complete(runs: _Runs) -> Finding:
-    missing = []
+    missing, short = [], False
     for run in runs:
-        missing += [f"{run.name} has no {kind}.pt" for kind in ("best", "last") if kind not in run.weights]
+        missing += [f"{run.name} has no {kind}.pt" for kind in KINDS if kind not in {**run.weights, **run.unread}]
+        missing += [f"{kind}.pt of {run.name} is not read: {why}" for kind, why in run.unread.items()]
         if run.epochs < run.arguments["epochs"] and not run.arguments.get("time"):
-            why = "stopped early" if run.stopped else "interrupted, or still at it"
-            missing.append(f"{run.name} has {run.epochs} of {run.arguments['epochs']} epochs: {why}")
-    return Finding("complete", not missing, "; ".join(missing) or "both runs have all their files and epochs")
+            short = True
+            missing.append(f"{run.name} has {run.epochs} of {run.arguments['epochs']} epochs: {_why_short(run)}")
+    told = "; ".join(missing) or "both runs have all their files and epochs"
+    return Finding("complete", False if short else None if missing else True, told)
+
+
+def _why_short(run: Run) -> str:
+    if run.stopped:
+        return "early stopping ended it"
+    if not run.weights:
+        return "why, its files do not tell"
+    return "it was ended before" if run.ended else "interrupted, or still at it"
 
 
 def _epochs(runs: _Runs) -> Finding:
@@ -157,10 +172,16 @@ def _epochs(runs: _Runs) -> Finding:
 
 
 def _patience(runs: _Runs) -> Finding:
-    could = [run for run in runs if 0 < (run.arguments.get("patience") or 0) < run.arguments["epochs"]]
     told = "; ".join(f"{run.name}: {run.arguments.get('patience')}" for run in runs)
-    if any(run.stopped for run in could):
-        return Finding("patience", False, f"early stopping ended a run (patience of {told})")
+    could, stopped = [run for run in runs if run.could_stop], [run for run in runs if run.stopped]
+    if stopped:
+        which = "both runs" if len(stopped) == 2 else f"run {stopped[0].name}"
+        ends = ", ".join(f"{max(run.table)} in {run.name}" for run in stopped)
+        why = f"the last epoch, {ends}, is the best one plus the patience"
+        return Finding("patience", False, f"early stopping ended {which} (patience of {told}): {why}")
+    if unsure := [run.name for run in could if run.stopped is None]:
+        detail = f"whether early stopping ended {' and '.join(unsure)} cannot be told (patience of {told})"
+        return Finding("patience", None, detail, unknown=True)
     if could:
         return Finding("patience", None, f"early stopping could have ended a run, and did not (patience of {told})")
     return Finding("patience", True, "early stopping could not end a run")
@@ -191,19 +212,32 @@ def _optimizer(runs: _Runs) -> Finding:
 
 
 def _arguments(runs: _Runs) -> Finding:
-    """All others, but for those that one of two releases does not know."""
-    a, b = (run.arguments for run in runs)
+    """All others that training reads, but for those that one of two releases does not know."""
+    a, b = (_in_effect(run) for run in runs)
+    idle = set(arguments.idle())
+    if any(run.end_to_end for run in runs):
+        idle -= {*OUTPUTS}
     ignored = IGNORED_BY_AUTO if a.get("optimizer") == b.get("optimizer") == "auto" else ()
-    shared = (a.keys() & b.keys()).difference(ELSEWHERE, ignored)
+    shared = (a.keys() & b.keys()).difference(ELSEWHERE, ignored, idle)
     names = differing([{name: of[name] for name in shared} for of in (a, b)])
     told = "; ".join(f"{name} is {a[name]} in A and {b[name]} in B" for name in names)
+    if names and not any(name in host.grammar.DEFAULT_CFG_DICT for name in names):
+        why = f"Ultralytics {host.ultralytics.__version__}, which is installed here, does not know what that does"
+        return Finding("arguments", None, f"{told}; {why}", unknown=True)
     return Finding("arguments", not names, told or "all other training arguments are the same")
+
+
+def _in_effect(run: Run) -> dict[str, object]:
+    """Its arguments, as far as they did anything where it ran."""
+    full = str(run.arguments.get("device")) in FULL_PRECISION and run.arguments.get("amp") != "bf16"
+    return run.arguments | ({"amp": False} if full and "amp" in run.arguments else {})
 
 
 def _data(runs: _Runs, here: Sequence[tuple[Path, str] | None], folder: Path) -> Finding:
     a, b = (run.arguments.get("data") for run in runs)
     if None in here:
-        return Finding("data", None, f"cannot be compared, because it is not all here (A: {a}; B: {b})")
+        told = f"cannot be compared, because it is not all here (A: {a}; B: {b})"
+        return Finding("data", None, told, unknown=True)
     if here[0][0] == here[1][0]:
         return Finding("data", True, f"{a} in both")
     mine, theirs = (dataset.contents(copy, folder / f"{Path(copy).stem}.json") for _, copy in here)
@@ -218,6 +252,9 @@ def _seeds(runs: _Runs) -> Finding:
         return Finding("seeds", None, f"seed {a} in A and {b} in B, so their batches may differ as well")
     workers = [run.arguments.get("workers") for run in runs]
     versions = [tuple(map(int, re.findall(r"\d+", str(run.version))[:3])) for run in runs]
+    if any(workers) and not all(versions):
+        why = "whether it reaches the loader's workers is not known, because a run does not say its release"
+        return Finding("seeds", None, f"seed {a} in both, but {why}")
     if any(workers) and min(versions) < SEEDED_WORKERS:
         why = "before Ultralytics 8.4.130 it does not reach the loader's workers: all seeds draw the same augmentations"
         return Finding("seeds", None, f"seed {a} in both, but {why}")
@@ -236,8 +273,11 @@ def _resumed(runs: _Runs) -> Finding:
 
 def _finite(runs: _Runs) -> Finding:
     broken = [f"{kind}.pt of {run.name}" for run in runs for kind, of in run.weights.items() if not of.finite]
-    told = f"not finite: {', '.join(broken)}" if broken else "all trained weights are finite"
-    return Finding("finite", not broken, told)
+    if broken:
+        return Finding("finite", False, f"not finite: {', '.join(broken)}")
+    if unread := [run.name for run in runs if not run.weights]:
+        return Finding("finite", None, f"cannot be told, because no weights of {' and '.join(unread)} are read", True)
+    return Finding("finite", True, "all trained weights are finite")
 
 
 def _device(runs: _Runs) -> Finding:
@@ -250,11 +290,15 @@ def _pretrained(runs: _Runs) -> Finding:
     starts = [run.start for run in runs]
     said = ["what, nobody can tell" if start is None else start or "fresh weights" for start in starts]
     told = f"A started from {said[0]}; B from {said[1]}"
+    asked = [run.arguments.get("pretrained") for run in runs]
+    if None in starts and len({*map(bool, asked)}) == 2:
+        return Finding("pretrained", False, f"pretrained is {asked[0]} in A and {asked[1]} in B; {told}")
     if "" in starts and None not in starts:
         return Finding("pretrained", None if starts == ["", ""] else False, told)
     models = [start and _model(start) for start in starts]
     if None in models or not all("best" in run.weights for run in runs):
-        return Finding("pretrained", None, f"{told}; not all files are here, so tensors cannot be counted")
+        told = f"{told}; not all files are here, so tensors cannot be counted"
+        return Finding("pretrained", None, told, unknown=True)
     sources = [model.state_dict() for model in models]
     kept = [
         sum(run.of_best("shapes").get(name) == tensor.shape for name, tensor in source.items())
@@ -345,9 +389,19 @@ def _averages(found: Detections) -> tuple[NDArray, NDArray]:
     return mean_average_precision(average_precision(found.matches(), found.truth(), counts, host.AVERAGE_PRECISION)[1])
 
 
-def _sentence(findings: Sequence[Finding], judged: _Judged) -> str:
-    broken = [finding.check for finding in findings if finding.ok is False]
-    fair = f"Not a fair comparison: {', '.join(broken)}." if broken else "Nothing unfair was found."
+def _fair(findings: Sequence[Finding]) -> bool | None:
+    if any(finding.ok is False for finding in findings):
+        return False
+    return None if any(finding.unknown for finding in findings) else True
+
+
+def _sentence(findings: Sequence[Finding], is_fair: bool | None, judged: _Judged) -> str:
+    checks = ", ".join(f.check for f in findings if (f.ok is False if is_fair is False else f.unknown))
+    fair = {
+        True: "Nothing unfair was found.",
+        False: f"Not a fair comparison: {checks}.",
+        None: f"Whether the comparison is fair cannot be told from these files: {checks}.",
+    }[is_fair]
     if judged.difference is None:
         return f"{fair} What mAP the two reached is not written down."
     difference = f"The mAP50-95 of B less that of A is {judged.difference:+.4f}"

@@ -1,7 +1,7 @@
 """The command `foveal`: each sub-command parses, makes one call and prints what came back.
 
-Data goes to stdout and talk to stderr. Exit codes: 0 done, 1 the answer is no, 2 the user's mistake. Heavy imports
-stand inside the commands, so that `foveal --help` is instant.
+Data goes to stdout and talk to stderr. Exit codes: 0 done, 1 the answer is no, 2 the user's mistake, 3 there is
+no answer. Heavy imports stand inside the commands, so that `foveal --help` is instant.
 """
 
 import dataclasses

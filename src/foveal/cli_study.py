@@ -15,6 +15,8 @@ import typer
 from .errors import UserError
 from .printing import load_host, print_json, print_table, say
 
+UNKNOWN = 3  # exit code where there is no answer: 1 and 2 are taken, by "no" and by the user's mistakes
+
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = typer.Typer(help="Does an attention help on your data, and is that noise?", no_args_is_help=True)
@@ -149,7 +151,8 @@ def audit(
 ) -> None:
     """Are two runs of Ultralytics a fair comparison?
 
-    And is their difference more than the choice of images? Exit code 1 if something is unfair.
+    And is their difference more than the choice of images? Exit code 0 if nothing unfair was found, 1 if something is
+    unfair, 3 if these files do not tell.
     """
     _load_studies()
     from .audit import audit as call
@@ -160,11 +163,12 @@ def audit(
         print_json(dataclasses.asdict(found))
     else:
         words = {True: "holds", False: "BROKEN", None: "note"}
-        print_table(("", "what", "found"), [(words[f.ok], f.check, f.detail) for f in found.findings])
+        rows = [("unknown" if f.unknown else words[f.ok], f.check, f.detail) for f in found.findings]
+        print_table(("", "what", "found"), rows)
         if found.maps:
             print(f"\nmAP50-95  A {found.maps[0]:.4f}  B {found.maps[1]:.4f} on {found.split}")
         print(f"\n{found.sentence}")
-    raise typer.Exit(any(finding.ok is False for finding in found.findings))
+    raise typer.Exit({True: 0, False: 1, None: UNKNOWN}[found.fair])
 
 
 def demo(

@@ -18,11 +18,19 @@ OWN = ("model", "seed", "name", "project", "save_dir", "resume", "exist_ok", "da
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that must hold: whether it does (None if nobody can tell, or it is no more than a caveat), and why."""
+    """One thing that must hold.
+
+    Attributes:
+        check: its name.
+        ok: whether it holds; None if nobody can tell, or it is no more than a caveat.
+        detail: why.
+        unknown: whether it may not hold, and what is there does not tell.
+    """
 
     check: str
     ok: bool | None
     detail: str
+    unknown: bool = False
 
 
 def check(

@@ -6,6 +6,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
@@ -16,6 +17,9 @@ from .metric import METRICS
 
 EXAMPLE = "name a folder such as runs/detect/train"
 KINDS = ("last", "best")
+COLUMNS = tuple(f"metrics/{name}(B)" for name in ("precision", "recall", "mAP50", "mAP50-95"))
+EARLIER = np.array([0.0, 0.0, 0.1, 0.9])  # of `COLUMNS`, the fitness of releases before the oldest that is supported
+WRITTEN = 1e-5  # to which the host rounds what it writes into its table
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Weights:
     """What a checkpoint tells.
 
     Attributes:
-        version: of the host that wrote it.
+        version: of the host that wrote it, if it says so.
         arguments: of the training, as they were in the end.
         classes: their names.
         shapes: of all tensors, by name.
@@ -31,9 +35,10 @@ class Weights:
         finite: whether all tensors are.
         ended: whether the training came to an end, early or not.
         start: the file it started from, if the host noted that.
+        judged: what the host measured in the epoch of this checkpoint, by the names of its table.
     """
 
-    version: str
+    version: str | None
     arguments: dict[str, object]
     classes: list[str]
     shapes: dict[str, torch.Size]
@@ -41,6 +46,7 @@ class Weights:
     finite: bool
     ended: bool
     start: str | None
+    judged: dict[str, float]
 
     @classmethod
     def read(cls, file: Path) -> "Weights":
@@ -54,7 +60,7 @@ class Weights:
                 loaded = host.load(file)
                 tensors, checkpoint = loaded.model.state_dict(), loaded.ckpt
                 return cls(
-                    version=str(checkpoint.get("version", "unknown")),
+                    version=checkpoint.get("version"),
                     arguments=dict(checkpoint.get("train_args", {})),
                     classes=list(loaded.model.names.values()),
                     shapes={name: tensor.shape for name, tensor in tensors.items()},
@@ -62,6 +68,7 @@ class Weights:
                     finite=all(bool(tensor.isfinite().all()) for tensor in tensors.values()),
                     ended=checkpoint.get("epoch") == -1,
                     start=_noted_start(file),
+                    judged=dict(checkpoint.get("train_metrics") or {}),
                 )
         except UserError as error:
             raise UserError(error.message, "read it where the code that trained it is installed") from None
@@ -85,24 +92,24 @@ class Run:
         name: for messages.
         folder: of the run.
         arguments: as given.
-        epochs: how many were trained.
-        best_map: the best mAP50-95 that it wrote down.
-        weights: those of `KINDS` that are there.
+        table: what it wrote down of each epoch, those of `COLUMNS` that it has, NaN for the others.
+        weights: those of `KINDS` that are there and can be read.
+        unread: why those that are there cannot be read.
     """
 
     name: str
     folder: Path
     arguments: dict[str, object]
-    epochs: int
-    best_map: float | None
+    table: dict[int, tuple[float, ...]]
     weights: dict[str, Weights]
+    unread: dict[str, str]
 
     @classmethod
     def read(cls, name: str, folder: Path) -> "Run":
         """Read a folder.
 
         Raises:
-            UserError: it is none of a detector's training, or a file in it cannot be read.
+            UserError: it is none of a detector's training, or its arguments or its table cannot be read.
         """
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder", EXAMPLE)
@@ -113,8 +120,8 @@ class Run:
             arguments = yaml.safe_load(written.read_text(encoding="utf-8"))
             lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
             rows = [row for row in csv.DictReader(lines, skipinitialspace=True) if None not in row.values()]
-            maps = [value for row in rows if math.isfinite(value := float(row.get(METRICS["detect"].column, "nan")))]
-            epochs = len({row["epoch"] for row in rows})  # one that was lost and repeated can have two rows
+            # Of an epoch that was lost and repeated the later row counts.
+            judged = {int(float(row["epoch"])): tuple(float(row.get(name, "nan")) for name in COLUMNS) for row in rows}
         except (OSError, ValueError, AttributeError, KeyError, RecursionError, TypeError, yaml.YAMLError) as error:
             said = " ".join(str(error).split())
             raise UserError(f"{folder} has an args.yaml or results.csv that cannot be read: {said}", EXAMPLE) from None
@@ -127,14 +134,75 @@ class Run:
         kind = f"{arguments.get('task')} {arguments.get('mode')}"
         if kind != "detect train":
             raise UserError(f"{folder} is a run of {kind!r}, and only 'detect train' can be read", EXAMPLE)
-        files = {kind: folder / "weights" / f"{kind}.pt" for kind in KINDS}
-        weights = {kind: Weights.read(file) for kind, file in files.items() if file.is_file()}
-        return cls(name, folder, arguments, epochs, max(maps, default=None), weights)
+        weights, unread = {}, {}
+        for kind in KINDS:
+            if (file := folder / "weights" / f"{kind}.pt").is_file():
+                try:
+                    weights[kind] = Weights.read(file)
+                except UserError as error:
+                    unread[kind] = f"{error.message}; {error.hint}"
+        return cls(name, folder, arguments, judged, weights, unread)
 
     @property
-    def stopped(self) -> bool:
-        """Whether it came to an end before the epochs asked for."""
-        return self.epochs < self.arguments["epochs"] and any(of.ended for of in self.weights.values())
+    def epochs(self) -> int:
+        """How many were trained."""
+        return len(self.table)
+
+    @property
+    def best_map(self) -> float | None:
+        """The best mAP50-95 that it wrote down."""
+        maps = [row[COLUMNS.index(METRICS["detect"].column)] for row in self.table.values()]
+        return max(filter(math.isfinite, maps), default=None)
+
+    @property
+    def could_stop(self) -> bool:
+        """Whether early stopping could end it before the epochs asked for: without validation nothing is compared."""
+        patience = self.arguments.get("patience") or 0
+        return 0 < patience < self.arguments["epochs"] and self.arguments.get("val") is not False
+
+    @property
+    def stopped(self) -> bool | None:
+        """Whether early stopping ended it: its last epoch is the best one and `patience` more. None if it cannot be told.
+
+        A resumed training counts its patience anew in some releases, and best.pt of another release says which epoch was
+        the best; without it the fitness of all releases must agree.
+        """
+        if not self.could_stop or self.epochs >= self.arguments["epochs"]:
+            return False
+        if not self.table:
+            return None
+        since = max(self.table) - self.arguments["patience"]
+        answers = {since in best for best in self._best_epochs()}
+        if answers == {True}:
+            return True
+        return False if answers == {False} and not self.arguments.get("resume") else None
+
+    def _best_epochs(self) -> list[set[int]]:
+        """Those that may have been the best one, because the table is rounded; by each fitness that may have counted."""
+        values = {epoch: np.nan_to_num(row) for epoch, row in self.table.items()}
+        if best := self.weights.get("best"):
+            noted = [best.judged.get(name) for name in COLUMNS]
+            if None not in noted:
+                like = {epoch for epoch, row in values.items() if np.allclose(row, noted, atol=WRITTEN)}
+                if like:
+                    return [like]
+        found = []
+        for fitness in (lambda row: host.fitness(*row), EARLIER.dot):
+            reached = {epoch: fitness(row) for epoch, row in values.items()}
+            top = max(reached.values())
+            near = {epoch for epoch, value in reached.items() if value >= top - WRITTEN}
+            found.append(near if top > 0 else {max(near)})  # while nothing is found, the host waits for the first
+        return found
+
+    @property
+    def ended(self) -> bool:
+        """Whether a checkpoint says that it came to an end."""
+        return any(of.ended for of in self.weights.values())
+
+    @property
+    def end_to_end(self) -> bool:
+        """Whether its model is known to have a head that also finds boxes without suppression."""
+        return any(".one2one_" in name for of in self.weights.values() for name in of.shapes)
 
     @property
     def version(self) -> str | None:
@@ -145,9 +213,9 @@ class Run:
     def start(self) -> str | None:
         """The file whose weights the training started from; "" for fresh ones, None if nobody can tell."""
         model, pretrained = str(self.arguments.get("model")), self.arguments.get("pretrained")
-        if self.arguments.get("resume") or not self.weights:
+        if self.arguments.get("resume"):
             return None
-        if noted := next(iter(self.weights.values())).start:
+        if noted := next((of.start for of in self.weights.values()), None):
             return noted
         if isinstance(pretrained, str):
             return pretrained

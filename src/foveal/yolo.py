@@ -46,7 +46,7 @@ from ultralytics import cfg as grammar  # noqa: E402  (after the version is know
 from ultralytics.models import rtdetr, yolo  # noqa: E402
 from ultralytics.nn import tasks  # noqa: E402, F401  (for rooms that have no other door to the host)
 from ultralytics.utils import ASSETS  # noqa: E402
-from ultralytics.utils.metrics import compute_ap  # noqa: E402
+from ultralytics.utils.metrics import Metric, compute_ap  # noqa: E402
 
 from . import foreign, parser  # noqa: E402
 from .parser import Registered, count, split, unsaid  # noqa: E402, F401  (`Registered` by checkpoints)
@@ -70,6 +70,13 @@ from .trainers import RTDETR, YOLO  # noqa: E402
 AVERAGE_PRECISION = "ultralytics" if compute_ap([0.5], [1.0])[0] < 0.6 else "ultralytics-8.3"
 DetectionValidator, RTDETRValidator = yolo.detect.DetectionValidator, rtdetr.val.RTDETRValidator
 ClassificationValidator = yolo.classify.ClassificationValidator
+
+
+def fitness(precision: float, recall: float, map50: float, map50_95: float) -> float:
+    """By what this release chooses best.pt of a detector, and stops early."""
+    judged = Metric()
+    judged.mean_results = lambda: [precision, recall, map50, map50_95]
+    return float(judged.fitness())
 
 
 # Files -----------------------------------------------------------------------------------------------------------
