@@ -63,7 +63,7 @@ def test_the_attention_is_there_bare_and_the_host_trains(quick):
     written = whole._in_form(attended, "article")
     names = [type(module).__name__ for module in written.modules()]
     assert (names.count("EMAttention"), names.count("ArticleEMA")) == (0, 3)
-    step = whole.step(written, whole.labelled("detect", 2, 64, 0), torch.float32, torch.device("cpu"))
+    step = whole.step(written, whole.labelled("detect", 2, 64, 0, 3), torch.float32, torch.device("cpu"))
     step()
     trained = [p for p in written.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert len(trained) > 0.9 * len([*written.parameters()])

@@ -18,8 +18,8 @@ _READ = r"\b(?:args|hyp|cfg)(?:\.|\.get\([\"']|, [\"'])({names})\b"
 def idle() -> frozenset[str]:
     """Arguments that the host reads somewhere, and nowhere while it trains a detector.
 
-    What trains are the files of the trainers, of its data and its networks, and the losses; the validators, which choose
-    best.pt, by what turns outputs into boxes. An argument that nobody is seen to read counts as read.
+    What trains are the files of the trainers, of its data and its networks, and the losses; of the validators, which
+    choose best.pt, what turns outputs into boxes. An argument that nobody is seen to read counts as read.
     """
     whole = Path(inspect.getfile(host.ultralytics)).parent
     trains = {whole / "utils" / "loss.py", *(whole / "data").rglob("*.py"), *(whole / "nn").rglob("*.py")}

@@ -20,7 +20,7 @@ from . import arguments, dataset, recording
 from . import yolo as host
 from .detections import Detections
 from .errors import UserError
-from .fairness import AGREEMENT, Finding, differing
+from .fairness import AGREEMENT, Finding, differing, without_test
 from .runs import KINDS, Run, data_here
 from .verdict import LEVEL, average_precision, draw_images, mean_average_precision
 
@@ -113,12 +113,13 @@ def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "c
             judged = _written_down(runs, "there are no two best.pt of the same classes that can be read")
         else:
             judged = _evaluated(runs, chosen, Path(place), device)
-    findings += judged.findings
-    findings.append(
-        Finding("split", True, "judged on test, which chose nothing")
-        if judged.split == "test"
-        else Finding("split", None, "judged on val, on which best.pt was chosen in both")
-    )
+        findings += judged.findings
+        absent = without_test(chosen and dataset.absent_test(chosen))
+        findings.append(
+            Finding("split", True, "judged on test, which chose nothing")
+            if judged.split == "test"
+            else Finding("split", None, f"judged on val, on which best.pt was chosen in both{absent}")
+        )
     more = "foveal study run --model FILE --data FILE --arms ema@neck,A/A"
     findings.append(Finding("runs", None, f"one run of each says nothing about the noise of the seed: {more}"))
     return Audit(

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from . import averages, classifier, dataset, recording, zoo
 from . import yolo as host
 from .arms import Arm
-from .dataset import Contents
+from .dataset import Contents, Refused
 from .errors import UserError, shown
 from .files import write_text
 from .graft import add
@@ -31,8 +31,8 @@ from .metric import METRICS
 from .plan import Cell, Plan, versions
 
 BUSY = 75  # exit code of a process that finds its cell taken, as sysexits.h has it for "try again later"
-PLAN, CELLS, DATA, RESULT, FAILURE, LOCK, LOG = (
-    *("plan.yaml", "cells", "data.json", "result.json", "failure.json", "lock", "log.txt"),
+PLAN, CELLS, DATA, REFUSED, RESULT, FAILURE, LOCK, LOG = (
+    *("plan.yaml", "cells", "data.json", "refused.json", "result.json", "failure.json", "lock", "log.txt"),
 )
 KINDS = {"best": "", "last": "_last"}  # of weights that are judged, and what that adds to the key of a score
 SCORES = [{key + end for key in (m.key, m.second_key) for end in KINDS.values()} for m in METRICS.values()]
@@ -165,8 +165,7 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
 
 def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path, device: str) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
-    with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
-        dataset.scan(plan.data)
+    scan(plan, study)
     record = _trained(plan, cell, folder, device)
     settings = {key: plan.train[key] for key in JUDGING if key in plan.train}
     settings |= {"device": device}
@@ -206,6 +205,31 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
     write_text(folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
     for file in (folder / recording.RESUME, *folder.glob("start.*")):
         file.unlink(missing_ok=True)
+
+
+def scan(plan: Plan, study: Path) -> None:
+    """Let the host verify the images and labels that a study reads, and keep in its folder which of them it refuses.
+
+    Raises:
+        UserError: of a split that is needed it leaves none.
+    """
+    needed = {"train", plan.split, chosen_on(dataset.described(plan.data))}
+    with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
+        found = dataset.scan(plan.data, needed, bool(plan.train.get("single_cls")))
+        write_text(study / REFUSED, json.dumps({split: dataclasses.asdict(of) for split, of in found.items()}))
+
+
+def refused(study: Path) -> dict[str, Refused] | None:
+    """What the last scan of a study's data found, by split; None if there was none, or that is not what it wrote."""
+    try:
+        return {split: Refused(**of) for split, of in json.loads((study / REFUSED).read_text()).items()}
+    except (OSError, ValueError, AttributeError, RecursionError, TypeError):
+        return None
+
+
+def chosen_on(described: dict) -> str:
+    """The split on which the host chooses best.pt: the first of these that is there."""
+    return next(split for split in ("val", "test") if described.get(split))
 
 
 def _trained(plan: Plan, cell: Cell, folder: Path, device: str) -> dict:

@@ -84,17 +84,17 @@ def _measure(
     weights: dict[str, Path], size: int, device: str, timed: bool, fused: bool
 ) -> dict[str, dict[str, object]]:
     """FLOPs of one image, and the milliseconds it takes, the models in turns and as the host deploys them."""
-    image = torch.zeros(1, 3, size, size, device=device)
     models = {arm: host.load(path).model.to(device).eval().requires_grad_(False) for arm, path in weights.items()}
+    images = {arm: torch.zeros(1, host.channels(model), size, size, device=device) for arm, model in models.items()}
     flops = {}
     for arm, model in models.items():
         with FlopCounterMode(display=False) as counter:
-            model(image)
+            model(images[arm])
         flops[arm] = counter.get_total_flops()
     times = {}
     if timed:
         deployed = {arm: model.fuse(verbose=False) for arm, model in models.items()}
-        calls = {arm: lambda model=model: model(image) for arm, model in deployed.items()}
+        calls = {arm: lambda model=model, image=images[arm]: model(image) for arm, model in deployed.items()}
         times, _ = timing.interleaved(calls, torch.device(device), None)
     first = times.get("baseline")
     threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""

@@ -4,11 +4,14 @@
 class. The host knows some of both by name.
 """
 
+import contextlib
+import copy
 import hashlib
 import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +26,13 @@ from .files import digest, write_text
 
 # isort: split
 from ultralytics.data.dataset import ClassificationDataset, YOLODataset
-from ultralytics.data.utils import IMG_FORMATS, check_cls_dataset, check_det_dataset, img2label_paths
+from ultralytics.data.utils import (
+    IMG_FORMATS,
+    check_cls_dataset,
+    check_det_dataset,
+    img2label_paths,
+    load_dataset_cache_file,
+)
 from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG
 
 SPLITS = ("train", "val", "test")
@@ -48,7 +57,7 @@ def beside(data: str, folder: Path) -> str:
 
 
 def described(data: str, download: bool = True) -> dict:
-    """Splits with absolute paths or None, `names`, and `path`, which all of it is below.
+    """Splits with absolute paths or None, `names`, and `path`, which all of it is below; of a data file `absent`, too.
 
     Args:
         data: a data file or a folder for classifiers.
@@ -124,18 +133,30 @@ def labels(pictures: list[Path]) -> list[Path]:
 def data_file(data: str, download: bool = True) -> dict:
     """A data file as the host reads it: splits with absolute paths, `names`, `path`.
 
-    What is not there is downloaded, if the file says from where.
+    What is not there is downloaded, if the file says from where. A test split that is named and not there is none, as
+    in trainings of the host, and `absent` holds its path.
 
     Raises:
         UserError: no such file, or one the host refuses.
     """
     try:
         _require_end(Path(data))
-        return check_det_dataset(data, autodownload=download)
+        found = check_det_dataset(data, autodownload=download)
     except UserError:
         raise
     except host.UNREADABLE as error:
         raise _refused(f"data file {data!r}", error) from None
+    named = found.get("test") or []
+    missing = [place for place in ([named] if isinstance(named, str) else named) if not Path(place).exists()]
+    return {**found, "test": None, "absent": missing[0]} if missing else found
+
+
+def absent_test(data: str) -> str | None:
+    """The test split that a data file names and that is not there; None if there is none such, or no data here."""
+    try:
+        return described(data, download=False).get("absent")
+    except UserError:
+        return None
 
 
 def _require_end(file: Path) -> None:
@@ -159,14 +180,102 @@ def has_labels(data: str, split: str) -> bool:
         return False
 
 
-def scan(data: str) -> None:
-    """Read all labels or images once, as training does, so that the host's caches beside them are there."""
-    found = described(data)
+@dataclass(frozen=True)
+class Refused:
+    """Images of a split that the host leaves out of trainings and evaluations.
+
+    Attributes:
+        count: of them.
+        of: images in the split.
+        first: one of them.
+        reason: what the host says of it.
+    """
+
+    count: int
+    of: int
+    first: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.count} of {self.of} images, {self.first} for example: {self.reason}"
+
+
+def scan(data: str, splits: Iterable[str] = SPLITS, single_cls: bool = False) -> dict[str, Refused]:
+    """Let the host verify all images and labels once, as training does; it keeps caches of that beside the labels.
+
+    Args:
+        data: a data file or a folder for classifiers.
+        splits: those that are verified if they are there.
+        single_cls: as in the training.
+
+    Returns:
+        What the host leaves out, by split.
+
+    Raises:
+        UserError: of a split no image is left.
+    """
+    found, refused = described(data), {}
     for split in SPLITS:
-        if found.get(split) and is_classified(data):
-            ClassificationDataset(str(found[split]), DEFAULT_CFG, prefix=split)
-        elif found.get(split):
-            YOLODataset(found[split], data=found, task="detect", augment=False)
+        if split not in splits or not found.get(split):
+            continue
+        with host.unsaid(""):  # which has a line for each of them
+            noted = _verified_classes(found, split) if is_classified(data) else _verified(found, split, single_cls)
+        if noted and noted.count == noted.of:
+            raise UserError(
+                f"no image of {split} in {data} is usable: Ultralytics refuses all {noted.of}, {noted.first} for "
+                f"example: {noted.reason}",
+                "mend them; a line of a label is: class x y width height, the class from 0, the others from 0 to 1",
+            )
+        if noted:
+            refused[split] = noted
+    return refused
+
+
+class _Verified(YOLODataset):
+    """The host's data set, which keeps what it noted of images and label files that it leaves out."""
+
+    def cache_labels(self, path: Path) -> dict:
+        """Verify all; what is returned is emptied by its reader."""
+        self.noted = super().cache_labels(path)
+        return dict(self.noted)
+
+    def get_labels(self) -> list[dict]:
+        """Those that are left, also if none are."""
+        self.noted, whole = None, list(self.im_files)
+        with contextlib.suppress(RuntimeError):  # the host's word for none
+            super().get_labels()
+        self.noted = self.noted or load_dataset_cache_file(Path(self.label_files[0]).parent.with_suffix(".cache"))
+        labels = self.noted["labels"]
+        self.refused = _refused_of(whole, {label["im_file"] for label in labels}, self.noted["msgs"])
+        return labels
+
+
+def _verified(found: dict, split: str, single_cls: bool) -> Refused | None:
+    settings = {"data": found, "task": "detect", "augment": split == "train", "hyp": copy.copy(DEFAULT_CFG)}
+    try:
+        return _Verified(found[split], single_cls=single_cls, **settings).refused
+    except host.UNREADABLE as error:  # no labels at all, say
+        raise _refused(f"split {split!r} of {found['path']}", error) from None
+
+
+def _verified_classes(found: dict, split: str) -> Refused | None:
+    folder = Path(found[split])
+    try:
+        left = ClassificationDataset(str(folder), DEFAULT_CFG, prefix=split).samples
+        notes = load_dataset_cache_file(folder.with_suffix(".cache"))["msgs"]
+    except host.UNREADABLE as error:
+        raise _refused(f"split {split!r} of {found['path']}", error) from None
+    return _refused_of([str(file) for file in _below(folder)], {str(sample[0]) for sample in left}, notes)
+
+
+def _refused_of(whole: list[str], left: set[str], notes: list[str]) -> Refused | None:
+    """The host's notes name the file, say that it is ignored, and why."""
+    out = [file for file in whole if file not in left]
+    if not out:
+        return None
+    note = next((note for note in notes if out[0] in note), "")
+    reason = note.partition(out[0])[2].strip(": ") or "no reason given"
+    return Refused(len(out), len(whole), Path(out[0]).name, " ".join(reason.split())[:200])
 
 
 def classified_images(folder: str, split: str) -> list[Path]:

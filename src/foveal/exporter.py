@@ -166,7 +166,7 @@ def write(model: host.YOLO, weights: nn.Module, folder: Path, name: str, given: 
         batch=asked.args.batch,
         dynamic=bool(asked.args.dynamic),
         stride=int(max(true.stride)),
-        channels=true.yaml.get("channels", 3),
+        channels=host.channels(true),
         opset=asked.args.opset,
         prepared=asked.model,
         model=true,

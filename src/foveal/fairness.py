@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from .cell import Result
+from .dataset import Refused
 from .errors import UserError
 from .metric import Metric
 from .plan import Plan
@@ -40,6 +41,7 @@ def check(
     folders: Mapping[tuple[str, int], Path],
     sources: Mapping[str, dict[str, str]],
     chosen_on: str = "val",
+    absent: str | None = None,
 ) -> list[Finding]:
     """All findings about the finished cells of a study.
 
@@ -50,6 +52,7 @@ def check(
         folders: of the same cells.
         sources: of each model an arm starts from, a digest of every tensor; empty for fresh weights.
         chosen_on: the split that chose best.pt.
+        absent: the test split that the data name and that is not there.
     """
     if not results:
         return [Finding("evaluator", None, "nothing is finished yet")]
@@ -71,13 +74,31 @@ def check(
             f"{plan.metric.name} computed again differs from Ultralytics' by up to "
             f"{max(r.disagreement for r in values):.0e}",
         ),
-        Finding("split", None, f"judged on {plan.split}, on which best.pt was chosen in every arm")
+        Finding(
+            "split", None, f"judged on {plan.split}, on which best.pt was chosen in every arm{without_test(absent)}"
+        )
         if chosen_on == plan.split
         else Finding("split", True, f"judged on {plan.split}, which chose nothing"),
         _same("versions", {str(sorted(r.versions.items())) for r in values}, "the same versions everywhere"),
         _same("device", {_kind(r.device) for r in values}, "every run on {}"),
         _resumed(values),
     ]
+
+
+def without_test(absent: str | None) -> str:
+    """The end of a sentence about the split."""
+    return f"; {absent}, named as the test split, is not there" if absent else ""
+
+
+def labels(refused: Mapping[str, Refused] | None) -> Finding:
+    """Images that the host left out, which is the same for all arms; None if nobody looked."""
+    if refused is None:
+        return Finding("labels", None, "whether Ultralytics left out images is not known")
+    if not refused:
+        return Finding("labels", True, "Ultralytics left out no image")
+    return Finding(
+        "labels", None, "left out by Ultralytics: " + "; ".join(f"of {k}, {of}" for k, of in refused.items())
+    )
 
 
 def _all(check: str, holds: Iterable[bool], yes: str, no: str) -> Finding:

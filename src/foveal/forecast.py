@@ -99,7 +99,7 @@ def _seconds_an_image(plan: Plan, arm: Arm, arguments: dict, device: torch.devic
     with tempfile.TemporaryDirectory() as folder, quiet, host.unsaid(""):
         model = host.load(cell.start(arm, SEED, Path(folder), NAMES)).model.to(device)
     model.args = SimpleNamespace(**arguments)  # its loss reads its weights there
-    batch = whole.labelled(plan.task, count, size, SEED)
+    batch = whole.labelled(plan.task, count, size, SEED, host.channels(model))
     with host.refusing(arm.model):
         try:
             training = _fastest(whole.step(model, batch, dtype, device), device)

@@ -93,7 +93,7 @@ def add(
     before = loaded.model.eval()
     insert.require_read(insert.rows(before.yaml), host.split(before.yaml)[1])
     size = image_size(loaded.task)
-    image = photograph(size, before.yaml.get("channels", 3))
+    image = photograph(size, host.channels(before))
     with host.refusing(model):  # a file can hold anything
         strides = _strides(before)
         outputs, flops = _counted(before, image)
@@ -158,7 +158,7 @@ def _strides(model: nn.Module) -> list[float | None]:
 
     hooks = [layer.register_forward_hook(note) for layer in model.model]
     try:
-        model(torch.zeros(1, model.yaml.get("channels", 3), size, size))
+        model(torch.zeros(1, host.channels(model), size, size))
     finally:
         for hook in hooks:
             hook.remove()

@@ -15,7 +15,7 @@ from . import averages, classifier, dataset, fairness, recording, study_gates, t
 from . import yolo as host
 from .answers import Answers
 from .arms import Arm
-from .cell import KINDS, Result
+from .cell import KINDS, LOG, Result, chosen_on, refused
 from .costs import costs, device_of
 from .detections import SIZES, Detections
 from .errors import UserError
@@ -42,6 +42,8 @@ def before(plan: Plan, found: Mapping[tuple[str, int], Result]) -> str:
             f"{seeds} seeds find a difference of {detectable(seeds, level):.2f} standard deviations of the paired "
             f"differences with a power of 80 %; the smallest p is {smallest:.2g}"
         )
+    if plan.split != "test" and (absent := dataset.absent_test(plan.data)):
+        lines.append(f"judged on {plan.split}{fairness.without_test(absent)}")
     deviation = _deviation(found, plan)
     if deviation is not None and math.isfinite(detectable(seeds, level)):
         lines.append(f"that deviation has been {deviation:.4f} so far, so {deviation * detectable(seeds, level):.4f}")
@@ -61,7 +63,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     """
     plan, found = study.plan, study.results()
     if not any(arm == "baseline" for arm, _ in found):
-        raise UserError(f"no run of the baseline is finished in {study.folder}", f"foveal study run {study.folder}")
+        raise _nothing_finished(study)
     folders = {(c.arm.name, c.pair): study.path(c) for c in study.cells if (c.arm.name, c.pair) in found}
     averaged = {
         where: {kind: averages.load(folder, kind, plan.task) for kind in KINDS} for where, folder in folders.items()
@@ -81,9 +83,9 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     _judge(arms, averaged, plan.margin)
     _over_placebo(arms, averaged)
     study_gates.link(study, arms, draw=measure)
-    # The host lets the first of these that is there choose best.pt.
-    chosen_on = next(split for split in ("val", "test") if described.get(split))
-    findings = fairness.check(plan, study.epochs, found, folders, _sources(plan.arms), chosen_on)
+    splits = {"chosen_on": chosen_on(described), "absent": described.get("absent")}
+    findings = fairness.check(plan, study.epochs, found, folders, _sources(plan.arms), **splits)
+    findings.append(fairness.labels(refused(study.folder)))
     if any(not np.array_equal(truth.name, judged(*where).name) for where in folders):
         findings.append(fairness.Finding("evaluator", False, "arms were judged on different images"))
     else:
@@ -134,6 +136,19 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         "fairness": [dataclasses.asdict(finding) for finding in findings],
         "arms": arms,
     }
+
+
+def _nothing_finished(study: Study) -> UserError:
+    """With the reason, because to run the study again would end the same way."""
+    said = f"no run of the baseline is finished in {study.folder}"
+    failed = [state for state in study.states() if state.word == "failed" and state.cell.arm.role == "baseline"]
+    if not failed:
+        return UserError(said, f"foveal study run {study.folder}")
+    first = failed[0]
+    why = f"{len(failed)} failed, with seed {first.cell.pair} because: {first.reason}"
+    return UserError(
+        f"{said}: {why}", f"see {study.path(first.cell) / LOG}, and run the study again once that is mended"
+    )
 
 
 def write(results: dict[str, object], folder: Path) -> Path:

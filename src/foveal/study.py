@@ -20,7 +20,7 @@ import yaml
 
 from . import dataset, zoo
 from . import yolo as host
-from .cell import BUSY, CELLS, DATA, FAILURE, LOG, PLAN, Result, held
+from .cell import BUSY, CELLS, DATA, FAILURE, LOG, PLAN, Result, held, scan
 from .errors import UserError
 from .executors import Executor
 from .files import write_text
@@ -131,9 +131,14 @@ class Study:
         """Train every cell that is not finished; returns when each is finished or has failed.
 
         Several may run on one folder: a cell that another process holds is waited for.
+
+        Raises:
+            UserError: no image of a split is usable; nothing is trained then.
         """
         self._note_contents(say)
         waiting = deque(self.missing())
+        if waiting:
+            scan(self.plan, self.folder)
         running: dict[concurrent.futures.Future, Cell] = {}
         attempts: Counter[str] = Counter()
         while waiting or running:

@@ -123,7 +123,7 @@ def _measure(
     reasons = _reasons(attended, training, dtype, seed, device)
     contenders = {"plain": plain, "plain again": plain}
     contenders |= {name: _in_form(attended, name) for name, reason in reasons.items() if not reason}
-    batch = labelled("detect", row.batch, IMAGE_SIZE, seed) if training else {}
+    batch = labelled("detect", row.batch, IMAGE_SIZE, seed, _channels(plain)) if training else {}
     calls = {}
     for name, model in contenders.items():
         model = copy.deepcopy(model).to(device)
@@ -144,7 +144,7 @@ def _measure(
 def _pass(model: nn.Module, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
     """A forward pass of one image."""
     model = model.eval().fuse(verbose=False)
-    image = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
+    image = torch.zeros(1, _channels(model), IMAGE_SIZE, IMAGE_SIZE, device=device)
 
     @torch.inference_mode()
     def call() -> object:
@@ -154,7 +154,13 @@ def _pass(model: nn.Module, dtype: torch.dtype, device: torch.device) -> Callabl
     return call
 
 
-def labelled(task: str, images: int, size: int, seed: int) -> dict[str, Tensor]:
+def _channels(model: nn.Module) -> int:
+    from . import yolo as host
+
+    return host.channels(model)
+
+
+def labelled(task: str, images: int, size: int, seed: int, channels: int) -> dict[str, Tensor]:
     """A drawn batch as the host's losses take it.
 
     Args:
@@ -162,14 +168,16 @@ def labelled(task: str, images: int, size: int, seed: int) -> dict[str, Tensor]:
         images: how many.
         size: of each, in pixels.
         seed: of what is drawn.
+        channels: of each image.
     """
     generator = torch.Generator().manual_seed(seed)
+    drawn_images = torch.rand((images, channels, size, size), generator=generator)
     if task == "classify":
         labels = torch.zeros(images, dtype=torch.long)
-        return {"img": torch.rand((images, 3, size, size), generator=generator), "cls": labels}
+        return {"img": drawn_images, "cls": labels}
     boxes = torch.rand((images * OBJECTS, 4), generator=generator) * 0.3 + 0.2  # centre and size as shares of the image
     return {
-        "img": torch.rand((images, 3, size, size), generator=generator),
+        "img": drawn_images,
         "cls": torch.zeros(images * OBJECTS, 1),
         "bboxes": boxes,
         "batch_idx": torch.arange(images).repeat_interleave(OBJECTS).float(),
@@ -218,7 +226,7 @@ def _reasons(model: nn.Module, training: bool, dtype: torch.dtype, seed: int, de
         for module in _attentions(model)
     ]
     with torch.no_grad():
-        model.eval()(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
+        model.eval()(torch.zeros(1, _channels(model), IMAGE_SIZE, IMAGE_SIZE))
     for hook in hooks:
         hook.remove()
 

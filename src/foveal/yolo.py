@@ -140,12 +140,17 @@ def is_rtdetr(source: str) -> bool:
 
 def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
     """A new model of the same kind from other rows, with fresh weights and the names and settings of `model`."""
-    built = type(model)(copy.deepcopy(cfg), ch=cfg.get("channels", 3), nc=cfg["nc"], verbose=False)
+    built = type(model)(copy.deepcopy(cfg), ch=channels(model), nc=cfg["nc"], verbose=False)
     kept = ("names", "args", "task", "nc", "kpt_shape", "kpt_names")
     for name in kept:
         if hasattr(model, name):
             setattr(built, name, copy.deepcopy(getattr(model, name)))
     return built
+
+
+def channels(model: nn.Module) -> int:
+    """How many an image must have that the model reads: as many as the data that it was trained on."""
+    return model.yaml.get("channels", 3)
 
 
 def train_arguments(given: dict) -> dict:
