@@ -96,9 +96,8 @@ def labels(refused: Mapping[str, Refused] | None) -> Finding:
         return Finding("labels", None, "whether Ultralytics left out images is not known")
     if not refused:
         return Finding("labels", True, "Ultralytics left out no image")
-    return Finding(
-        "labels", None, "left out by Ultralytics: " + "; ".join(f"of {k}, {of}" for k, of in refused.items())
-    )
+    told = "; ".join(f"of {split}, {which}" for split, which in refused.items())
+    return Finding("labels", None, f"left out by Ultralytics: {told}")
 
 
 def _all(check: str, holds: Iterable[bool], yes: str, no: str) -> Finding:

@@ -146,9 +146,8 @@ def _nothing_finished(study: Study) -> UserError:
         return UserError(said, f"foveal study run {study.folder}")
     first = failed[0]
     why = f"{len(failed)} failed, with seed {first.cell.pair} because: {first.reason}"
-    return UserError(
-        f"{said}: {why}", f"see {study.path(first.cell) / LOG}, and run the study again once that is mended"
-    )
+    log = study.path(first.cell) / LOG
+    return UserError(f"{said}: {why}", f"see {log}, and run the study again once that is mended")
 
 
 def write(results: dict[str, object], folder: Path) -> Path:

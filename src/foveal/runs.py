@@ -162,10 +162,10 @@ class Run:
 
     @property
     def stopped(self) -> bool | None:
-        """Whether early stopping ended it: its last epoch is the best one and `patience` more. None if it cannot be told.
+        """Whether early stopping ended it, `patience` epochs after the best one. None if it cannot be told.
 
-        A resumed training counts its patience anew in some releases, and best.pt of another release says which epoch was
-        the best; without it the fitness of all releases must agree.
+        A checkpoint says which epoch was the best; without one the fitness of all releases must agree. Some releases
+        count anew after an interruption.
         """
         if not self.could_stop or self.epochs >= self.arguments["epochs"]:
             return False
@@ -178,7 +178,7 @@ class Run:
         return False if answers == {False} and not self.arguments.get("resume") else None
 
     def _best_epochs(self) -> list[set[int]]:
-        """Those that may have been the best one, because the table is rounded; by each fitness that may have counted."""
+        """Those that may have been the best one, as the table is rounded, by each fitness that may have counted."""
         values = {epoch: np.nan_to_num(row) for epoch, row in self.table.items()}
         if best := self.weights.get("best"):
             noted = [best.judged.get(name) for name in COLUMNS]

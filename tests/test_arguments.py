@@ -1,0 +1,55 @@
+"""Arguments that the host's training does not read: to change all of them at once changes nothing."""
+
+import csv
+
+import pytest
+import torch
+
+pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+
+import ultralytics
+
+from foveal import arguments, demo
+from foveal import yolo as host
+from foveal.audit import ELSEWHERE
+from foveal.fairness import OWN
+
+pytestmark = pytest.mark.host
+
+TRAIN = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "optimizer": "SGD", "patience": 0}
+SAMPLES = {"format": "onnx", "source": "nowhere", "tracker": "bytetrack.yaml", "embed": [3], "nms": False}
+
+
+def test_what_says_how_to_train_is_read_and_what_other_modes_do_is_not():
+    idle = arguments.idle()
+    assert idle < host.grammar.DEFAULT_CFG_DICT.keys()
+    decide = {"lr0", "mosaic", "imgsz", "classes", "single_cls", "freeze", "close_mosaic", "conf", "iou", "amp"}
+    assert not idle & decide
+    assert idle >= {"simplify", "workspace", "opset", "tracker", "format", "nms", "line_width", "vid_stride"}
+    shown_or_saved = {name for name in host.grammar.DEFAULT_CFG_DICT if name.startswith(("show", "save_"))}
+    assert shown_or_saved - idle == {"save_period"}
+
+
+def other(name: str, value: object) -> object:
+    """Another value of the same kind."""
+    if name in SAMPLES:
+        return SAMPLES[name]
+    return not value if isinstance(value, bool) else 2 if value is None else value + 1
+
+
+def test_idle_arguments_leave_a_training_as_it_is(tmp_path):
+    data = demo.draw_data(tmp_path / "data", train=8, val=4)
+    compared = arguments.idle() - {*OWN, *ELSEWHERE, "mode"}
+    changed = {name: other(name, host.grammar.DEFAULT_CFG_DICT[name]) for name in compared}
+    found = []
+    for name, more in (("a", {}), ("b", changed), ("c", {"mosaic": 0.0})):
+        settings = {"model": "yolo11n.yaml", "data": str(data), "project": str(tmp_path), "name": name, "plots": False}
+        trainer = ultralytics.models.yolo.detect.DetectionTrainer(overrides={**settings, **TRAIN, **more})
+        trainer.train()
+        with (tmp_path / name / "results.csv").open(newline="") as file:
+            table = [{**row, "time": None} for row in csv.DictReader(file)]
+        found.append((trainer.model.state_dict(), table))
+    (first, table), (second, same), (third, _) = found
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert table == same
+    assert not all(torch.equal(tensor, third[name]) for name, tensor in first.items())  # what is read does change it
