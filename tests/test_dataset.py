@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from foveal import UserError
 
@@ -15,6 +16,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 from foveal import dataset
 from foveal.dataset import Contents, contents
+from foveal.demo import draw_data
 
 TABLE = {"train": "images/train", "val": "images/val", "test": "images/test", "names": ["ant", "bee"]}
 
@@ -232,3 +234,86 @@ def test_a_plan_and_its_folder_may_be_called_like_the_data(animals, tmp_path):
     assert dataset.beside("coco.yaml", tmp_path) == "coco.yaml"
     (tmp_path / "coco.yaml").write_text("names: [arms]\ntrain: a\nval: b\n")
     assert dataset.beside("coco.yaml", tmp_path) == str(tmp_path / "coco.yaml")
+
+
+# What is named and not there, and what the host refuses ---------------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(tmp_path) -> Path:
+    """Drawn images with labels that the host reads."""
+    return draw_data(tmp_path / "drawn", train=4, val=2)
+
+
+def renamed(data: Path, **changed) -> str:
+    """The same data file with other values, from another file, so that nothing is known of it."""
+    target = data.with_name("other.yaml")
+    target.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), **changed}))
+    return str(target)
+
+
+@pytest.mark.parametrize("test", ["../test/images", "images/test", ["images/val", "images/nowhere"], "nowhere.txt"])
+def test_a_test_split_that_is_not_there_is_none(test, drawn):
+    data = renamed(drawn, test=test)
+    found = dataset.described(data)
+    assert found["test"] is None
+    assert Path(found["absent"]).name in ("images", "test", "nowhere", "nowhere.txt")
+    assert dataset.absent_test(data) == found["absent"]
+    assert not dataset.has_labels(data, "test")
+    assert contents(data, drawn.parent / "digests.json").digest == digest(drawn).digest
+
+
+@pytest.mark.parametrize("test", [None, "images/val", ["images/val", "images/train"]])
+def test_a_test_split_that_is_there_or_not_named_is_not_missed(test, drawn):
+    data = renamed(drawn, test=test)
+    assert dataset.absent_test(data) is None
+    assert bool(dataset.described(data).get("test")) is (test is not None)
+
+
+def test_of_data_that_are_not_here_nothing_is_missed():
+    assert dataset.absent_test("nowhere.yaml") is None
+
+
+OUTSIDE = "0 1.2 0.5 0.3 0.3\n"
+
+
+def test_images_that_the_host_leaves_out_are_counted(drawn):
+    first = drawn.parent / "labels/train/0001.txt"
+    first.write_text(first.read_text() + OUTSIDE)
+    (drawn.parent / "images/train/0003.png").write_bytes(b"no image")
+    for _ in range(2):  # by the host's own scan, and from its cache
+        found = dataset.scan(str(drawn))
+        assert found.keys() == {"train"}
+        assert (found["train"].count, found["train"].of, found["train"].first) == (2, 4, "0001.png")
+        assert "1.2" in found["train"].reason
+        assert str(found["train"]).startswith("2 of 4 images, 0001.png for example: ")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_of_which_no_image_is_left_is_refused(split, drawn):
+    for file in (drawn.parent / "labels" / split).glob("*.txt"):
+        file.write_text(OUTSIDE)
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"no image of {split} in .* refuses all \d, 0000.png for example: .*1\.2"):
+            dataset.scan(str(drawn))
+    others = {"train", "val"} - {split}
+    assert dataset.scan(str(drawn), others) == {}
+
+
+def test_classes_beyond_the_names_are_refused_unless_they_are_one(drawn):
+    for file in (drawn.parent / "labels").rglob("*.txt"):
+        file.write_text("7 0.5 0.5 0.3 0.3\n")
+    with pytest.raises(UserError, match="no image of train"):
+        dataset.scan(str(drawn))
+    assert dataset.scan(str(drawn), single_cls=True) == {}
+
+
+def test_a_classifiers_image_that_cannot_be_read_is_counted(tmp_path):
+    for split, name in ((s, n) for s in ("train", "val") for n in ("ant", "bee")):
+        folder = tmp_path / "insects" / split / name
+        folder.mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{number}.png")
+    (tmp_path / "insects/train/bee/1.png").write_bytes(b"no image")
+    found = dataset.scan(str(tmp_path / "insects"))
+    assert {split: (of.count, of.of, of.first) for split, of in found.items()} == {"train": (1, 4, "1.png")}

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
-from foveal import UserError, executors, report, results
+from foveal import UserError, executors, fairness, report, results
 from foveal import cell as room
 from foveal.cell import BUSY, FAILURE, RESULT, Result, held
 from foveal.demo import draw_data
@@ -482,3 +482,62 @@ def test_two_runners_share_the_work(undisturbed, tmp_path):
     assert values(study) == {where: v for where, v in values(undisturbed).items() if where[1] == 0}
     for cell in study.cells:  # one training each
         assert (study.path(cell) / "log.txt").read_text().count("epochs completed") == 1
+
+
+# Data that the host refuses, and cells that all fail ------------------------------------------------------------------
+
+
+def test_a_study_of_refused_labels_trains_nothing(tmp_path):
+    study = prepared(tmp_path)
+    for file in (tmp_path / "data/labels/train").glob("*.txt"):
+        file.write_text("0 1.2 0.5 0.3 0.3\n")
+    study = Study(study.folder)
+    executor = Scripted(lambda key, _: 0)
+    with pytest.raises(UserError, match=r"no image of train in .* is usable: Ultralytics refuses all 20"):
+        study.run(executor, print)
+    assert executor.submitted == []
+
+
+def test_some_refused_labels_are_a_line_of_the_fairness_list(tmp_path):
+    study = prepared(tmp_path)
+    (tmp_path / "data/labels/train/0003.txt").write_text("0 1.2 0.5 0.3 0.3\n")
+    study = Study(study.folder)
+    study.run(Scripted(lambda key, _: fake(study, by_key(study)[key]) and 0), lambda _: None)
+    found = fairness.labels(room.refused(study.folder))
+    assert found.ok is None
+    assert found.detail.startswith("left out by Ultralytics: of train, 1 of 20 images, 0003.png for example: ")
+    assert fairness.labels({}).ok is True
+    (study.folder / "refused.json").unlink()
+    assert fairness.labels(room.refused(study.folder)) == fairness.Finding(
+        "labels", None, "whether Ultralytics left out images is not known"
+    )
+
+
+def test_when_all_cells_have_failed_the_reason_is_said(tmp_path):
+    study = prepared(tmp_path)
+    with pytest.raises(UserError, match=f"no run of the baseline is finished in .*; foveal study run {study.folder}"):
+        results.assemble(study)
+    for cell in study.cells:
+        study.path(cell).mkdir(parents=True)
+        (study.path(cell) / FAILURE).write_text(json.dumps({"reason": "ValueError: the moon is full"}))
+    with pytest.raises(UserError) as refused:
+        results.assemble(study)
+    assert refused.value.message.endswith(": 2 failed, with seed 0 because: ValueError: the moon is full")
+    assert str(study.path(study.cells[0]) / "log.txt") in refused.value.hint
+
+
+def test_a_study_whose_test_split_is_not_there_is_judged_on_val_and_says_so(tmp_path):
+    data = draw_data(tmp_path / "data", train=8, val=4)
+    data.write_text(data.read_text() + "test: ../test/images\n")
+    study = Study.prepare(PLAN, tmp_path, tmp_path)
+    assert study.plan.split == "val"
+    absent = str((tmp_path / "test/images").resolve())
+    assert f"judged on val; {absent}, named as the test split, is not there" in results.before(study.plan, {})
+    result = {("baseline", 0): fake(study, study.cells[0])}
+    folder = study.path(study.cells[0])
+    (folder / "args.yaml").write_text("{optimizer: SGD, lr0: 0.1}")
+    found = fairness.check(study.plan, 2, result, {("baseline", 0): folder}, {study.plan.model: {}}, "val", absent)
+    (split,) = [finding for finding in found if finding.check == "split"]
+    assert split.detail.endswith(f"{absent}, named as the test split, is not there")
+    with pytest.raises(UserError, match="split: 'test' is not a split of"):
+        Study.prepare({**PLAN, "split": "test"}, tmp_path, tmp_path)
