@@ -379,6 +379,15 @@ def test_arguments_are_compared(both, mine, check, ok, words, pair):
         assert with_state(found, False) <= {"data"}
 
 
+def test_what_chooses_the_outputs_of_an_end_to_end_head_counts_where_there_is_one(pair):
+    change_arguments(pair[0], nms=None)
+    change_arguments(pair[1], nms=False)
+    assert finding(audit(*pair, evaluate=False), "arguments")[0]
+    change_weights(pair[0], "best", lambda c: c.update(model=host.load("yolov10n.yaml").model.half()))
+    ok, detail = finding(audit(*pair, evaluate=False), "arguments")
+    assert (ok, detail) == (False, "nms is None in A and False in B")
+
+
 def poison(checkpoint: dict) -> None:
     next(checkpoint["model"].parameters())[0, 0, 0, 0] = torch.nan
 
