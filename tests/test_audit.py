@@ -26,7 +26,7 @@ from foveal.audit import Audit, audit
 from foveal.cli import app
 from foveal.detections import Detections
 from foveal.metric import METRICS
-from foveal.verdict import average_precision
+from foveal.verdict import average_precision, draw_images
 
 TRAIN = {"epochs": 2, "imgsz": 64, "batch": 8, "optimizer": "AdamW", "patience": 0, "workers": 0, "device": "cpu"}
 TRAIN |= {"amp": False, "plots": False, "verbose": False}
@@ -249,7 +249,7 @@ def drawn_pair(pair, monkeypatch) -> dict[str, Detections]:
 
 def test_the_interval_is_of_paired_resamples(pair, drawn_pair):
     found = audit(*pair)
-    counts = room.draw_images(12, 150)
+    counts = draw_images(12, 150)
     resampled = [[plain_map(drawn_pair[name], one)[1] for one in counts] for name in "ab"]
     reach = NormalDist().inv_cdf(0.975) * np.std(np.subtract(*resampled), ddof=1)
     assert found.maps == pytest.approx([plain_map(drawn_pair[name], np.ones(12, int))[1] for name in "ab"])

@@ -531,7 +531,7 @@ def test_a_study_whose_test_split_is_not_there_is_judged_on_val_and_says_so(tmp_
     data.write_text(data.read_text() + "test: ../test/images\n")
     study = Study.prepare(PLAN, tmp_path, tmp_path)
     assert study.plan.split == "val"
-    absent = str((tmp_path / "test/images").resolve())
+    absent = str((tmp_path / "data/test/images").resolve())
     assert f"judged on val; {absent}, named as the test split, is not there" in results.before(study.plan, {})
     result = {("baseline", 0): fake(study, study.cells[0])}
     folder = study.path(study.cells[0])

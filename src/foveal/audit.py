@@ -10,21 +10,16 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
-from . import arguments, dataset, recording
+from . import arguments, dataset, judging, recording
 from . import yolo as host
-from .detections import Detections
 from .errors import UserError
-from .fairness import AGREEMENT, Finding, differing, without_test
+from .fairness import Finding, differing, without_test
+from .judging import Judged
 from .runs import KINDS, Run, data_here
-from .verdict import LEVEL, average_precision, draw_images, mean_average_precision
 
-RESAMPLES = 2000
 SEEDED_WORKERS = (8, 4, 130)  # the host's first release whose loader workers draw from the seed
 # Training arguments with findings of their own, and those that say only what is written down.
 ELSEWHERE = ("epochs", "patience", "time", "optimizer", "batch", "seed", "plots", "save", "save_period", "cfg")
@@ -106,13 +101,13 @@ def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "c
         ]
         chosen = data or next((copy for _, copy in filter(None, here)), None)
         if not evaluate:
-            judged = _written_down(runs, "not asked for")
+            judged = judging.written_down(runs, "not asked for")
         elif chosen is None:
-            judged = _written_down(runs, "the data is not here: say where")
+            judged = judging.written_down(runs, "the data is not here: say where")
         elif "best" not in a.weights.keys() & b.weights.keys() or a.of_best("classes") != b.of_best("classes"):
-            judged = _written_down(runs, "there are no two best.pt of the same classes that can be read")
+            judged = judging.written_down(runs, "there are no two best.pt of the same classes that can be read")
         else:
-            judged = _evaluated(runs, chosen, Path(place), device)
+            judged = judging.evaluated(runs, chosen, Path(place), device)
         findings += judged.findings
         absent = without_test(chosen and dataset.absent_test(chosen))
         findings.append(
@@ -320,74 +315,7 @@ def _model(file: str) -> nn.Module | None:
         return None
 
 
-# Averages ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """Fields of `Audit`."""
-
-    findings: list[Finding]
-    split: str
-    maps: tuple[float, float] | None
-    low: float | None = None
-    high: float | None = None
-    images: int | None = None
-
-    @property
-    def difference(self) -> float | None:
-        return self.maps and self.maps[1] - self.maps[0]
-
-
-def _written_down(runs: _Runs, why: str) -> _Judged:
-    a, b = (run.best_map for run in runs)
-    detail = f"not evaluated here ({why}); mAP is the best that each run wrote down"
-    return _Judged([Finding("evaluator", None, detail)], "val", None if None in (a, b) else (a, b))
-
-
-def _evaluated(runs: _Runs, data: str, folder: Path, device: str) -> _Judged:
-    classes = list(dataset.data_file(data)["names"].values())
-    if classes != runs[0].of_best("classes") and not runs[0].arguments.get("single_cls"):
-        raise UserError(f"{data} has the classes {classes}, and the runs have others", "give the data of the runs")
-    split = "test" if dataset.has_labels(data, "test") else "val"
-    shared = {"device": device, "single_cls": bool(runs[0].arguments.get("single_cls"))}
-    found, averages, disagreement = [], [], 0.0
-    for run in runs:
-        best = run.folder / "weights" / "best.pt"
-        with host.refusing(best):
-            detections, theirs = recording.evaluate(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
-        if not len(detections.true_image):
-            raise UserError(f"no image of {split} in {data} has an object", "give data with labels")
-        map50, ours = _averages(detections)
-        disagreement = max(disagreement, abs(map50[0] - theirs["map50"]), abs(ours[0] - theirs["map"]))
-        found.append(detections)
-        averages.append(ours)
-    findings = [
-        Finding(
-            "agreement",
-            bool(disagreement <= AGREEMENT),
-            f"mAP computed again from the detections and Ultralytics' own are within {disagreement:.0e}",
-        )
-    ]
-    maps, images = (float(averages[0][0]), float(averages[1][0])), len(found[0].name)
-    if any(
-        not np.array_equal(getattr(found[0], k), getattr(found[1], k)) for k in ("name", "true_image", "true_label")
-    ):
-        findings.append(Finding("evaluator", False, f"judged on other images (A: {images}; B: {len(found[1].name)})"))
-        return _Judged(findings, split, maps)
-    findings.append(Finding("evaluator", True, f"both judged on the same {images} images"))
-    spread = (averages[1] - averages[0])[1:].std(ddof=1)
-    reach = float(NormalDist().inv_cdf(1 - LEVEL / 2) * spread)
-    return _Judged(findings, split, maps, maps[1] - maps[0] - reach, maps[1] - maps[0] + reach, images)
-
-
-def _averages(found: Detections) -> tuple[NDArray, NDArray]:
-    """mAP50 and mAP50-95, on all images and on resampled ones, each (1 + resamples,); the draws are always the same."""
-    images = len(found.name)
-    drawn = draw_images(images, RESAMPLES)
-    drawn = drawn[drawn[:, np.unique(found.true_image)].any(1)]  # without objects there is no average
-    counts = np.concatenate([np.ones((1, images), np.int32), drawn])
-    return mean_average_precision(average_precision(found.matches(), found.truth(), counts, host.AVERAGE_PRECISION)[1])
+# The outcome ---------------------------------------------------------------------------------------------------------
 
 
 def _fair(findings: Sequence[Finding]) -> bool | None:
@@ -396,7 +324,7 @@ def _fair(findings: Sequence[Finding]) -> bool | None:
     return None if any(finding.unknown for finding in findings) else True
 
 
-def _sentence(findings: Sequence[Finding], is_fair: bool | None, judged: _Judged) -> str:
+def _sentence(findings: Sequence[Finding], is_fair: bool | None, judged: Judged) -> str:
     checks = ", ".join(f.check for f in findings if (f.ok is False if is_fair is False else f.unknown))
     fair = {
         True: "Nothing unfair was found.",
