@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from ultralytics.nn import tasks
 
 import foveal
-from foveal import UserError, demo, recording, runs
+from foveal import UserError, demo, judging, recording, runs
 from foveal import audit as room
 from foveal import yolo as host
 from foveal.audit import Audit, audit
@@ -243,7 +243,7 @@ def drawn_pair(pair, monkeypatch) -> dict[str, Detections]:
         return found, {"map50": map50, "map": whole + of["off"]}
 
     monkeypatch.setattr(room.recording, "evaluate", evaluate)
-    monkeypatch.setattr(room, "RESAMPLES", 150)
+    monkeypatch.setattr(judging, "RESAMPLES", 150)
     return of
 
 
