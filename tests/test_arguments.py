@@ -16,7 +16,16 @@ from foveal.fairness import OWN
 
 pytestmark = pytest.mark.host
 
-TRAIN = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "optimizer": "SGD", "patience": 0}
+TRAIN = {
+    "epochs": 1,
+    "close_mosaic": 0,
+    "imgsz": 64,
+    "batch": 4,
+    "workers": 0,
+    "device": "cpu",
+    "optimizer": "SGD",
+    "patience": 0,
+}
 COLUMNS = ("epoch", "train/box_loss", "train/cls_loss", "metrics/mAP50-95(B)", "val/box_loss", "val/cls_loss")
 SAMPLES = {"format": "onnx", "source": "nowhere", "tracker": "bytetrack.yaml", "embed": [3], "nms": False}
 
