@@ -26,7 +26,7 @@ LADDER = [
     {"layers", "parser"},
     {"trainers"},
     {"yolo"},
-    {"attaching", "arguments"},
+    {"attaching", "idle"},
     {"zoo"},
     {"arms", "dataset", "inference", "runtime"},
     {"rebuilding"},

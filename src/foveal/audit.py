@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from . import arguments, dataset, judging, recording
+from . import dataset, idle, judging, recording
 from . import yolo as host
 from .errors import UserError
 from .fairness import Finding, differing, without_test
@@ -210,11 +210,11 @@ def _optimizer(runs: _Runs) -> Finding:
 def _arguments(runs: _Runs) -> Finding:
     """All others that training reads, but for those that one of two releases does not know."""
     a, b = (_in_effect(run) for run in runs)
-    idle = set(arguments.idle())
+    left_out = set(idle.arguments())
     if any(run.end_to_end for run in runs):
-        idle -= {*OUTPUTS}
+        left_out -= {*OUTPUTS}
     ignored = IGNORED_BY_AUTO if a.get("optimizer") == b.get("optimizer") == "auto" else ()
-    shared = (a.keys() & b.keys()).difference(ELSEWHERE, ignored, idle)
+    shared = (a.keys() & b.keys()).difference(ELSEWHERE, ignored, left_out)
     names = differing([{name: of[name] for name in shared} for of in (a, b)])
     told = "; ".join(f"{name} is {a[name]} in A and {b[name]} in B" for name in names)
     if names and not any(name in host.grammar.DEFAULT_CFG_DICT for name in names):

@@ -9,7 +9,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import ultralytics
 
-from foveal import arguments, demo
+from foveal import demo, idle
 from foveal import yolo as host
 from foveal.audit import ELSEWHERE
 from foveal.fairness import OWN
@@ -31,13 +31,13 @@ SAMPLES = {"format": "onnx", "source": "nowhere", "tracker": "bytetrack.yaml", "
 
 
 def test_what_says_how_to_train_is_read_and_what_other_modes_do_is_not():
-    idle = arguments.idle()
-    assert idle < host.grammar.DEFAULT_CFG_DICT.keys()
+    found = idle.arguments()
+    assert found < host.grammar.DEFAULT_CFG_DICT.keys()
     decide = {"lr0", "mosaic", "imgsz", "classes", "single_cls", "freeze", "close_mosaic", "conf", "iou", "amp"}
-    assert not idle & decide
-    assert idle >= {"simplify", "workspace", "opset", "tracker", "format", "nms", "line_width", "vid_stride"}
+    assert not found & decide
+    assert found >= {"simplify", "workspace", "opset", "tracker", "format", "nms", "line_width", "vid_stride"}
     shown_or_saved = {name for name in host.grammar.DEFAULT_CFG_DICT if name.startswith(("show", "save_"))}
-    assert shown_or_saved - idle == {"save_period"}
+    assert shown_or_saved - found == {"save_period"}
 
 
 def other(name: str, value: object) -> object:
@@ -49,7 +49,7 @@ def other(name: str, value: object) -> object:
 
 def test_idle_arguments_leave_a_training_as_it_is(tmp_path):
     data = demo.draw_data(tmp_path / "data", train=8, val=4)
-    compared = arguments.idle() - {*OWN, *ELSEWHERE, "mode"}
+    compared = idle.arguments() - {*OWN, *ELSEWHERE, "mode"}
     changed = {name: other(name, host.grammar.DEFAULT_CFG_DICT[name]) for name in compared}
     found = []
     for name, more in (("a", {}), ("b", changed), ("c", {"mosaic": 0.0})):

@@ -15,7 +15,7 @@ _READ = r"\b(?:args|hyp|cfg)(?:\.|\.get\([\"']|, [\"'])({names})\b"
 
 
 @functools.cache
-def idle() -> frozenset[str]:
+def arguments() -> frozenset[str]:
     """Arguments that the host reads somewhere, and nowhere while it trains a detector.
 
     What trains are the files of the trainers, of its data and its networks, and the losses; of the validators, which
