@@ -21,7 +21,7 @@ LADDER = [
     {"view_album", "tracing", "metric", "recipe", "foreign", "fitting"},
     {"attention"},
     {"detections", "spec", "report", "revision", "cam", "copies"},
-    {"surgery", "spelling", "answers", "pasted"},
+    {"surgery", "spelling", "answers", "pasted", "arguments"},
     {"insert"},
     {"layers", "parser"},
     {"trainers"},
@@ -47,7 +47,7 @@ LADDER = [
 ]
 # Packages that enter by one door.
 DOORS = {
-    "ultralytics": {"yolo", "parser", "trainers", "dataset", "inference", "runtime", "exporter"},
+    "ultralytics": {"yolo", "arguments", "parser", "trainers", "dataset", "inference", "runtime", "exporter"},
     "onnx": {"departure"},
     "onnxruntime": {"departure"},
     "openvino": {"runtime"},

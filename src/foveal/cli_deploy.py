@@ -75,22 +75,22 @@ def _told(said: list[str]) -> dict[str, str]:
 def export(
     model: Annotated[str, typer.Argument(help="A .pt file, or a model YAML or its name.")],
     arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As for yolo export: format=onnx dynamic=True.")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE|FLAG]...", help="As for yolo export: format=onnx dynamic.")
     ] = None,
     as_json: _Json = False,
 ) -> None:
     """Ultralytics' exporter, then the file is run and compared with PyTorch.
 
-    foveal export yolo11n-ema.pt format=onnx dynamic=True imgsz=640
+    foveal export yolo11n-ema.pt format=onnx dynamic imgsz=640
 
-    With dynamic=True at three sizes, on one image and on four. Boxes are in pixels. A file that differs from PyTorch by
+    With dynamic at three sizes, on one image and on four. Boxes are in pixels. A file that differs from PyTorch by
     more than rounding, and by more than the same model without attention does in that format, does not get its name:
     the exit code is then 1. What was found is written beside it, as yolo11n-ema.onnx.parity.json.
     """
     load_host()
+    from .arguments import key_values
     from .deploy import by
     from .deploy import export as call
-    from .yolo import key_values
 
     with only_talk():
         found = call(model, **key_values(arguments or []))

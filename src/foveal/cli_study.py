@@ -28,7 +28,7 @@ def run_study(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PLAN] [KEY=VALUE]...", help="A plan or the folder of a study, and arguments of the training."
+            metavar="[PLAN] [KEY=VALUE|FLAG]...", help="A plan or the folder of a study, and arguments of the training."
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="A .pt file, or a model YAML or its name.")] = "",
@@ -214,14 +214,15 @@ def _folder_names(models: list[str]) -> list[str]:
 
 def _asked(arguments: list[str], given: dict, folder: Path | None) -> _Asked:
     """What `foveal study run` is about: a plan or a folder, options, and arguments of the training."""
+    from .arguments import no_argument, read
     from .cell import PLAN
     from .plan import load
-    from .yolo import key_values
 
-    named = [argument for argument in arguments if "=" not in argument]
+    there = [argument for argument in arguments if Path(argument).exists()]  # also a folder that is named as a flag is
+    train, words = read([argument for argument in arguments if argument not in there])
+    named = there + words
     if len(named) > 1:
-        raise UserError(f"{named[1]!r} is neither the plan nor an argument of the training", "write epochs=50")
-    train = key_values([argument for argument in arguments if "=" in argument])
+        raise no_argument(named[1])
     if not named:
         return _Asked({**given, "train": train}, Path(), folder or Path("study"))
     path = Path(named[0])

@@ -48,6 +48,7 @@ from ultralytics.nn import tasks  # noqa: E402, F401  (for rooms that have no ot
 from ultralytics.utils import ASSETS  # noqa: E402
 from ultralytics.utils.metrics import Metric, compute_ap  # noqa: E402
 
+from . import arguments as typed  # noqa: E402  (imports Ultralytics itself)
 from . import foreign, parser  # noqa: E402
 from .parser import Registered, count, split, unsaid  # noqa: E402, F401  (`Registered` by checkpoints)
 
@@ -204,20 +205,11 @@ def command(arguments: list[str]) -> None:
         raise UserError(str(error).strip(), "check the path") from None
 
 
-def key_values(arguments: list[str]) -> dict[str, object]:
-    """`epochs=50 lr0=1e-3` read as the host reads it.
-
-    Raises:
-        UserError: one that has another form.
-    """
-    try:
-        return dict(grammar.parse_key_value_pair(argument) for argument in arguments)
-    except (AssertionError, ValueError, SyntaxError):
-        raise UserError(f"cannot read {' '.join(arguments)!r} as training arguments", "write epochs=50") from None
-
-
 def _tune(arguments: list[str]) -> None:
-    given = key_values([argument for argument in arguments if "=" in argument])
+    given, words = typed.read(arguments)
+    given |= dict.fromkeys({"use_ray"} & {*words}, True)
+    if others := [word for word in words if word not in {"use_ray", *grammar.TASKS}]:
+        raise typed.no_argument(others[0])
     own = {key: given.pop(key) for key in ("iterations", "use_ray") if key in given}
     grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
     if "model" not in given:
