@@ -225,6 +225,31 @@ def test_rows_are_found_in_any_order():
     assert parity.apart([rows], [shuffled], kind, SIZE).boxes.largest == 2
 
 
+@pytest.mark.parametrize("unit", [False, True])
+def test_of_a_model_that_is_sure_of_nothing_the_clearer_rows_are_compared(unit):
+    kind = Kind("detect", 2, rows=True, unit=unit)
+    rows = torch.tensor([[[10.0, 10, 20, 30, 6e-4, 0], [0, 0, 9, 9, 5e-4, 0], [5, 5, 20, 30, 1e-4, 0]]])
+    other = rows[:, [1, 0, 2]].clone()
+    found = parity.apart([rows], [other], kind, SIZE)
+    assert (found.boxes.largest, found.scores.largest, found.kept, found.empty) == (0, 0, 0, False)
+    other[0, 2, :4] += 40  # the faintest may be another one
+    assert parity.apart([rows], [other], kind, SIZE).boxes.largest == 0
+    other[0, 0, 0] += 2
+    assert parity.apart([rows], [other], kind, SIZE).boxes.largest == (2 * SIZE[1] if unit else 2)
+
+
+@pytest.mark.parametrize("masks", [[], [torch.ones(1, 2, 4, 4)]], ids=["boxes", "masks"])
+def test_rows_without_a_box_are_no_comparison(masks):
+    kind = Kind("segment" if masks else "detect", 2, rows=True, unit=False)
+    none, equal = torch.zeros(1, 3, 6), torch.tensor([[[0.0, 0, 9, 9, 0.9, 1]] * 3])
+    for rows in (none, equal):
+        found = parity.apart([rows, *masks], [rows.clone(), *masks], kind, SIZE)
+        assert (found.boxes, found.scores, found.empty) == (None, None, True)
+        assert parity.worst([found]).empty
+    assert not parity.apart([torch.ones(1, 5)], [torch.ones(1, 5)], Kind("classify", 5, False, False), SIZE).empty
+    assert not parity.apart([FOUND], [FOUND], DETECT, SIZE).empty
+
+
 def test_fractions_of_the_image_become_pixels():
     rows = torch.tensor([[[0.5, 0.5, 0.2, 0.2, 0.9, 0.0], [0.2, 0.3, 0.1, 0.1, 0.1, 0.0]]])
     other = rows.clone()
@@ -336,6 +361,58 @@ def test_an_attention_left_out_would_be_noticed(attended, tmp_path, monkeypatch)
     found = foveal.export(file, format="torchscript", **SMALL)
     assert "boxes differ" in found.wrong
     assert not (tmp_path / "best.torchscript").exists()
+
+
+def damage(monkeypatch) -> None:
+    """Whatever is exported but for the model without attention is another model."""
+    write = exporter.write
+
+    def damaged(model, weights, folder, name, given):
+        if name != "plain":
+            weights = copy.deepcopy(weights)
+            for parameter in weights.model[5].parameters():
+                parameter.data *= 1.5
+        return write(model, weights, folder, name, given)
+
+    monkeypatch.setattr(exporter, "write", damaged)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_file_that_finds_no_box_is_compared_without_its_suppression(broken, attended, tmp_path, monkeypatch, capsys):
+    if broken:
+        damage(monkeypatch)
+    shutil.copy(attended, tmp_path / "best.pt")
+    words = ["format=torchscript", "nms", "conf=0.99", "imgsz=96", "device=cpu"]
+    code, out, err = command(monkeypatch, capsys, "export", tmp_path / "best.pt", *words)
+    assert "no box" in out
+    assert "96 x 96, without nms" in out
+    assert code == broken
+    assert (tmp_path / "best.torchscript").exists() is not broken
+    assert ("without nms: boxes differ" in out) is broken
+    assert ("data=my.yaml compares boxes, too" in err) is not broken
+
+
+@pytest.mark.parametrize(
+    ("faint", "broken", "said"),
+    [(True, False, ""), (True, True, "boxes differ"), (False, False, "no box was found that could be compared")],
+)
+def test_rows_of_an_end2end_head_below_the_threshold(faint, broken, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if not hasattr(host.tasks.DetectionModel, "end2end"):
+        pytest.skip("this release has no head of which `nms` chooses")
+    model = host.load("yolo26n.yaml")
+    for norm in model.model.modules():
+        if isinstance(norm, nn.BatchNorm2d) and faint:  # else all confidences are equal
+            norm.running_var.fill_(0.3)
+            norm.bias.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    torch.save(host.checkpoint(model.model, {}), "fresh.pt")
+    if broken:
+        damage(monkeypatch)
+    found = foveal.export("fresh.pt", format="torchscript", nms=False, **SMALL)
+    assert said in found.wrong
+    assert bool(found.wrong) is bool(said)
+    assert found.cases[0].apart.kept == 0
+    assert Path("fresh.torchscript").exists() is not bool(said)
 
 
 @pytest.mark.slow

@@ -99,7 +99,12 @@ def export(
     else:
         heads = ("size", "batch", "boxes (rms)", "confidences (rms)", "rest (rms)", "boxes found", "unmatched", "")
         rows = [
-            (f"{by(case.size)}{_rounded(case.exact)}", case.batch, *_numbers(case.apart), case.wrong or "agrees")
+            (
+                f"{by(case.size)}{_rounded(case.exact)}{', without nms' * case.raw}",
+                case.batch,
+                *_numbers(case.apart),
+                case.wrong or ("no box" if case.apart.empty else "agrees"),
+            )
             for case in found.cases
         ]
         if found.effect:
@@ -111,6 +116,8 @@ def export(
         print(f"\n{found.wrong or 'the file computes what the model computes'}")
     if found.wrong:
         raise typer.Exit(1)
+    if any(case.raw for case in found.cases):
+        say("No box was found, so what was compared is the model without nms; data=my.yaml compares boxes, too.")
     say(f"written  {found.output}")
 
 

@@ -28,7 +28,7 @@ def run_study(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PLAN] [KEY=VALUE|FLAG]...", help="A plan or the folder of a study, and arguments of the training."
+            metavar="[PLAN] [KEY=VALUE]...", help="A plan or the folder of a study, and arguments of the training."
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="A .pt file, or a model YAML or its name.")] = "",

@@ -10,6 +10,9 @@ loses at the traced size is allowed. (Not its largest difference, which of thous
 chance; and not at other sizes, where a fault of the model itself would excuse itself.) OpenVINO rounds to 16 bits on
 some CPUs unless told not to, and that hides faults: its files are judged in full precision, and once more at the traced
 size as `yolo predict` runs them.
+
+A file with suppression in it that finds no box shows nothing. The same model is then exported without suppression, too,
+and its raw outputs are compared.
 """
 
 import copy
@@ -45,6 +48,7 @@ NAMES = {
     "rest": ("masks, key points, angles, depths or scores of pixels", " of the largest"),
 }
 BATCHES = (1, 4)
+NOTHING = "no box was found that could be compared: give data=my.yaml with images on which the model finds something"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Case:
         exact: whether the runtime was told to keep full precision, where it has that choice.
         apart: the differences, None where it did not run.
         wrong: what is wrong, in words, or "".
+        raw: whether what was run is the model exported without its suppression, because with it no box was found.
     """
 
     size: tuple[int, int]
@@ -64,6 +69,7 @@ class Case:
     exact: bool
     apart: Apart | None
     wrong: str
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,21 +145,55 @@ def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, objec
         where = f"{'at any size but' if given.get('dynamic') else 'at'} {by(error.size)} pixels"
         return found(f"{source.stem}.{given['format']}", f"{where} it cannot be exported: {error}"), None
     files = _pictures(given)
+    cases, effect, plain = _judged(loaded, written, files, folder, given)
+    if nothing := [case for case in cases if case.apart and case.apart.empty]:
+        raw = _raw(loaded, folder, given)
+        if raw is None:
+            cases = [dataclasses.replace(case, wrong=NOTHING) if case in nothing else case for case in cases]
+        else:
+            more, raw_effect, raw_plain = _judged(loaded, raw, files, folder, _without_nms(given))
+            cases += [dataclasses.replace(case, raw=True) for case in more]
+            effect, plain = effect or raw_effect, plain or raw_plain
+    broken = next((case for case in cases if case.wrong), None)
+    if broken is None:
+        return found(written.path.name, "", cases, effect, plain), written.path
+    wrong = f"at {by(broken.size)} pixels, batch {broken.batch}{', without nms' * broken.raw}: {broken.wrong}"
+    run = raw if broken.raw else written
+    if given["format"] == "onnx" and broken.wrong != NOTHING:
+        images = exporter.pictures(files[:1], broken.size, run.channels)
+        wrong += f"; {layer}" if (layer := departure.first(run, images)) else ""
+    return found(written.path.name, wrong, cases, effect, plain), written.path
+
+
+def _judged(
+    loaded: host.YOLO, written: Written, files: list[Path], folder: Path, given: dict[str, object]
+) -> tuple[list[Case], Apart | None, dict[bool, Apart]]:
+    """Everything that was run with what is wrong with it, and what was measured to tell."""
     cases, effect, plain = _run(written, files, given), None, {}
     if any(case.apart and _wrong(case, None, None) for case in cases):
         effect = _effect(written, files)
     if any(case.apart and _wrong(case, effect, None) for case in cases):
         plain = _plain(loaded, folder, files, given)
-    cases = [dataclasses.replace(case, wrong=_wrong(case, effect, plain.get(case.exact))) for case in cases]
-    broken = next((case for case in cases if case.wrong), None)
-    if broken is None:
-        return found(written.path.name, "", cases, effect, plain), written.path
-    wrong = f"at {by(broken.size)} pixels, batch {broken.batch}: {broken.wrong}"
-    if given["format"] == "onnx" and (
-        layer := departure.first(written, exporter.pictures(files[:1], broken.size, written.channels))
-    ):
-        wrong += f"; {layer}"
-    return found(written.path.name, wrong, cases, effect, plain), written.path
+    return (
+        [dataclasses.replace(case, wrong=_wrong(case, effect, plain.get(case.exact))) for case in cases],
+        effect,
+        plain,
+    )
+
+
+def _raw(loaded: host.YOLO, folder: Path, given: dict[str, object]) -> Written | None:
+    """The same model exported without its suppression; None where it has none or cannot be exported so."""
+    if not given.get("nms"):
+        return None
+    try:
+        return exporter.write(loaded, deployed(loaded.model), folder, "raw", _without_nms(given))
+    except CannotExportError:
+        return None
+
+
+def _without_nms(given: dict[str, object]) -> dict[str, object]:
+    # Without the word, because False asks for a head without suppression where a model has two.
+    return {key: value for key, value in given.items() if key != "nms"}
 
 
 def deployed(model: nn.Module) -> nn.Module:

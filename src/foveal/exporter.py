@@ -191,7 +191,10 @@ def _with_its_outputs(model: nn.Module, asked: exporter.Exporter) -> nn.Module:
             # Some formats write the class of each pixel; what the others scored says how wrong another class is.
             module.format = None if model.task == "semantic" else asked.args.format
             module.export = module.dynamic = True
-            module.max_det = getattr(asked.model.model[-1], "max_det", None)
+            head = asked.model.model[-1]
+            module.max_det = getattr(head, "max_det", None)
+            if getattr(module, "end2end", False) != (end2end := getattr(head, "end2end", False)):  # as `nms` asks for
+                module.end2end = end2end
             module.xyxy = bool(asked.args.nms)
     return model
 

@@ -23,7 +23,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Apart:
-    """Differences of two sets of outputs; None where the model has no such output.
+    """Differences of two sets of outputs; None where the model has no such output, or none that can be compared.
 
     Attributes:
         boxes: in pixels, of all boxes before suppression.
@@ -42,6 +42,11 @@ class Apart:
     unmatched: int | None = None
     kept_boxes: float | None = None
     kept_scores: float | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was compared that an image could change, as of a file that found no box."""
+        return self.scores is None and (self.kept is not None or self.rest is None)
 
 
 def apart(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> Apart | str:
@@ -76,7 +81,7 @@ def apart(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> Apa
         raw = {"boxes": _difference(boxes - b), "scores": _difference(scores - s), "rest": [_relative(more, m)]}
     others = [*raw["rest"], *(_relative(*pair) for pair in zip(true[1:], got[1:], strict=True))]
     raw["rest"] = _larger([each for each in others if each])
-    slack = 2 * raw["scores"].largest
+    slack = 2 * raw["scores"].largest if raw["scores"] else 0.0
     return Apart(**raw, **_of_kept(*(final_boxes(outputs, kind, size) for outputs in (true, got)), kind, slack))
 
 
@@ -97,19 +102,15 @@ def _larger(found: list[Difference]) -> Difference | None:
     return Difference(max(d.largest for d in found), max(d.rms for d in found)) if found else None
 
 
-def _difference(difference: Tensor, of: float = 1.0) -> Difference:
+def _difference(difference: Tensor, of: float = 1.0) -> Difference | None:
     if not difference.numel():
-        return Difference(0.0, 0.0)
+        return None
     size = difference.double().abs().nan_to_num(nan=torch.inf) / of
     return Difference(float(size.max()), float(size.square().mean().sqrt()))
 
 
 def _relative(true: Tensor, got: Tensor) -> Difference | None:
     return _difference(true - got, max(float(true.abs().max()), 1e-12)) if true.numel() else None
-
-
-def _largest(difference: Tensor) -> float:
-    return _difference(difference).largest
 
 
 def _scores_of(classes: Tensor, scores: Tensor) -> Tensor:
@@ -126,7 +127,10 @@ def _of_rows(true: Tensor, got: Tensor, kind: Kind, size: tuple[int, int]) -> di
     boxes, scores, rest = [], [], []
     for ours, theirs in zip(true, got.nan_to_num(nan=torch.inf), strict=True):
         their_scores, our_scores = (rows[:, 4:].amax(1) if kind.unit else rows[:, 4] for rows in (theirs, ours))
-        sure = our_scores > FAINT + max(0.0, float(our_scores.min()), float(their_scores.min()))
+        faintest = max(0.0, float(our_scores.min()), float(their_scores.min()))
+        sure = our_scores > faintest + FAINT
+        if not sure.any():  # of a model that is sure of nothing, the clearer half
+            sure = our_scores > (faintest + float(our_scores.max())) / 2
         apart = (ours[sure, None, :4] - theirs[None, :, :4]) * pixels
         nearest = (apart.abs().amax(-1) / max(size) + (our_scores[sure, None] - their_scores[None]).abs()).argmin(1)
         boxes.append((ours[sure, :4] - theirs[nearest, :4]) * pixels)
@@ -147,8 +151,9 @@ def _of_kept(true: list[Tensor], got: list[Tensor], kind: Kind, slack: float) ->
         if overlap.numel():
             best, nearest = overlap.max(1)
             difference = ours[best >= SAME] - theirs[nearest[best >= SAME]]
-            boxes.append(_largest(difference[:, :4]))
-            scores.append(_largest(difference[:, 4]))
+            if len(difference):
+                boxes.append(_difference(difference[:, :4]).largest)
+                scores.append(_difference(difference[:, 4]).largest)
     return {
         "kept": sum(map(len, true)),
         "unmatched": unmatched,
