@@ -55,6 +55,7 @@ IdentityStart.__module__ = "foveal"
 def build(spec: Spec, channels: int) -> nn.Module:
     """The module that `spec` asks for at a width of `channels`; places and a missing start are the caller's."""
     attention = find(spec.name)(channels, **spec.arguments)
+    attention.placed = True
     return IdentityStart(attention, channels) if spec.start == "identity" else attention
 
 

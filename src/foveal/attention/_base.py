@@ -1,5 +1,7 @@
 """What every attention shares: its card, the choice of the form that runs, and a convolution with its norm."""
 
+import functools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -99,11 +101,19 @@ class Attention(nn.Module):
 
     Attributes:
         channels: C.
+        group_width: of a group of channels, where all groups share the tensors.
+        heads: between which the channels are cut.
+        placed: whether it is part of a model, in which its width was right when it was put there, so that another
+            number of channels comes from pruning.
         form: "auto" or one of `FORMS`. All forms share one state dict. A form asked for by name is the one that
             runs, or says why it cannot; "auto" is what `chosen` picks.
     """
 
     card: ClassVar[Card]
+    width_of: ClassVar[tuple[str, int] | None] = None  # the tensor, and its dimension, of as many entries as channels
+    group_width: int | None = None
+    heads: int = 1
+    placed: bool = False
     renamed: ClassVar[dict[str, str]] = {}  # from the authors' names, or beginnings of names, to ours
     form: str = "auto"
 
@@ -111,7 +121,15 @@ class Attention(nn.Module):
         super().__init__()
         if channels < 1:
             raise UserError(f"{type(self).__name__}(channels={channels}): channels must be positive", "channels=64")
-        self.channels = channels
+        vars(self)["channels"] = channels
+
+    @property
+    def channels(self) -> int:
+        """C, as the tensors have it: pruning changes them. Without a tensor that tells, what it was built for."""
+        if self.width_of is None:
+            return vars(self)["channels"]
+        name, dim = self.width_of
+        return size(functools.reduce(getattr, name.split("."), self), dim)
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """Run the chosen form.
@@ -125,11 +143,14 @@ class Attention(nn.Module):
         """
         # A tracer turns sizes into tensors and warns at the comparison; what it traces was checked before.
         tracing = torch.jit.is_tracing()
-        if not tracing and (x.dim() != 4 or x.shape[1] != self.channels):
-            raise UserError(
-                f"{self.card.name}: input has shape {tuple(x.shape)}, but must be (B, {self.channels}, H, W)",
-                f"build it with channels={x.shape[1]}" if x.dim() == 4 else "add the batch dimension: x[None]",
-            )
+        if not tracing:
+            self._check(x, gain)
+            if any(width % self.heads for width in self._cut()):
+                raise UserError(
+                    f"{self.card.name}: pruning left widths that its {self.heads} heads do not cut into equal parts: "
+                    f"{', '.join(map(str, self._cut()))}",
+                    "leave this layer out of pruning, or prune it in steps of the heads",
+                )
         form = self.chosen(x) if self.form == "auto" else self.form
         if form not in FORMS:
             raise UserError(f"{self.card.name}: no form is named {form!r}", f"forms: auto, {', '.join(FORMS)}")
@@ -142,6 +163,30 @@ class Attention(nn.Module):
             if gain is not None:
                 out = x + gain.view(-1, 1, 1).to(x.dtype) * (out - x)
         return out if tracing else out.contiguous(memory_format=memory_format(x))
+
+    def _check(self, x: Tensor, gain: Tensor | None) -> None:
+        """Refuse an input of another shape. Where neither a tensor nor a gain has a width, every width is right."""
+        name, channels = self.card.name, x.shape[1] if x.dim() == 4 else 0
+        expected = self.channels if gain is None or self.width_of else len(gain)
+        if channels and (gain is None or len(gain) == channels):
+            group = self.group_width
+            if self.width_of is None or channels == expected:
+                return
+            if group and channels % group == 0 and (self.placed or gain is not None):
+                return  # the groups that pruning left share the tensors as before
+            if group and (self.placed or gain is not None):
+                raise UserError(
+                    f"{name}: of {expected} channels pruning left {channels}, which are not whole groups of {group}",
+                    f"prune in steps of {group}, as with round_to={group} in torch-pruning",
+                )
+        raise UserError(
+            f"{name}: input has shape {tuple(x.shape)}, but must be (B, {expected}, H, W)",
+            f"build it with channels={channels}" if channels else "add the batch dimension: x[None]",
+        )
+
+    def _cut(self) -> tuple[int, ...]:
+        """The widths that heads cut, none without heads."""
+        return (self.channels, size(self.qkv.weight, 0) - 2 * self.channels) if self.heads > 1 else ()
 
     def chosen(self, x: Tensor) -> str:
         """The form that "auto" stands for on `x`: the kernel where it can run, and `fast` in what is exported."""
@@ -199,6 +244,15 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, then normalise."""
         return self.norm(self.conv(x))
+
+
+def size(tensor: Tensor, dim: int) -> int:
+    """A size as a Python number, also while a tracer follows: what it writes down then has the number in it."""
+    if not torch.jit.is_tracing():
+        return tensor.shape[dim]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        return int(tensor.shape[dim])
 
 
 def exporting() -> bool:

@@ -50,6 +50,7 @@ class ChannelAttentionBlock(Attention):
         ),
         notes=("its output is not a re-weighed input: bare, it replaces what the layer computed",),
     )
+    width_of = "conv2.weight", 0
     renamed = {"cab.0": "conv1", "cab.2": "conv2", "cab.3.attention.1": "fc1", "cab.3.attention.3": "fc2"}
 
     def __init__(self, channels: int, *, compress_ratio: int = 3, squeeze_factor: int = 30):

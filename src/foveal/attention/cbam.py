@@ -58,6 +58,7 @@ class CBAM(Attention):
             "no `fast` form: what speeds up its forward pass on a CPU slows its training down",
         ),
     )
+    width_of = "fc2.weight", 0
     renamed = {
         "ChannelGate.mlp.1": "fc1",
         "ChannelGate.mlp.3": "fc2",

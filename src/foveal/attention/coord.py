@@ -54,6 +54,7 @@ class CoordAttention(Attention):
             "no `fast` form: means in place of adaptive pools are what copies lack, and are in `reference` already",
         ),
     )
+    width_of = "gate_h.weight", 0
     renamed = {
         "conv1": "reduce.conv",
         "bn1": "reduce.norm",

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from ..kernels import ema as kernels
 from . import _ema_closed
-from ._base import Attention, Card, Form, Number, exporting, instance_norm, require_divisor
+from ._base import Attention, Card, Form, Number, exporting, instance_norm, require_divisor, size
 
 _TAPS = [(i, j) for i in range(3) for j in range(3)]
 
@@ -80,6 +80,7 @@ class EMAttention(Attention):
             "the paper reports single runs and no spread; whether it helps on your data is to be measured",
         ),
     )
+    width_of = "gn.weight", 0  # of one group
 
     def __init__(self, channels: int, *, groups: int = 32):
         super().__init__(channels)
@@ -89,6 +90,20 @@ class EMAttention(Attention):
         self.gn = nn.GroupNorm(width, width)
         self.conv1x1 = nn.Conv2d(width, width, 1)
         self.conv3x3 = nn.Conv2d(width, width, 3, padding=1)
+
+    @property
+    def channels(self) -> int:
+        """C of all groups."""
+        return self.groups * self.group_width
+
+    @property
+    def group_width(self) -> int:
+        """Channels of a group."""
+        return size(self.gn.weight, 0)
+
+    def _groups(self, x: Tensor) -> int:
+        """How many groups x has: fewer than `groups` where a model was pruned around this."""
+        return size(x, 1) // self.group_width
 
     def extra_repr(self) -> str:
         """The constructor's arguments."""
@@ -107,17 +122,17 @@ class EMAttention(Attention):
 
     def why_not(self, x: Tensor) -> str:
         """Why the kernel cannot run on `x`, in one sentence, or ""."""
-        return kernels.why_not(x, self.groups)
+        return kernels.why_not(x, self._groups(x))
 
     def fast(self, x: Tensor) -> Tensor:
         """The same function without the C-channel convolution and without the norm's affine output."""
         if x.device.type == "cpu" and not (exporting() or torch.compiler.is_compiling() or kernels.transformed()):
-            return _ema_closed.ema(x, self._weights(), self.groups, self.gn.eps)
+            return _ema_closed.ema(x, self._weights(), self._groups(x), self.gn.eps)
         return self._weigh(x, self._fast_map(x))
 
     def kernel(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """The same function and gradients, a slab at a time in one pass over memory."""
-        return kernels.ema(x, self._weights(), gain, self.groups, self.gn.eps)
+        return kernels.ema(x, self._weights(), gain, self._groups(x), self.gn.eps)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`spatial`: the map of each group, (B, groups, H, W)."""
@@ -130,75 +145,77 @@ class EMAttention(Attention):
     def _weigh(self, x: Tensor, gate_BGHW: Tensor) -> Tensor:
         """Each channel times its group's map; x keeps its memory format."""
         batch, _, height, width = x.shape
-        slabs = x.reshape(batch, self.groups, self.channels // self.groups, height, width)
-        return (slabs * gate_BGHW.unsqueeze(2).to(x.dtype)).reshape(batch, self.channels, height, width)
+        slabs = x.reshape(batch, self._groups(x), self.group_width, height, width)
+        return (slabs * gate_BGHW.unsqueeze(2).to(x.dtype)).reshape(batch, size(x, 1), height, width)
 
     def _reference_map(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
-        x = x.reshape(batch * self.groups, self.channels // self.groups, height, width)
+        groups, per_group = self._groups(x), self.group_width
+        x = x.reshape(batch * groups, per_group, height, width)
         strips = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2)  # [N, C, H + W, 1]
         gates = self.conv1x1(strips).sigmoid()
         a, b = gates[:, :, :height], gates[:, :, height:].transpose(2, 3)
-        y1 = instance_norm(x * a * b, self.gn.num_channels, self.gn.eps, self.gn.weight, self.gn.bias)
+        y1 = instance_norm(x * a * b, per_group, self.gn.eps, self.gn.weight, self.gn.bias)
         y2 = self.conv3x3(x)
         weights1 = y1.mean((2, 3)).softmax(1).unsqueeze(1)  # [N, 1, C]
         weights2 = y2.mean((2, 3)).softmax(1).unsqueeze(1)
         logits = weights1 @ y2.flatten(2) + weights2 @ y1.flatten(2)
-        return logits.sigmoid().view(batch, self.groups, height, width)
+        return logits.sigmoid().view(batch, groups, height, width)
 
     def _fast_map(self, x: Tensor) -> Tensor:
         # Channel counts are Python numbers throughout: an exporter sees batch, height and width as unknowns.
         batch, _, height, width = x.shape
-        per_group = self.channels // self.groups
+        channels, groups, per_group = size(x, 1), self._groups(x), self.group_width
 
         per_row = _window_means(x, 3)  # [B, G*C, H, 3]
         a = self._strip_gate(per_row[..., 1]).unsqueeze(3)
         b = self._strip_gate(x.mean(2)).unsqueeze(2)
 
         # Fact 3: mean(conv3x3(x)). The windows lie (column, row), so the kernel is transposed to meet them.
-        windows = _window_means(per_row, 2).reshape(batch * self.groups, per_group * 9)
+        windows = _window_means(per_row, 2).reshape(batch * groups, per_group * 9)
         taps = self.conv3x3.weight.transpose(2, 3).reshape(per_group, per_group * 9)
         weights2 = F.linear(windows, taps, self.conv3x3.bias).softmax(1)  # [N, C]
 
         # As a depthwise convolution whose outputs are summed, because CPU libraries gain nothing from one with a single
         # output channel; for a compiler as shifted slices, which it fuses with what follows.
-        kernel, offset = self._mixed()
+        kernel, offset = self._mixed(groups)
         if torch.compiler.is_compiling() and not exporting():
             padded = F.pad(x, (1, 1, 1, 1))
             taps = [(kernel[:, :, i, j, None], padded[:, :, i : i + height, j : j + width]) for i, j in _TAPS]
             local = sum(tap * shifted for tap, shifted in taps)
         else:
-            local = F.conv2d(x, kernel, padding=1, groups=self.channels)
+            local = F.conv2d(x, kernel, padding=1, groups=channels)
 
-        scale = (weights2 * self.gn.weight).reshape(batch, self.channels, 1, 1)
-        shift = (weights2 @ self.gn.bias + offset).reshape(batch, self.groups, 1, 1)
-        terms = local + instance_norm(x * (a * b), self.channels, self.gn.eps) * scale
-        logits = terms.reshape(batch, self.groups, per_group, height, width).sum(2) + shift
+        scale = (weights2 * self.gn.weight).reshape(batch, channels, 1, 1)
+        shift = (weights2 @ self.gn.bias + offset).reshape(batch, groups, 1, 1)
+        terms = local + instance_norm(x * (a * b), channels, self.gn.eps) * scale
+        logits = terms.reshape(batch, groups, per_group, height, width).sum(2) + shift
         return logits.sigmoid()
 
-    def _mixed(self) -> tuple[Tensor, Tensor]:
+    def _mixed(self, groups: int) -> tuple[Tensor, Tensor]:
         """Facts 1 and 2: softmax(gn.bias) mixes the 3x3 kernels into one, (channels, 1, 3, 3), and their biases."""
         weights1 = self.gn.bias.softmax(0)
-        kernel = (weights1 @ self.conv3x3.weight.flatten(1)).view(-1, 1, 3, 3).repeat(self.groups, 1, 1, 1)
+        kernel = (weights1 @ self.conv3x3.weight.flatten(1)).view(-1, 1, 3, 3).repeat(groups, 1, 1, 1)
         return kernel, weights1 @ self.conv3x3.bias
 
     def folded(self, gain: Tensor | None = None) -> Attention | None:
         """A copy for inference: what depends on parameters only is computed, the gain of an identity start inside."""
         if type(self) is not EMAttention:  # another function with the same parameters
             return None
+        groups = self.groups if gain is None else len(gain) // self.group_width
         folded = copy.deepcopy(self).requires_grad_(False)
         folded.__class__ = _Folded
-        for name, tensor in zip(("mixed_kernel", "offset", "gain"), (*self._mixed(), gain), strict=True):
+        for name, tensor in zip(("mixed_kernel", "offset", "gain"), (*self._mixed(groups), gain), strict=True):
             folded.register_buffer(name, None if tensor is None else tensor.detach(), persistent=False)
         return folded
 
     def _strip_gate(self, strip: Tensor) -> Tensor:
         """sigmoid(conv1x1) along a strip of row or column means, (B, channels, L) to the same."""
         batch, _, length = strip.shape
-        slabs = strip.reshape(batch * self.groups, self.channels // self.groups, length)
+        slabs = strip.reshape(batch * self._groups(strip), self.group_width, length)
         # A product and a sum, because starting a convolution costs more than one so small computes.
         logits = self.conv1x1.weight.flatten(1) @ slabs + self.conv1x1.bias.unsqueeze(1)
-        return logits.sigmoid().reshape(batch, self.channels, length)
+        return logits.sigmoid().reshape(batch, size(strip, 1), length)
 
 
 class _Folded(EMAttention):
@@ -208,15 +225,16 @@ class _Folded(EMAttention):
         """The attended input, blended with the input by the gain that is inside."""
         return super().forward(x, None if exporting() else self.gain)
 
-    def _mixed(self) -> tuple[Tensor, Tensor]:
-        return self.mixed_kernel, self.offset
+    def _mixed(self, groups: int) -> tuple[Tensor, Tensor]:
+        fits = len(self.mixed_kernel) == groups * self.group_width  # not in a model that was pruned around this
+        return (self.mixed_kernel, self.offset) if fits else super()._mixed(groups)
 
     def _weigh(self, x: Tensor, gate_BGHW: Tensor) -> Tensor:
         if self.gain is None or not exporting():
             return super()._weigh(x, gate_BGHW)
         batch, _, height, width = x.shape
-        slabs = x.reshape(batch, self.groups, -1, height, width)
-        gain = self.gain.view(self.groups, -1, 1, 1).to(x.dtype)
+        slabs = x.reshape(batch, self._groups(x), -1, height, width)
+        gain = self.gain.view(self._groups(x), -1, 1, 1).to(x.dtype)
         return (slabs * (gate_BGHW.unsqueeze(2).to(x.dtype) * gain + (1 - gain))).reshape(x.shape)
 
 

@@ -72,6 +72,7 @@ class FocusedLinearAttention(Attention):
             "NCNN cannot run it, its file ends the process, and MNN computes something else, boxes apart by pixels",
         ),
     )
+    width_of = "proj.weight", 0
 
     def __init__(
         self, channels: int, *, heads: int = 8, focusing_factor: float = 3, kernel_size: int = 5, size: int = 40

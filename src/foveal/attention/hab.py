@@ -75,6 +75,7 @@ class HybridAttentionBlock(Attention):
             "NCNN cannot run it: its file gives no output",
         ),
     )
+    width_of = "norm1.weight", 0
     renamed = {
         "attn.relative_position_bias_table": "rel_bias",
         "attn.qkv": "qkv",

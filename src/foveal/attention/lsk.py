@@ -49,6 +49,7 @@ class LSKBlock(Attention):
             "no `fast` form; in channels_last its depthwise convolutions are up to 1.8 times as fast on a CPU",
         ),
     )
+    width_of = "expand.weight", 0
     renamed = {
         "conv0": "local",
         "conv_spatial": "context",

@@ -55,6 +55,7 @@ class LSKA(Attention):
             "no `fast` form: what copies of tensors it could do without is at most a tenth of its time on a CPU",
         ),
     )
+    width_of = "mix.weight", 0
     renamed = {
         "conv0h": "local_h",
         "conv0v": "local_v",

@@ -66,6 +66,7 @@ class MHSA(Attention):
             "NCNN cannot run it: its file ends the process",
         ),
     )
+    width_of = "qkv.weight", 1
     renamed = {
         "to_qkv": "qkv",
         "pos_emb.rel_height": "rel_h",

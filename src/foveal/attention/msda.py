@@ -62,6 +62,7 @@ class MSDA(Attention):
             "NCNN cannot run it: its file gives no output",
         ),
     )
+    width_of = "proj.weight", 0
 
     def __init__(
         self,

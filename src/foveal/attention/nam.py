@@ -10,7 +10,6 @@ No multiply-accumulates. `fast` puts the factor into the norm's weight and bias:
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ._base import Attention, BatchNorm, Card, Form, Number
@@ -43,6 +42,7 @@ class NAM(Attention):
         forms=(Form((Number("no_spatial", (1,)),)),),
         notes=("a fresh module halves its input: its gates are 1/2 up to 1 / (4 C)",),
     )
+    width_of = "norm.weight", 0
     renamed = {"Channel_Att.bn2": "norm"}
 
     def __init__(self, channels: int):
@@ -66,9 +66,9 @@ class NAM(Attention):
         return size / size.sum().clamp(min=torch.finfo(size.dtype).tiny)
 
     def _gate(self, x: Tensor) -> Tensor:
-        norm, share = self.norm, self._share()
-        if norm.training:
-            norm.num_batches_tracked.add_(1)
-        statistics = norm.running_mean, norm.running_var
-        affine = norm.weight * share, norm.bias * share
-        return F.batch_norm(x, *statistics, *affine, norm.training, norm.momentum, norm.eps).sigmoid()
+        # The norm is called, because what replaces, synchronises, prunes or watches a batch norm does so in its call.
+        share = self._share()
+        if torch.jit.is_tracing():  # which takes no other tensors for a module's own
+            return (share[:, None, None] * self.norm(x)).sigmoid()
+        scaled = {"weight": self.norm.weight * share, "bias": self.norm.bias * share}
+        return torch.func.functional_call(self.norm, scaled, x).sigmoid()

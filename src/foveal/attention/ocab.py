@@ -66,6 +66,7 @@ class OverlappingCrossAttentionBlock(Attention):
             "NCNN cannot run it: its file gives no output",
         ),
     )
+    width_of = "norm1.weight", 0
     renamed = {"relative_position_bias_table": "rel_bias", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
 
     def __init__(

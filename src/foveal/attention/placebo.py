@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from ._base import Attention
+from ._base import Attention, size
 from .ema import EMAttention
 
 
@@ -51,16 +51,16 @@ class Placebo(EMAttention):
 
     def folded(self, gain: Tensor | None = None) -> nn.Module:
         """The number of each channel, the gain of an identity start inside."""
-        one_each = self._reference_map(self.conv1x1.weight).detach().flatten()
-        scale = one_each.repeat_interleave(self.channels // self.groups)
+        weight = self.conv1x1.weight
+        scale = super()._reference_map(weight.new_ones(1, self.group_width, 1, 1)).detach().flatten()  # of every group
         return _Folded(scale if gain is None else 1 + gain.detach() * (scale - 1))
 
     def _reference_map(self, x: Tensor) -> Tensor:
-        return super()._reference_map(x.new_ones(1, self.channels, 1, 1))
+        return super()._reference_map(x.new_ones(1, size(x, 1), 1, 1))
 
 
 class _Folded(nn.Module):
-    """x times one number a channel."""
+    """x times one number, or one a channel."""
 
     def __init__(self, scale: Tensor):
         super().__init__()

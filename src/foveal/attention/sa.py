@@ -17,7 +17,7 @@ No multiply-accumulates. There is no `fast` form of its own.
 import torch
 from torch import Tensor, nn
 
-from ._base import Attention, Card, Form, Number, instance_norm, require_divisor
+from ._base import Attention, Card, Form, Number, instance_norm, require_divisor, size
 
 
 class ShuffleAttention(Attention):
@@ -54,6 +54,7 @@ class ShuffleAttention(Attention):
             "NCNN cannot run it: its file ends the process",
         ),
     )
+    width_of = "norm.weight", 0  # of one group
     renamed = {
         "cweight": "channel_weight",
         "cbias": "channel_bias",
@@ -71,6 +72,16 @@ class ShuffleAttention(Attention):
         self.channel_bias, self.spatial_bias = (nn.Parameter(torch.ones(1, half, 1, 1)) for _ in range(2))
         self.norm = nn.GroupNorm(half, half)
 
+    @property
+    def channels(self) -> int:
+        """C of all groups."""
+        return self.groups * self.group_width
+
+    @property
+    def group_width(self) -> int:
+        """Channels of a group, of which each tensor has half."""
+        return 2 * size(self.channel_weight, 1)
+
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         return f"{self.channels}, groups={self.groups}"
@@ -79,21 +90,21 @@ class ShuffleAttention(Attention):
         """The paper, box by box."""
         batch, _, height, width = x.shape
         u, v, channel, element = self._halves(x)
-        joined = torch.cat([u * channel, v * element], 1).reshape(batch, 2, self.channels // 2, height, width)
+        joined = torch.cat([u * channel, v * element], 1).reshape(batch, 2, size(x, 1) // 2, height, width)
         return joined.transpose(1, 2).reshape(x.shape)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`channel` (B, C / 2) of the first half of each group, `elements` (B, C / 2, H, W) of the second."""
         batch, _, height, width = x.shape
         _, _, channel, element = self._halves(x)
-        half = self.channels // 2
+        half = size(x, 1) // 2
         return {"channel": channel.reshape(batch, half), "elements": element.reshape(batch, half, height, width)}
 
     def _halves(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Both halves of every group, (B * G, C / 2G, H, W), and their gates."""
         batch, _, height, width = x.shape
-        half = self.channels // (2 * self.groups)
-        slabs = x.reshape(batch * self.groups, 2 * half, height, width)
+        half = self.group_width // 2
+        slabs = x.reshape(batch * (size(x, 1) // self.group_width), 2 * half, height, width)
         u, v = slabs[:, :half], slabs[:, half:]
         channel = (self.channel_weight * u.mean((2, 3), keepdim=True) + self.channel_bias).sigmoid()
         normed = instance_norm(v, half, self.norm.eps, self.norm.weight, self.norm.bias)

@@ -48,6 +48,7 @@ class SqueezeExcitation(Attention):
         forms=(Form((Number("reduction", (2, 4, 8, 16, 32)),)),),
         notes=("no `fast` form: pooling and scaling is all it does",),
     )
+    width_of = "fc2.weight", 0
     renamed = {"fc.0": "fc1", "fc.2": "fc2"}
 
     def __init__(self, channels: int, *, reduction: int = 16, bias: bool = True):

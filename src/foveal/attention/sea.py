@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._base import Attention, Card, ConvNorm, Form, Number
+from ._base import Attention, Card, ConvNorm, Form, Number, size
 
 
 class SeaAttention(Attention):
@@ -69,6 +69,7 @@ class SeaAttention(Attention):
             "its `fast` form gains nothing that could be measured on a CPU (0.94 to 1.10)",
         ),
     )
+    width_of = "proj.conv.weight", 0
     renamed = {
         f"{theirs}.{part}": f"{ours}.{kind}"
         for theirs, ours in {
@@ -140,6 +141,9 @@ class SeaAttention(Attention):
                     *(self._profile(t.mean(axis), p) for t, p in zip((q, k), tables, strict=True))
                 )
         return found
+
+    def _cut(self) -> tuple[int, ...]:
+        return tuple(size(part.conv.weight, 0) for part in (self.q, self.k, self.v))
 
     def _branches(self, x: Tensor, attend: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         """The gate and the detail, both (B, C, H, W)."""
