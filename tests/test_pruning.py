@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,9 +95,7 @@ def test_groups_that_share_their_tensors_may_become_fewer(arguments, start):
     torch.testing.assert_close(fused(x), alone(x))
     if start == "identity":
         module.gain = nn.Parameter(torch.ones(NARROW + 1))
-    with pytest.raises(
-        UserError, match="of 64 channels pruning left 33, which are not whole groups of 8; .*round_to=8"
-    ):
+    with pytest.raises(UserError, match=r"left 33, which are not whole groups of 8; .*round_to=8"):
         module(torch.cat([x, x[:, :1]], 1))
 
 
@@ -111,10 +110,36 @@ def test_heads_that_do_not_divide_are_said(cls):
         module(torch.ones(1, WIDE, 6, 6))
 
 
-def test_torch_pruning_cuts_a_detector_with_attentions(tmp_path):
-    pruning = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
-    model = foveal.yolo.load("yolo11n.yaml").model
-    for row, spec in {2: "coord", 4: "ema(groups=8)", 6: "se", 13: "nam", 16: "simam"}.items():
-        attention = surgery.build(foveal.Spec.parse(spec), width := model.model[row].cv2.conv.out_channels)
-        attention.gain.data = draw(row, width).float()
-        surgery.attach(model.model[row], attention)
+@pytest.mark.parametrize("start", ["identity", "paper"])
+def test_torch_pruning_cuts_a_detector_with_attentions(start, tmp_path):
+    tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
+    host = pytest.importorskip("foveal.yolo")
+    model = host.load("yolo11n.yaml").model.requires_grad_().eval()
+    placed = {2: "coord", 4: "ema(groups=8)", 6: "se", 13: "nam", 16: "simam"}
+    for row, spec in placed.items():
+        width = model.model[row].cv2.conv.out_channels
+        attention = surgery.build(replace(foveal.Spec.parse(spec), start=start), width)
+        if start == "identity":
+            attention.gain.data = draw(row, width).float()
+        surgery.attach(model.model[row], attention).foveal = host.Registered
+    x = draw(1, 1, 3, 64, 64).float()
+    for row in placed:
+        layer = model.model[row]
+        width, before = layer.cv2.conv.out_channels, copy.deepcopy(layer.attention)
+        graph = tp.DependencyGraph().build_dependency(model, x, verbose=False)
+        graph.get_pruning_group(layer.cv2.conv, tp.prune_conv_out_channels, [*range(width // 4, width // 2)]).prune()
+        kept = [*range(width // 4), *range(width // 2, width)]
+        assert layer.cv2.conv.out_channels == len(kept)
+        if start == "identity":
+            assert torch.equal(layer.attention[0].gain, before[0].gain[kept])
+    outputs = model.train()(x)
+    sum(tensor.float().square().mean() for tensor in flat(outputs)).backward()
+    assert all(part.grad is not None for row in placed for part in model.model[row].attention.parameters())
+    torch.save(host.checkpoint(model.eval(), {}), tmp_path / "pruned.pt")
+    assert not foveal.export(tmp_path / "pruned.pt", format="torchscript", imgsz=64, device="cpu").wrong
+
+
+def flat(outputs) -> list[torch.Tensor]:
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    return [tensor for part in (outputs.values() if isinstance(outputs, dict) else outputs) for tensor in flat(part)]

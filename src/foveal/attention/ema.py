@@ -226,7 +226,7 @@ class _Folded(EMAttention):
         return super().forward(x, None if exporting() else self.gain)
 
     def _mixed(self, groups: int) -> tuple[Tensor, Tensor]:
-        fits = len(self.mixed_kernel) == groups * self.group_width  # not in a model that was pruned around this
+        fits = size(self.mixed_kernel, 0) == groups * self.group_width  # not in a model that was pruned around this
         return (self.mixed_kernel, self.offset) if fits else super()._mixed(groups)
 
     def _weigh(self, x: Tensor, gate_BGHW: Tensor) -> Tensor:
