@@ -1,4 +1,4 @@
-"""Batch norms inside attentions are called, because what synchronises, replaces or watches a norm does so in its call."""
+"""Batch norms inside attentions are called: what synchronises, replaces or watches a norm does so in its call."""
 
 import sys
 
