@@ -8,7 +8,7 @@ FLOOR  := $(VENV)/floor
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-floor check format docs bench
+.PHONY: help setup demo test test-floor releases check format docs bench
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,23 +16,32 @@ help: ## Show this list
 setup: $(VENV)/ready ## Install foveal and what its tests need into .venv
 
 $(VENV)/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+	@echo "foveal and all that its tests need are installed into $(VENV): several GB to download, about 6 GB on disk."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python .ci/install.py --constraint constraints.txt --editable '.[dev]'
+	@touch $@
 
 $(FLOOR)/ready: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(FLOOR) ultralytics==8.3.200
+	oldest=$$($(BIN)/python -c "from foveal.releases import OLDEST; print(OLDEST)") && \
+		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(FLOOR) ultralytics==$$oldest
 	touch $@
 
-demo: $(VENV)/ready ## A small study on drawn images, from nothing to its report
-	$(BIN)/foveal demo
+demo: ## A small study on drawn images, from nothing to its report
+	@echo "A study of EMA on images that are drawn here: eight short trainings of yolo11n, then a report with the verdict."
+	@echo "After the installation that takes about five minutes on two cores; a second call goes on where the first ended."
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/foveal demo
 
 test: $(VENV)/ready test-floor ## Run all tests, also against the oldest supported Ultralytics
 	$(PYTEST)
 
 test-floor: $(FLOOR)/ready ## Run what every supported Ultralytics must pass against the oldest
 	PYTHONPATH=$(CURDIR)/$(FLOOR) $(PYTEST) -m "host and not newest"
+
+releases: $(VENV)/ready ## Run a model's life on each Ultralytics of src/foveal/releases.json, and write docs/releases.md
+	$(BIN)/python benchmarks/releases.py
+	$(BIN)/python docs/releases.py > docs/releases.md
 
 check: $(VENV)/ready ## Lint and check the format
 	$(BIN)/ruff check .
@@ -44,6 +53,7 @@ format: $(VENV)/ready ## Apply the format
 
 docs: $(VENV)/ready ## Write docs/attentions.md from the cards, and the tables of times from benchmarks/results
 	$(BIN)/python docs/attentions.py > docs/attentions.md
+	$(BIN)/python docs/releases.py > docs/releases.md
 	$(BIN)/python benchmarks/schema.py > benchmarks/schema.json
 	$(BIN)/python docs/kernels.py
 	$(BIN)/python docs/export.py

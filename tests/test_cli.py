@@ -30,7 +30,7 @@ def foveal(*arguments: str, cwd=None, **env: str) -> subprocess.CompletedProcess
 STUDY = ["study", *(f"study {verb}" for verb in ("run", "status", "cells", "cell", "report"))]
 
 
-@pytest.mark.parametrize("command", ["", "list", "show", "add", "bench", *STUDY, "audit", "demo"])
+@pytest.mark.parametrize("command", ["", "list", "show", "add", "bench", *STUDY, "audit", "demo", "doctor"])
 def test_help_is_frozen(command):
     # Commands and flags are promises: adding one is a decision that shows in this file's diff.
     done = foveal(*command.split(), "--help")

@@ -1,10 +1,16 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
-from foveal import demo
+from foveal import cli_study, demo
+
+README = Path(__file__).parents[1] / "README.md"
 
 
 def test_data_are_drawn_alike_everywhere(tmp_path):
@@ -47,3 +53,35 @@ def test_the_demo_is_a_study_that_goes_on_where_it_is(tmp_path):
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.png")}
     assert [cell.key for cell in demo.prepare(tmp_path).cells] == [cell.key for cell in study.cells]
     assert all(path.stat().st_mtime_ns == then for path, then in times.items())
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_demo_ends_with_what_to_open_and_what_to_type(tmp_path, monkeypatch, capsys, finished):
+    monkeypatch.setattr(cli_study, "_run", lambda study, executor: finished)
+    monkeypatch.setattr(sys, "argv", [".venv/bin/foveal", "demo"])
+    with pytest.raises(typer.Exit) as ended:
+        cli_study.demo(tmp_path)
+    assert ended.value.exit_code == (not finished)
+    said = capsys.readouterr().err.splitlines()
+    last = said[said.index(f"open     {tmp_path / 'report.html'}") + 1 :]
+    if finished:  # with the command that the README explains
+        assert last[0] == "next     the same on your own images:"
+        assert last[1].strip().startswith(".venv/bin/foveal study run --model")
+        assert last[1].strip().removeprefix(".venv/bin/") in README.read_text()
+    else:
+        assert last == [f"next     .venv/bin/foveal demo -o {tmp_path}   goes on with what is missing"]
+
+
+@pytest.mark.parametrize(
+    ("called", "found", "typed"),
+    [
+        ("/usr/bin/foveal", "/usr/bin/foveal", "foveal"),
+        (".venv/bin/foveal", None, ".venv/bin/foveal"),
+        ("venv/bin/foveal", "/usr/bin/foveal", "venv/bin/foveal"),
+        ("/lib/foveal/__main__.py", None, "foveal"),
+    ],
+)
+def test_the_program_is_named_as_this_shell_finds_it(monkeypatch, called, found, typed):
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr("shutil.which", lambda name: found)
+    assert cli_study._called() == typed

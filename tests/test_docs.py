@@ -51,3 +51,20 @@ def test_every_command_is_in_both_readmes():
 def test_the_page_of_attentions_is_what_the_cards_say(tmp_path):
     printed = run([sys.executable, str(ROOT / "docs" / "attentions.py")], tmp_path)
     assert printed == (ROOT / "docs" / "attentions.md").read_text(), "make docs writes it anew"
+
+
+def test_the_page_of_releases_is_what_was_run(tmp_path):
+    printed = run([sys.executable, str(ROOT / "docs" / "releases.py")], tmp_path)
+    assert printed == (ROOT / "docs" / "releases.md").read_text(), "make docs writes it anew"
+
+
+def test_what_begins_from_a_clone_stands_behind_the_first_picture():
+    makefile = (ROOT / "Makefile").read_text()
+    for page in READMES:
+        text = page.read_text()
+        (block,) = blocks(page, "sh")
+        commands = re.findall(r"^make (\w+)", block, re.MULTILINE)
+        assert commands == ["demo", "test"]
+        assert all(f"\n{command}:" in makefile for command in commands)
+        assert text.index("```console") < text.index("![") < text.index(block) < text.index("\n## ")
+    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()

@@ -9,6 +9,7 @@ import pytest
 import foveal
 from foveal import ATTENTIONS
 from foveal.attention import costs
+from foveal.releases import NEWEST, OLDEST, RUN
 from helpers import GOLDEN, in_fresh_process
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +17,7 @@ SOURCE = ROOT / "src" / "foveal"
 
 # A file imports only from rungs below its own.
 LADDER = [
-    {"errors", "charts", "printing", "typeset"},
+    {"errors", "charts", "printing", "typeset", "releases"},
     {"files", "carrying", "fusion", "verdict", "kernels", "executors", "timing", "agreement", "shapes", "unpickling"},
     {"view_album", "tracing", "metric", "recipe", "foreign", "fitting"},
     {"attention"},
@@ -37,7 +38,7 @@ LADDER = [
     {"parity", "departure", "gates", "classifier", "rehearsal"},
     {"cell", "whole", "deploy", "explain"},
     {"study", "fairness", "runs", "bench", "forecast"},
-    {"costs", "judging", "demo", "study_gates"},
+    {"costs", "judging", "demo", "study_gates", "doctor"},
     {"audit"},
     {"results", "view_study"},
     {"view"},
@@ -47,7 +48,7 @@ LADDER = [
 ]
 # Packages that enter by one door.
 DOORS = {
-    "ultralytics": {"yolo", "arguments", "parser", "trainers", "dataset", "inference", "runtime", "exporter"},
+    "ultralytics": {"yolo", "arguments", "parser", "trainers", "dataset", "inference", "runtime", "exporter", "doctor"},
     "onnx": {"departure"},
     "onnxruntime": {"departure"},
     "openvino": {"runtime"},
@@ -141,9 +142,13 @@ def test_every_attention_file_is_in_the_tuple():
     assert {name for name in files() if name.startswith("attention/") and "_" not in name} == listed
 
 
-def test_the_supported_range_is_said_once():
-    pyproject = (ROOT / "pyproject.toml").read_text()
-    source = (SOURCE / "yolo.py").read_text()
-    (floor,) = re.findall(r'^FLOOR = "([\d.]+)"', source, re.MULTILINE)
-    assert f'"ultralytics>={floor}' in pyproject
-    assert f"ultralytics=={floor}" in (ROOT / "Makefile").read_text()
+def test_the_supported_range_is_what_was_run():
+    # It is said in releases.json; what cannot read it there says the same.
+    assert f'"ultralytics>={OLDEST}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"ultralytics=={NEWEST};" in (ROOT / "constraints.txt").read_text()
+    for readme in ("README.md", "README.zh-CN.md"):
+        assert re.search(rf"Ultralytics \S* ?{OLDEST} \S+ {NEWEST}", (ROOT / readme).read_text()), readme
+    for release in (OLDEST, NEWEST):
+        states = {step["step"]: step["state"] for step in RUN[release]["steps"]}
+        assert states
+        assert "failed" not in states.values(), states

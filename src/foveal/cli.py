@@ -5,6 +5,7 @@ no answer. Heavy imports stand inside the commands, so that `foveal --help` is i
 """
 
 import dataclasses
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -12,7 +13,7 @@ import typer
 
 from . import cli_bench, cli_deploy, cli_explain, cli_study, cli_view
 from .errors import UserError
-from .printing import load_host, print_json, print_table
+from .printing import load_host, only_talk, print_json, print_table
 
 app = typer.Typer(
     help="Attention for YOLO that keeps your weights.",
@@ -154,6 +155,33 @@ def yolo(context: typer.Context) -> None:
     from .yolo import command
 
     command(context.args)
+
+
+@app.command()
+def doctor(as_json: _Json = False) -> None:
+    """What is installed here, and does it work? Takes about ten seconds.
+
+    Each line is ok, missing (not installed: what it would add) or broken. Nothing is downloaded. Exit code 1 if
+    something is broken.
+    """
+    os.environ |= {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0"}  # read when the host is imported
+    from .doctor import BROKEN, examine
+
+    found, looking = [], examine()
+    while True:
+        with only_talk():
+            finding = next(looking, None)
+        if finding is None:
+            break
+        found.append(finding)
+        if not as_json:
+            print(f"{finding.state:<8} {finding.what:<14} {finding.said}", flush=True)
+    broken = [finding.what for finding in found if finding.state == BROKEN]
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in found])
+    else:
+        print(f"\n{'broken: ' + ', '.join(broken) if broken else 'everything that is installed works'}")
+    raise typer.Exit(bool(broken))
 
 
 app.command()(cli_deploy.convert)

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -183,7 +184,20 @@ def demo(
     from .demo import prepare
     from .executors import Local
 
-    raise typer.Exit(not _run(prepare(output), Local(jobs=2)))
+    finished = _run(prepare(output), Local(jobs=2))
+    say(f"\nopen     {output / 'report.html'}")
+    if finished:
+        say("next     the same on your own images:")
+        say(f"         {_called()} study run --model yolo11n.pt --data my.yaml --arms ema@neck,A/A,placebo epochs=50")
+    else:
+        say(f"next     {_called()} demo -o {output}   goes on with what is missing")
+    raise typer.Exit(not finished)
+
+
+def _called() -> str:
+    """This program as a shell here finds it: by its name, or by the path it was called by."""
+    path = sys.argv[0]
+    return path if Path(path).stem == "foveal" and shutil.which("foveal") != path else "foveal"
 
 
 @dataclasses.dataclass(frozen=True)

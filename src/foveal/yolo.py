@@ -21,8 +21,7 @@ import yaml
 from torch import nn
 
 from .errors import UserError
-
-FLOOR = "8.3.200"  # as in pyproject.toml; the newest release tested is in constraints.txt
+from .releases import OLDEST, too_old
 
 try:
     import ultralytics
@@ -32,25 +31,21 @@ except ModuleNotFoundError as missing:
     raise UserError("Ultralytics is not installed", "pip install 'foveal[yolo]'") from None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())
-
-
-if _numbers(ultralytics.__version__) < _numbers(FLOOR):
+if too_old(ultralytics.__version__):
     raise UserError(
         f"Ultralytics {ultralytics.__version__} is older than foveal can work with",
-        f"pip install 'ultralytics>={FLOOR}'",
+        f"pip install 'ultralytics>={OLDEST}'",
     )
 
-from ultralytics import cfg as grammar  # noqa: E402  (after the version is known to fit)
-from ultralytics.models import rtdetr, yolo  # noqa: E402
-from ultralytics.nn import tasks  # noqa: E402, F401  (for rooms that have no other door to the host)
-from ultralytics.utils import ASSETS  # noqa: E402
-from ultralytics.utils.metrics import Metric, compute_ap  # noqa: E402
+from ultralytics import cfg as grammar
+from ultralytics.models import rtdetr, yolo
+from ultralytics.nn import tasks  # noqa: F401  (for rooms that have no other door to the host)
+from ultralytics.utils import ASSETS
+from ultralytics.utils.metrics import Metric, compute_ap
 
-from . import arguments as typed  # noqa: E402  (imports Ultralytics itself)
-from . import foreign, parser  # noqa: E402
-from .parser import Registered, count, split, unsaid  # noqa: E402, F401  (`Registered` by checkpoints)
+from . import arguments as typed
+from . import foreign, parser
+from .parser import Registered, count, split, unsaid  # noqa: F401  (`Registered` by checkpoints)
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
 
