@@ -124,19 +124,24 @@ print(json.dumps([ours(grown), float(apart)]))
 
 @pytest.mark.parametrize("name", ["x", "row"])
 def test_training_with_all_rows_frozen_moves_the_attentions_alone(home, name):
+    # Norms of 2, or what the loss says fades away on its way back through fresh layers.
     code = f"""
-import foveal.yolo
+import foveal.yolo, torch
 model = foveal.yolo.YOLO("{name}.pt")
+for layer in model.model.modules():
+    if isinstance(layer, torch.nn.BatchNorm2d):
+        layer.weight.data.fill_(2)
 before = {{k: v.clone() for k, v in model.model.named_parameters()}}
-model.train(data="data.yaml", epochs=1, freeze=len(model.model.model), name="frozen-{name}", **TERMS)
+model.train(data="data.yaml", epochs=1, freeze=len(model.model.model), nbs=8, warmup_epochs=0, name="frozen-{name}",
+            **{{**TERMS, "lr0": 1.0}})
 after = dict(YOLO("frozen-{name}/weights/last.pt").model.float().named_parameters())
 same = [k for k, v in after.items() if v.shape == before[k].shape]  # the others are fresh, for other classes
-moved = [k for k in same if not after[k].allclose(before[k], rtol=1e-2, atol=1e-4)]
+moved = [k for k in same if not after[k].allclose(before[k], rtol=1e-3, atol=1e-7)]  # the file is in fp16
 print(json.dumps([len(same) / len(after), moved]))
 """
     share, moved = child(code, home)
     assert share > 0.8
-    assert sum(name.endswith("gain") for name in moved) == 3
+    assert sum(name.endswith("gain") for name in moved) == 3, moved
     assert all("attention" in name or "gain" in name for name in moved), moved
 
 
