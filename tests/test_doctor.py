@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import hashlib
 import importlib.metadata
+import importlib.util
 import inspect
 import json
 import os

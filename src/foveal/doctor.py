@@ -189,7 +189,7 @@ def _host() -> Iterator[Finding]:
         counted = torch.ops.foveal.ema.default in functional_hooks
         said = "count EMA's kernel" if counted else "leave out EMA's kernel, whose rule another has taken away"
         yield Finding("FLOPs", OK if counted else BROKEN, f"The GFLOPs that Ultralytics prints {said}.")
-    yield Finding("AP", OK, f"Average precision is taken as by {host.AVERAGE_PRECISION.replace('-', ' ')}.")
+    yield Finding("AP", OK, f"Average precision is taken by the rule {host.AVERAGE_PRECISION!r} of foveal.verdict.")
 
 
 def _release(version: str) -> str:
@@ -224,10 +224,8 @@ def _record(folder: Path) -> dict[str, str]:
     for name in importlib.metadata.packages_distributions().get(folder.name, ()):
         distribution = importlib.metadata.distribution(name)
         if Path(distribution.locate_file(folder.name)).resolve() == folder.resolve():
-            files = distribution.files or ()
-            return {
-                f.as_posix(): f.hash.value for f in files if f.hash and f.suffix == ".py" and f.parts[0] == folder.name
-            }
+            own = [file for file in distribution.files or () if file.parts[0] == folder.name and file.suffix == ".py"]
+            return {file.as_posix(): file.hash.value for file in own if file.hash}
     return {}
 
 
@@ -244,14 +242,14 @@ def _some(names: list[str], most: int = 5) -> str:
 
 
 def _trainers(host) -> Iterator[Finding]:
-    """Of each of the host's classes of models: has each of its tasks a trainer of ours, which workers can import?"""
+    """Of each class of models that trains: has each of its tasks a trainer of ours, which workers can import?"""
     from ultralytics import models
     from ultralytics.engine.model import Model
 
-    for name, stock in vars(models).items():
-        if not (inspect.isclass(stock) and issubclass(stock, Model)):
+    for name in vars(models):
+        cls = getattr(host, name, None)
+        if not (inspect.isclass(cls) and issubclass(cls, Model)):
             continue
-        cls = getattr(host, name, stock)
         trainers = {
             task: classes["trainer"].__module__.startswith("foveal.")
             for task, classes in cls.__new__(cls).task_map.items()
@@ -259,11 +257,9 @@ def _trainers(host) -> Iterator[Finding]:
         }
         ours, theirs = (", ".join(task for task, own in trainers.items() if own is of) for of in (True, False))
         if theirs:
-            said = (
-                f"trains {theirs} with Ultralytics' own trainer: it freezes attentions, and workers may not find them"
-            )
+            said = f"trains {theirs} with Ultralytics' own trainer: it freezes attentions, and workers may miss them"
             yield Finding("its tasks", MISSING, f"{name} {said}.")
-        elif ours:
+        else:
             yield Finding("its tasks", OK, f"{name} trains {ours} with trainers of ours.")
 
 
