@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from foveal import Spec, UserError, surgery
-from foveal.fusion import Zero, fuse
+from foveal.fusion import Zero, fuse, left
 from helpers import draw, in_fresh_process
 
 
@@ -360,13 +360,35 @@ def test_parametrized_weights():
 # Attended layers
 
 
-@pytest.mark.parametrize("attention", [nn.Sigmoid(), nn.Identity(), "eca(start=paper)"], ids=str)
-@pytest.mark.parametrize("which", ["a", "b"])
-def test_an_attention_in_or_after_a_pair_stays_there(which, attention):
+def attended_pair(which, attention):
     model = Pair()
     attention = surgery.build(Spec.parse(attention), 8) if isinstance(attention, str) else attention
     surgery.attach(getattr(model, which), attention)
-    assert_untouched(lively(model), X)
+    return lively(model)
+
+
+@pytest.mark.parametrize("attention", [nn.Sigmoid(), nn.Identity(), "eca(start=paper)"], ids=str)
+def test_an_attention_inside_a_pair_keeps_it_apart(attention):
+    model = attended_pair("b", attention)
+    assert_untouched(model, X)
+    assert left(fuse(model)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "attention", [nn.Sigmoid(), nn.Identity(), "eca(start=paper)", "coord(start=identity)"], ids=str
+)
+def test_an_attention_after_a_pair_stays_behind_the_convolution(attention):
+    model = attended_pair("a", attention)
+    for start in model.modules():
+        if isinstance(start, surgery.IdentityStart):
+            start.gain.data.copy_(draw(9, 8))
+    fused = fuse(model)
+    assert left(fused) == []
+    kept = {name for name in model.state_dict() if name.startswith("a.attention.") and ".norm." not in name}
+    assert kept <= fused.state_dict().keys() <= {*model.state_dict(), "a.attention.0.attention.reduce.conv.bias"}
+    assert_same(model, fused, X)
+    assert_untouched(fused, X)
+    assert_same(fused, pickle.loads(pickle.dumps(fused)), X, 0)
 
 
 @pytest.mark.parametrize("attention", [nn.Sigmoid(), "ema(groups=4, start=paper)"], ids=str)
@@ -387,6 +409,83 @@ def test_an_attended_upsampling_hides_no_pair():
     model = lively(nn.Sequential(up, nn.Conv2d(4, 8, 1), nn.BatchNorm2d(8)))
     assert not norms(fuse(model))
     assert_same(model, fuse(model), X)
+
+
+# Norms that call more
+
+
+class NormAct(nn.BatchNorm2d):
+    """A batch norm that goes on, as in much code that is copied."""
+
+    def __init__(self, act, how=None, **options):
+        super().__init__(8, **options)
+        self.drop, self.act, self.how = nn.Identity(), act, how or F.batch_norm
+
+    def forward(self, x):
+        torch._assert(x.ndim == 4, "a map")
+        statistics = self.running_mean, self.running_var
+        return self.act(self.drop(self.how(x, *statistics, self.weight, bias=self.bias, training=False, eps=self.eps)))
+
+
+class Slope(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x):
+        return x * self.slope if x.mean() > 0 else x
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(inplace=True), nn.PReLU(8), Slope(), nn.Identity()], ids=repr)
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"eps": 0.1}], ids=str)
+def test_what_a_norm_calls_next_is_left_of_it(act, options):
+    model = lively(Pair(norm=NormAct(act, **options)))
+    fused = fuse(model)
+    assert left(model) == ["a"]
+    assert left(fused) == []
+    assert {name for name in fused.state_dict() if "act" in name} == {
+        name for name in model.state_dict() if "act" in name
+    }
+    assert_same(model, fused, X)
+    assert_untouched(fused, X)
+
+
+def test_a_norm_that_calls_more_is_a_branch_of_a_sum_if_it_calls_nothing():
+    for act, branches in ((nn.Identity(), ["branches.1"]), (nn.Sigmoid(), [])):
+        norm = NormAct(act)
+        norm.num_features = 8
+        model = lively(Sum(lambda x, a, b: a + b, nn.Conv2d(8, 8, 3, padding=1), norm))
+        fused = fuse(model)
+        assert zeros(fused) == branches
+        assert_same(model, fused, draw(1, 2, 8, 5, 6))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        NormAct(nn.ReLU(), lambda x, mean, var, *args, **options: F.batch_norm(x, mean + 1, var, *args, **options)),
+        NormAct(nn.ReLU(), lambda x, *args, **options: F.batch_norm(x.abs(), *args, **options)),
+        NormAct(nn.ReLU(), lambda x, *args, **options: F.batch_norm(x, *args, **options) * 2),
+        NormAct(nn.ReLU(), lambda x, *args, **options: F.batch_norm(x, *args, **{**options, "eps": 1.0})),
+        NormAct(nn.ReLU(), lambda x, *args, **options: F.batch_norm(x, *args, **{**options, "training": True})),
+        NormAct(nn.ReLU(), lambda x, mean, var, *_, **__: F.batch_norm(x, mean, var)),
+    ],
+    ids=["others", "abs", "times", "eps", "training", "bare"],
+)
+def test_norms_that_do_something_else_are_left_and_named(norm):
+    model = lively(Pair(norm=norm))
+    assert_untouched(model, X)
+    assert left(fuse(model)) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "mobilenetv3_small_050", "regnetx_002"])
+def test_timm(name):
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    model = lively(timm.create_model(name))
+    assert any(type(norm).__name__ == "BatchNormAct2d" for norm in norms(model))
+    fused = fuse(model)
+    assert left(fused) == []
+    assert_same(model, fused, draw(0, 1, 3, 64, 64), 1e-10)
 
 
 # Forwards that fx cannot follow
@@ -733,6 +832,7 @@ def test_yolo11n_as_the_host_fuses_it():
     model, x = lively(DetectionModel("yolo11n.yaml", verbose=False)), draw(0, 1, 3, 64, 96)
     fused = fuse(model)
     assert not norms(fused)
+    assert not left(fused)
     assert fused.is_fused()
     assert not model.is_fused()
     assert_same(model, fused, x, 1e-10)

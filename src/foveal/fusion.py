@@ -13,6 +13,7 @@ looks at values) the children are tried one by one.
 import collections
 import copy
 import functools
+import inspect
 import operator
 
 import torch
@@ -48,10 +49,12 @@ torch.serialization.add_safe_globals([Zero])
 def fuse(model: nn.Module) -> nn.Module:
     """A copy of a model for inference: the same `forward` up to rounding, from fewer layers.
 
-    A convolution (1 to 3 dimensions, transposed or not) takes up the batch norm that alone reads it. Of a sum whose
-    terms are all a Conv2d or BatchNorm2d of the same tensor, the largest convolution takes up the others. `Identity`
-    and `Zero` are left in the places of what was taken up. A module that knows a cheaper form of itself (`folded()`, as
-    attentions and their identity start do) becomes that; all other names of the state dict stay.
+    A convolution (1 to 3 dimensions, transposed or not) takes up the batch norm that alone reads it. Of a layer that is
+    a batch norm and then calls other parts of itself, such as an activation (timm's BatchNormAct2d) or an attention,
+    these parts are left. Of a sum whose terms are all a Conv2d or BatchNorm2d of the same tensor, the largest
+    convolution takes up the others. `Identity` and `Zero` are left in the places of what was taken up. A module that
+    knows a cheaper form of itself (`folded()`, as attentions and their identity start do) becomes that; all other names
+    of the state dict stay. `left` names the norms that were not taken up.
 
     Not fused, because it would be another function or nobody can tell:
         - a norm before a convolution, a norm that is no batch norm, a batch norm without running statistics;
@@ -90,6 +93,11 @@ def fuse(model: nn.Module) -> nn.Module:
             # Else it would fuse again, and miss the norms. A partial unpickles without foveal.
             module.is_fused = functools.partial(bool, True)
     return fused
+
+
+def left(model: nn.Module) -> list[str]:
+    """The names of the norms with running statistics in a model: of a fused one those that no convolution took up."""
+    return [name for name, module in model.named_modules() if isinstance(getattr(module, "running_mean", None), Tensor)]
 
 
 def _fuse_inside(root: nn.Module, shared: set[nn.Module], called: bool = True) -> None:
@@ -132,7 +140,8 @@ class _Tracer(fx.Tracer):
         # Not where the class comes from, as fx has it: a subclass without a forward of its own is torch's layer, too.
         home = next(cls for cls in type(m).__mro__ if "forward" in vars(cls)).__module__
         torchs = home.startswith(("torch.nn.", "torch.ao.nn.")) and not isinstance(m, nn.Sequential)
-        return torchs or _watched(m)  # no hook is to run on a stand-in
+        # A batch norm is looked into by itself. And no hook is to run on a stand-in.
+        return torchs or isinstance(m, _BatchNorm) or _watched(m)
 
     def call_module(self, m, forward, args, kwargs):
         if type(m) is nn.Identity and args and not _watched(m):
@@ -145,25 +154,76 @@ def _watched(module: nn.Module) -> bool:
     return "forward" in vars(module) or any(getattr(module, hooks) for hooks in _HOOKS)
 
 
-def _is_norm(module: nn.Module | None, kind: type[nn.Module]) -> bool:
-    """Whether it computes what the batch norm `kind` does, from running statistics."""
-    cls = type(module)
-    same = issubclass(cls, kind) and cls.forward is _BatchNorm.forward and cls.__call__ is nn.Module.__call__
-    return same and module.running_mean is not None
+class _OneCall(_Tracer):
+    """A tracer of what one forward calls."""
+
+    def is_leaf_module(self, m, module_qualified_name):
+        return True
+
+
+def _after(layer: nn.Module | None, kind: type[nn.Module]) -> dict[str, nn.Module] | None:
+    """The parts that a layer calls one after the other after the batch norm `kind` that it is; None if it is none.
+
+    The norm is from running statistics; of a norm of torch's nothing comes after.
+    """
+    cls = type(layer)
+    if not issubclass(cls, kind) or cls.__call__ is not nn.Module.__call__ or layer.running_mean is None:
+        return None
+    if cls.forward is _BatchNorm.forward:
+        return {}
+    stand_in = copy.copy(layer)
+    stand_in._check_input_dim = lambda _: None  # which looks at sizes
+    try:
+        graph = _OneCall().trace(stand_in)
+    except _UNTRACEABLE:
+        return None
+    (x,) = (node for node in graph.nodes if node.op == "placeholder")
+    node, names = next(node for node in graph.nodes if node.op == "output").args[0], []
+    while isinstance(node, fx.Node) and node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
+        names.insert(0, node.target)
+        node = node.args[0]
+    simple = len({*names}) == len(names) and not any("." in name for name in names)
+    return {name: getattr(layer, name) for name in names} if simple and _normalises(node, x, layer) else None
+
+
+def _normalises(node: object, x: fx.Node, layer: nn.Module) -> bool:
+    """Whether a node is the batch norm of `x` by the tensors of `layer` of these names."""
+    if not isinstance(node, fx.Node) or node.target is not F.batch_norm:
+        return False
+    given = inspect.signature(F.batch_norm).bind(*node.args, **node.kwargs)
+    given.apply_defaults()
+    tensors = {name: given.arguments[name] for name in ("running_mean", "running_var", "weight", "bias")}
+    own = all(
+        getattr(layer, name) is None if tensor is None else isinstance(tensor, fx.Node) and tensor.target == name
+        for name, tensor in tensors.items()
+    )
+    return (
+        own
+        and given.arguments["input"] is x
+        and not given.arguments["training"]
+        and given.arguments["eps"] == layer.eps
+    )
 
 
 def _fuse_pairs(graph: fx.Graph, own: dict[fx.Node, nn.Module]) -> None:
     for node, norm in own.items():
         source = next(iter(node.all_input_nodes), None)
         conv = own.get(source)
-        if type(conv) in _NORMS and len(source.users) == 1 and _is_norm(norm, _NORMS[type(conv)]):
-            scale, shift = _scale_and_shift(norm)
-            bias = _exact(conv.bias) * scale + shift
-            if conv.transposed:  # weight: [in, out / groups, ...]
-                scale = scale.view(conv.groups, -1).repeat_interleave(conv.in_channels // conv.groups, 0)
-            else:
-                scale = scale.unsqueeze(1)
-            _set(conv, _exact(conv.weight) * scale[(..., *[None] * len(conv.kernel_size))], bias)
+        if type(conv) not in _NORMS or len(source.users) > 1:
+            continue
+        after = _after(norm, _NORMS[type(conv)])
+        if after is None:
+            continue
+        scale, shift = _scale_and_shift(norm)
+        bias = _exact(conv.bias) * scale + shift
+        if conv.transposed:  # weight: [in, out / groups, ...]
+            scale = scale.view(conv.groups, -1).repeat_interleave(conv.in_channels // conv.groups, 0)
+        else:
+            scale = scale.unsqueeze(1)
+        _set(conv, _exact(conv.weight) * scale[(..., *[None] * len(conv.kernel_size))], bias)
+        if after:
+            _become(norm, nn.Sequential(collections.OrderedDict(after)))
+        else:
             _become(norm, nn.Identity())
             node.replace_all_uses_with(source)
             graph.erase_node(node)
@@ -222,7 +282,7 @@ def _as_branch(layer: nn.Module | None, host: nn.Conv2d) -> tuple[Tensor, Tensor
     """Weight and bias with which a convolution like `host` computes `layer`; None if it cannot."""
     if _is_plain(layer) and _grid(layer) == _grid(host):
         weight, bias = _exact(layer.weight), _exact(layer.bias).expand(host.out_channels)
-    elif _is_norm(layer, nn.BatchNorm2d) and _grid(host)[:4] == (layer.num_features, host.groups, (1, 1), (0, 0)):
+    elif _after(layer, nn.BatchNorm2d) == {} and _grid(host)[:4] == (layer.num_features, host.groups, (1, 1), (0, 0)):
         scale, bias = _scale_and_shift(layer)
         diagonal = torch.eye(len(scale) // host.groups, dtype=scale.dtype).repeat(host.groups, 1)
         weight = (scale.unsqueeze(1) * diagonal)[..., None, None]
