@@ -22,7 +22,7 @@ from foveal.plan import Plan
 from foveal.spec import Spec
 
 CHANNELS = (1, 4, 10)
-CFG = {"nc": 1, "backbone": [[-1, 1, "Conv", [16, 3, 8]], [-1, 1, "C3k2", [16]]], "head": [[[1], 1, "Detect", ["nc"]]]}
+CFG = {"nc": 1, "backbone": [[-1, 1, "Conv", [16, 3, 8]], [-1, 1, "C2f", [16]]], "head": [[[1], 1, "Detect", ["nc"]]]}
 
 
 def model_file(folder: Path, channels: int) -> Path:

@@ -309,9 +309,11 @@ def test_a_split_of_which_no_image_is_left_is_refused(split, drawn):
 def test_classes_beyond_the_names_are_refused_unless_they_are_one(drawn):
     for file in (drawn.parent / "labels").rglob("*.txt"):
         file.write_text("7 0.5 0.5 0.3 0.3\n")
+    assert dataset.scan(str(drawn), single_cls=True) == {}
+    for cache in drawn.parent.rglob("*.cache"):  # older hosts do not see that this differs
+        cache.unlink()
     with pytest.raises(UserError, match="no image of train"):
         dataset.scan(str(drawn))
-    assert dataset.scan(str(drawn), single_cls=True) == {}
 
 
 def test_a_classifiers_image_that_cannot_be_read_is_counted(tmp_path):
