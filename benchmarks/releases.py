@@ -43,7 +43,10 @@ def lived(host: Path, oldest: Path) -> list[dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", str(LIFE), "-q", "--numprocesses=2", "-m", "host and not newest"]
-        subprocess.run([*command, f"--junitxml={report}"], cwd=ROOT, env=environment, check=False, stdout=sys.stderr)
+        command += [f"--junitxml={report}", "-o", "junit_family=xunit1"]  # which has properties of a test
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=False, stdout=sys.stderr)
+        if not report.exists():
+            sys.exit(f"pytest ended with exit code {done.returncode} and no report: nothing is known of {host.name}")
         cases = ET.parse(report).iter("testcase")
         return sorted((step(case) for case in cases), key=lambda each: each["step"])
 

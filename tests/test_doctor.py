@@ -235,6 +235,15 @@ def test_what_is_recognised_of_the_host(monkeypatch):
     assert found["names", OK].endswith("; ours is named foveal.cbam.")
 
 
+def test_without_onnx_its_export_is_missing_and_nothing_is_broken(monkeypatch, tmp_path):
+    pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+    true = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else true(name))
+    state, said = doctor._export(tmp_path)
+    assert state == MISSING
+    assert said == "onnxruntime not installed, so no ONNX file is written: pip install 'foveal[export]'"
+
+
 @pytest.mark.parametrize(
     "fault", [dict(difference=1e-6), dict(tensors=(498, 499)), UserError("a b", "c"), KeyError("x")]
 )
