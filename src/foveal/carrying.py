@@ -24,6 +24,7 @@ def carry(source: nn.Module, target: nn.Module) -> tuple[str, ...]:
     for name, module in source.named_modules():
         for key, value in vars(module).items() if name in theirs else ():
             known = key in _NOT_CARRIED or key in _ROWS_OWN
+            known |= isinstance(getattr(type(theirs[name]), key, None), property)  # which hides what is stored under it
             if not known and not _equal(value, vars(theirs[name]).get(key)):
                 setattr(theirs[name], key, copy.deepcopy(value))
                 carried += [f"{name}.{key}".lstrip(".")] if isinstance(value, Tensor | int | float) else []
