@@ -35,6 +35,14 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+class Doubled(host.tasks.Conv):
+    """A convolution that another code made of the host's, with the same tensors."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Twice the host's."""
+        return 2 * super().forward(x)
+
+
 def attentions(path) -> list:
     return [module for module in host.load(str(path)).model.modules() if isinstance(module, EMAttention)]
 
@@ -168,7 +176,9 @@ def test_a_file_whose_layers_were_changed_by_hand_is_refused(trained):
     model = host.load(str(trained))
     model.model.model[4].cv1 = torch.nn.Conv2d(64, 64, 1)
     torch.save(host.checkpoint(model.model, {}), "edited.pt")
-    with pytest.raises(UserError, match=r"only 49\d of 49\d tensors fit the model that the file's own YAML describes"):
+    with pytest.raises(
+        UserError, match=r"model.4.cv1.weight is 64 x 64 x 1 x 1 in the file .*; only 51\d of 51\d tensors"
+    ):
         foveal.add("edited.pt", "ema", output="x.pt")
 
 
@@ -194,3 +204,34 @@ first, second = (YOLO(p).predict(ASSETS / "bus.jpg", device="cpu", verbose=False
 print(torch.equal(first, second), len(first))
 """.replace("sys.argv[1:]", repr([str(weights), "x.pt"]))
     assert in_fresh_process(code, tmp_path).split()[-2:] == ["True", "5"]
+
+
+def test_a_name_that_hides_what_the_model_is_is_refused():
+    with pytest.raises(UserError, match=r"tells a YOLOWorld by its file's name, and x.yaml .*yolov8n-worldv2-ema.yaml"):
+        foveal.add("yolov8n-worldv2.yaml", "ema", output="x.yaml")
+    assert os.listdir() == []
+    foveal.add("yolov8n-worldv2.yaml", "ema")  # its own name says it
+
+
+def test_what_a_model_keeps_beside_its_tensors_stays():
+    model = host.tasks.WorldModel("yolov8n-worldv2.yaml", nc=80, verbose=False)
+    model.txt_feats = torch.nn.functional.normalize(torch.randn(1, 3, 512), dim=-1)
+    model.model[-1].nc, model.names = 3, {0: "a", 1: "b", 2: "c"}  # as `set_classes` leaves it
+    model.model[9].cv1.act = torch.nn.ReLU()
+    torch.save(host.checkpoint(model, {}), "world.pt")
+    added = foveal.add("world.pt", "ema", output="grown.pt")
+    assert added.difference == 0
+    assert {"txt_feats", "model.9.cv1.act"} <= {*added.carried}
+    grown = host.load("grown.pt").model
+    assert torch.equal(grown.txt_feats, model.txt_feats)
+    assert isinstance(grown.model[9].cv1.act, torch.nn.ReLU)
+    assert grown.names == model.names
+
+
+def test_rows_that_build_another_model_are_refused(trained):
+    model = host.load(str(trained)).model
+    model.model[4].cv1.__class__ = Doubled
+    torch.save(host.checkpoint(model, {}), "edited.pt")
+    with pytest.raises(UserError, match=r"builds another model from this one's rows: row 4 \(C3k2\) is the first"):
+        foveal.add("edited.pt", "ema", start="paper", output="x.pt")
+    assert not os.path.exists("x.pt")

@@ -20,8 +20,8 @@ def carry(source: nn.Module, target: nn.Module) -> tuple[str, ...]:
         Names of what differed and can change outputs: modules, tensors and numbers.
     """
     carried = list(carry_modules(source, target))
-    theirs = dict(target.named_modules())
-    for name, module in source.named_modules():
+    theirs = _modules(target)
+    for name, module in _modules(source).items():
         for key, value in vars(module).items() if name in theirs else ():
             known = key in _NOT_CARRIED or key in _ROWS_OWN
             known |= isinstance(getattr(type(theirs[name]), key, None), property)  # which hides what is stored under it
@@ -37,13 +37,18 @@ def carry_modules(source: nn.Module, target: nn.Module) -> tuple[str, ...]:
     Returns:
         Their names.
     """
-    theirs, carried = dict(target.named_modules()), []
-    for name, module in source.named_modules():
+    theirs, carried = _modules(target), []
+    for name, module in _modules(source).items():
         other = theirs.get(name)
         if other is not None and type(module) is not type(other) and not (module.state_dict() or other.state_dict()):
             target.set_submodule(name, copy.deepcopy(module))
             carried.append(name)
     return tuple(carried)
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """All modules by name; the host's layers share one activation, which has a name in each."""
+    return dict(model.named_modules(remove_duplicate=False))
 
 
 def _equal(one: object, other: object) -> bool:

@@ -211,6 +211,8 @@ def _write(model: nn.Module, loaded: host.YOLO, target: Path, image: Tensor, out
         if read != cfg:
             raise UserError(f"{target} was read back as another model than was written", "write a .pt file instead")
         rebuilding.require_same_tensors(model, host.rebuild(model, {**read, **said}))
+        if type(loaded) is not host.YOLO:
+            _require_kind(part, target, type(loaded).__name__, Path(model.yaml["yaml_file"]).stem)
 
     write_whole(target, lambda path: path.write_bytes(text.encode()), check_text)
 
@@ -250,6 +252,17 @@ def _changes(before: dict, after: dict, number: Sequence[int]) -> tuple[Change, 
 
 def _row_text(row: Sequence) -> str:
     return yaml.safe_dump(list(row), default_flow_style=True, width=10**6).strip()
+
+
+def _require_kind(part: Path, target: Path, kind: str, stem: str) -> None:
+    """A model YAML is read as the kind of model that it is, which the host tells by its name."""
+    try:
+        host.load(part)
+    except UserError:
+        raise UserError(
+            f"Ultralytics tells a {kind} by its file's name, and {target.name} is no name of one",
+            f"write to {stem}-ema.yaml",
+        ) from None
 
 
 def _portable(cfg: dict) -> dict:

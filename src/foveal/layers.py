@@ -67,9 +67,10 @@ def _owner(model: nn.Module, name: str) -> str:
 
 def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | None:
     """The places of an Ultralytics model by row, None for any other."""
-    cfg, size = getattr(model, "yaml", None), traced.calls[0].read.shape[2] if traced.calls else 0
+    cfg = getattr(model, "yaml", None)
     if not isinstance(cfg, dict) or not isinstance(getattr(model, "model", None), nn.Sequential):
         return None
+    size = next((call.read.shape[2] for call in traced.calls if call.name == "model.0"), 0)
     heights = {call.name: call.returned.shape[2] for call in traced.calls if call.returned.dim() == 4}
     rows = [heights.get(f"model.{index}") for index in range(len(model.model))]
     return insert.places(cfg, [size / height if height else None for height in rows])

@@ -130,8 +130,13 @@ def refusing(source: object, done: str = "used") -> Iterator[None]:
 
 
 def is_rtdetr(source: str) -> bool:
-    """Whether a file or name is one of RT-DETR's, as the host tells it."""
-    return "rtdetr" in Path(source).stem.lower()
+    """Whether a file or name is one of RT-DETR's: by its name, as the host tells it, or by the rows of a YAML."""
+    path = Path(source)
+    if "rtdetr" in path.stem.lower():
+        return True
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.suffix != ".pt" and "RTDETRDecoder" in path.read_text(encoding="utf-8")
+    return False
 
 
 def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
