@@ -2,7 +2,7 @@
 
 import functools
 
-from foveal.attention import ATTENTIONS, PLAIN, Form, costs, forms, mathematics
+from foveal.attention import ATTENTIONS, PLAIN, costs, forms, mathematics
 
 costs = functools.cache(costs)  # the first size stands in the table and in each section
 
@@ -42,7 +42,7 @@ def section(name: str, cls: type) -> list[str]:
         ("Asks for", card.constraints),
         ("Code and paper", card.differs),
         ("Copies", card.copies),
-        ("In a row of its own", [_written(form) for form in card.forms]),
+        ("In a row of its own", map(str, card.rows)),
         ("Note", card.notes),
     ):
         lines += [f"- {title}: {sentence}." for sentence in sentences]
@@ -54,13 +54,6 @@ def section(name: str, cls: type) -> list[str]:
         counts = " | ".join(f"{cost[f'flops_{form}'] / 2e6:,.3f}" for form in plain)
         lines.append(f"| {channels} x {size} x {size} | {cost['parameters']:,} | {counts} |")
     return lines
-
-
-def _written(form: Form) -> str:
-    """What the numbers of a published row mean."""
-    numbers = ", ".join(f"{slot.name} ({' or '.join(f'{value:g}' for value in slot.usual)})" for slot in form.numbers)
-    implied = "".join(f", which implies {name}={value}" for name, value in form.implies.items())
-    return f"`[{numbers}]`{'' if form.alone else ', a width before it or not'}{implied}"
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_an_argument_by_position_and_by_name_is_refused():
         spelling.read(Spec("se", {"reduction": 8}), [16], 256, SCALED)
 
 
-FORMS = [(name, form) for name, cls in ATTENTIONS.items() for form in cls.card.forms]
+FORMS = [(name, form) for name, cls in ATTENTIONS.items() for form in cls.card.rows]
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS, ids=lambda x: x if isinstance(x, str) else None)

@@ -64,6 +64,8 @@ def show(
         print(f"{key:<12} {entry[key]}")
     print(f"{'place':<12} {', '.join(entry['places'])}")
     print(f"{'in YAML':<12} C3k2+{cls.card.name}, or a row [-1, 1, {(*cls.card.aliases, cls.card.name)[0]}, []]")
+    for form in cls.card.rows:
+        print(f"{'in rows':<12} {form}")
     print(f"{'parameters':<12} {entry['parameters']:,} at 256 channels")
     for form in entry["forms"]:
         if flops := entry.get(f"flops_{form}"):

@@ -35,7 +35,7 @@ def read(spec: Spec, numbers: Sequence[object], width: int, scaled: Callable[[in
     defaults = {parameter.name: parameter.default for parameter in takes}
     for count in range(min(_WIDTHS_BEFORE, len(numbers)), -1, -1):  # a number that can be the width is the width
         if all(_is_width(number, width, scaled) for number in numbers[:count]):
-            found = list(_readings(find(spec.name).card.forms, numbers[count:], bool(count), defaults))
+            found = list(_readings(find(spec.name).card.rows, numbers[count:], bool(count), defaults))
             distinct = {str({**defaults, **arguments}): arguments for arguments in found}
             if len(distinct) == 1:
                 return _with(spec, *distinct.values())

@@ -45,6 +45,11 @@ class Form:
     implies: Mapping[str, object] = field(default_factory=dict)
     alone: bool = False
 
+    def __str__(self) -> str:
+        numbers = (f"{slot.name} ({' or '.join(f'{value:g}' for value in slot.usual)})" for slot in self.numbers)
+        implied = "".join(f", which implies {name}={value}" for name, value in self.implies.items())
+        return f"[{', '.join(numbers)}]{'' if self.alone else ', a width before it or not'}{implied}"
+
 
 @dataclass(frozen=True)
 class Card:
@@ -64,7 +69,7 @@ class Card:
         constraints: what it asks of its input.
         differs: where code and paper differ, and which of them this is.
         copies: what copies in circulation get wrong.
-        forms: the numbers that rows of published YAMLs give it.
+        rows: the forms that its own row has in published YAMLs.
         notes: what else a user would find out late.
     """
 
@@ -81,7 +86,7 @@ class Card:
     constraints: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
-    forms: tuple[Form, ...] = ()
+    rows: tuple[Form, ...] = ()
     notes: tuple[str, ...] = ()
 
 

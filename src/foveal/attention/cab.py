@@ -44,7 +44,7 @@ class ChannelAttentionBlock(Attention):
             "a much copied HAT for YOLO builds the whole super-resolution network without its upsampler: its output is "
             "its input, and not one of its 5 million parameters gets a gradient",
         ),
-        forms=(
+        rows=(
             Form((Number("compress_ratio", (2, 3, 4)),)),
             Form((Number("compress_ratio", (2, 3, 4)), Number("squeeze_factor", (8, 16, 30)))),
         ),

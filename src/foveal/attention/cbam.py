@@ -48,7 +48,7 @@ class CBAM(Attention):
             "Ultralytics' own CBAM has one full C x C layer, no hidden layer and no maximum: 65,792 instead of 8,564 "
             "parameters at 256 channels, and another function",
         ),
-        forms=(
+        rows=(
             Form((Number("kernel_size", (7,)),)),
             Form((Number("reduction", (2, 4, 8, 16, 32)),)),
             Form((Number("reduction", (2, 4, 8, 16, 32)), Number("kernel_size", (7,)))),

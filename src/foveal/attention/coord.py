@@ -48,7 +48,7 @@ class CoordAttention(Attention):
             "adaptive pools to (None, 1) export to ONNX files that are wrong at every size but the traced one",
             "timm's CoordAttn has another reduction and no bias: another module",
         ),
-        forms=(Form((Number("reduction", (4, 8, 16, 32)),)),),
+        rows=(Form((Number("reduction", (4, 8, 16, 32)),)),),
         notes=(
             "the paper puts it inside inverted residual blocks, before the projection",
             "no `fast` form: means in place of adaptive pools are what copies lack, and are in `reference` already",

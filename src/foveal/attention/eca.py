@@ -46,7 +46,7 @@ class ECA(Attention):
             "the released networks set k by hand: ECA-Net50 has 3, 5, 5, 7 where the rule gives 5, 5, 5, 7",
         ),
         copies=("copies agree with the release; timm does not go below k = 3, this rule gives 1 below 8 channels",),
-        forms=(
+        rows=(
             Form((Number("kernel_size", (3, 5, 7, 9)),)),
             Form((Number("gamma", (2,)), Number("b", (1,)))),
         ),

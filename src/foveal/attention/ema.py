@@ -73,7 +73,7 @@ class EMAttention(Attention):
             "EMA(256, 8): the authors' code ignores the second number, most copies take it as the number of groups",
             "adaptive pools to (None, 1) export to ONNX files that are wrong at every size but the traced one",
         ),
-        forms=(Form((Number("groups", (4, 8, 16, 32, 64)),), alone=True),),
+        rows=(Form((Number("groups", (4, 8, 16, 32, 64)),), alone=True),),
         notes=(
             "nothing to do with EMA the weight average, which Ultralytics keeps for every model",
             "a fresh gate is about 0.5 and halves its input: hence the identity start in pretrained models",

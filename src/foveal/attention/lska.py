@@ -49,7 +49,7 @@ class LSKA(Attention):
             "the release's class accepts any kernel size and fails at the first call",
         ),
         copies=("detector copies often use k = 11 behind SPPF's concatenation, not where the paper has it",),
-        forms=(Form((Number("kernel_size", (7, 11, 23, 35, 41, 53)),)),),
+        rows=(Form((Number("kernel_size", (7, 11, 23, 35, 41, 53)),)),),
         notes=(
             "no sigmoid: nothing keeps the factor between 0 and 1",
             "no `fast` form: what copies of tensors it could do without is at most a tenth of its time on a CPU",

@@ -56,7 +56,7 @@ class MSDA(Attention):
             "the networks add a 3x3 depthwise convolution before each block as position encoding; not part of it",
         ),
         copies=("an MSDABlock of three dilated 3x3 convolutions is in circulation: that is no attention",),
-        forms=(Form((Number("heads", (4, 8, 16)),)),),
+        rows=(Form((Number("heads", (4, 8, 16)),)),),
         notes=(
             "it replaces its input by a mix of neighbours: bare, it needs the shortcut that its block has",
             "NCNN cannot run it: its file gives no output",

@@ -39,7 +39,7 @@ class NAM(Attention):
             "the paper's penalty on the norm's weights is an edit of gradients in the training script: not here",
         ),
         copies=("the release reads `weight.data` in the forward pass, which torch.export refuses",),
-        forms=(Form((Number("no_spatial", (1,)),)),),
+        rows=(Form((Number("no_spatial", (1,)),)),),
         notes=("a fresh module halves its input: its gates are 1/2 up to 1 / (4 C)",),
     )
     width_of = "norm.weight", 0

@@ -44,7 +44,7 @@ class ShuffleAttention(Attention):
         constraints=("channels must be a multiple of 2 * groups", "any height and width"),
         differs=("the paper counts 300 more parameters in a ResNet-50, the release has 708 more; here as released",),
         copies=("most copies default to 8 groups instead of 64: another module",),
-        forms=(
+        rows=(
             Form((Number("groups", (4, 8, 16, 32, 64)),)),
             Form((Number("reduction", (8, 16, 32)),), implies={"groups": 8}),
             Form((Number("reduction", (8, 16, 32)), Number("groups", (4, 8, 16, 32, 64)))),

@@ -45,7 +45,7 @@ class SqueezeExcitation(Attention):
             "the usual PyTorch port has no bias: bias=False loads its weights",
             "timm rounds the hidden width to a multiple of 8",
         ),
-        forms=(Form((Number("reduction", (2, 4, 8, 16, 32)),)),),
+        rows=(Form((Number("reduction", (2, 4, 8, 16, 32)),)),),
         notes=("no `fast` form: pooling and scaling is all it does",),
     )
     width_of = "fc2.weight", 0

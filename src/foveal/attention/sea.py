@@ -60,7 +60,7 @@ class SeaAttention(Attention):
             "write-ups in which every pixel's query attends to squeezed keys: the query is squeezed, too",
             "tables that are drawn and never trained; a ratio of 4; seven plain convolutions instead of these",
         ),
-        forms=(
+        rows=(
             Form((Number("key_dim", (8, 16, 32)), Number("heads", (2, 4, 8)))),
             Form((Number("key_dim", (8, 16, 32)), Number("heads", (2, 4, 8)), Number("attn_ratio", (1, 2, 4)))),
         ),

@@ -40,7 +40,7 @@ class SimAM(Attention):
         avoid="as proof of a gain: nothing in it learns, apart from what the layers around it do with it",
         constraints=("any width, height and channels",),
         differs=("on a map of one pixel the release gives 0 / 0; here its gate is sigmoid(1/2)",),
-        forms=(Form((Number("e_lambda", (1e-3, 1e-4, 1e-5, 1e-6)),)),),
+        rows=(Form((Number("e_lambda", (1e-3, 1e-4, 1e-5, 1e-6)),)),),
         notes=(
             "the gate never falls below sigmoid(1/2) = 0.62: it lifts what stands out and dims the rest",
             "no `fast` form: its temporaries are for a compiler to remove; another formula trained more slowly",

@@ -36,7 +36,7 @@ class TripletAttention(Attention):
         avoid="where the order of channels means nothing: its convolutions run across neighbouring channels",
         constraints=("any width, height and channels",),
         differs=("the three branches' norms keep the release's momentum of 0.01",),
-        forms=(
+        rows=(
             Form((Number("no_spatial", (0,)),)),
             Form((Number("kernel_size", (7,)),)),
         ),
