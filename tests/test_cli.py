@@ -114,7 +114,7 @@ def test_add_json_has_stdout_to_itself(tmp_path):
     added = json.loads(done.stdout)
     assert added["output"] == "yolo11n-ema.yaml"
     assert added["tensors"] == [499, 499]
-    assert {change["after"] for change in added["changes"]} >= {"[-1, 1, ema, [{groups: 8, start: identity}]]"}
+    assert {change["after"] for change in added["changes"]} >= {"[-1, 1, foveal.ema, [{groups: 8, start: identity}]]"}
 
 
 def test_yolo_hands_over_to_the_stock_grammar(tmp_path):
