@@ -402,7 +402,7 @@ def test_a_command(kind, number, whole, tmp_path, monkeypatch, capfd):
 
     said = f"foveal {' '.join(words)}\nexit code {code}\n{out[-2000:]}\n{err[-3000:]}"
     print(said)
-    assert code in (0, 1, 2), said
+    assert code in (0, 1, 2) or (code == 3 and words[0] == "audit"), said  # 3: the files of the runs do not tell
     assert "Traceback" not in out + err, said
     if code == 2:
         assert explained(err), said
