@@ -141,7 +141,7 @@ def is_rtdetr(source: str) -> bool:
 
 def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
     """A new model of the same kind from other rows, with fresh weights and the names and settings of `model`."""
-    built = type(model)(copy.deepcopy(cfg), ch=channels(model), nc=cfg["nc"], verbose=False)
+    built = type(model)(copy.deepcopy(cfg), ch=cfg.get("channels", 3), nc=cfg["nc"], verbose=False)
     kept = ("names", "args", "task", "nc", "kpt_shape", "kpt_names")
     for name in kept:
         if hasattr(model, name):
