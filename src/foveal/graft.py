@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import insert, parser, rebuilding, surgery
+from . import insert, rebuilding, surgery
 from . import yolo as host
 from .attention import find
 from .errors import UserError
@@ -174,7 +174,7 @@ def _grafted(before: nn.Module, built: nn.Module, number: Sequence[int]) -> nn.M
     layers = list(built.model)
     for old, new in enumerate(number):
         layer, fresh = after.model[old], layers[new]
-        parser.require_same_class(old, insert.rows(before.yaml)[old], layer, fresh)
+        host.parser.require_same_class(old, insert.rows(before.yaml)[old], layer, fresh)
         for attention in surgery.attached(fresh)[len(surgery.attached(layer)) :]:
             surgery.attach(layer, attention)
             layer.foveal = host.Registered

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from . import yolo as host
 from .carrying import carry
 from .errors import UserError
-from .parser import described, require_same_classes
+
+described = host.parser.described
 
 
 def require_rebuilt(model: nn.Module, image: Tensor, outputs: list[Tensor]) -> tuple[str, ...]:
@@ -31,7 +32,7 @@ def require_rebuilt(model: nn.Module, image: Tensor, outputs: list[Tensor]) -> t
     """
     with host.refusing("the model's rows"):
         built = host.rebuild(model, model.yaml).eval()
-    require_same_classes(model, built)
+    host.parser.require_same_classes(model, built)
     require_same_tensors(model, built)
     built.load_state_dict(model.state_dict())
     if same(run(built, image), outputs):
