@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # The oldest supported Ultralytics, beside the newest in the environment.
 FLOOR  := $(VENV)/floor
+# The oldest, the newest, and four between that build or keep models in another way than the one before.
+RELEASES := 8.3.200 8.4.0 8.4.60 8.4.137 8.4.150 8.4.190
 # Two workers with one thread each: most tests are too small to share out.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
@@ -39,8 +41,8 @@ test: $(VENV)/ready test-floor ## Run all tests, also against the oldest support
 test-floor: $(FLOOR)/ready ## Run what every supported Ultralytics must pass against the oldest
 	PYTHONPATH=$(CURDIR)/$(FLOOR) $(PYTEST) -m "host and not newest"
 
-releases: $(VENV)/ready ## Run a model's life on each Ultralytics of src/foveal/releases.json, and write docs/releases.md
-	$(BIN)/python benchmarks/releases.py
+releases: $(VENV)/ready ## Run a model's life on several releases of Ultralytics, and write docs/releases.md
+	$(BIN)/python benchmarks/releases.py $(RELEASES)
 	$(BIN)/python docs/releases.py > docs/releases.md
 
 check: $(VENV)/ready ## Lint and check the format
