@@ -193,7 +193,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         batches=record["batches"],
         start=record["start"],
         finite=all(bool(tensor.isfinite().all()) for model in models for tensor in model.state_dict().values()),
-        parameters=sum(parameter.numel() for parameter in models[0].parameters()),
+        parameters=host.count(models[0]),
         seconds=round(sum(record["seconds"]), 1),
         peak_bytes=record["peak_bytes"],
         resumed=record["resumed"],

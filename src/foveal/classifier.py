@@ -113,7 +113,7 @@ def _layers(cfg: dict) -> nn.Sequential:
     layers = nn.Sequential(Normalise(*zoo.normalisation(inner)), inner, Answer(cfg["nc"]))
     for index, layer in enumerate(layers):  # what the host keeps on every layer
         layer.i, layer.f, layer.type = index, -1, type(layer).__name__
-        layer.np = sum(parameter.numel() for parameter in layer.parameters())
+        layer.np = host.count(layer)
     return layers
 
 

@@ -64,7 +64,7 @@ class Weights:
                     arguments=dict(checkpoint.get("train_args", {})),
                     classes=list(loaded.model.names.values()),
                     shapes={name: tensor.shape for name, tensor in tensors.items()},
-                    parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+                    parameters=host.count(loaded.model),
                     finite=all(bool(tensor.isfinite().all()) for tensor in tensors.values()),
                     ended=checkpoint.get("epoch") == -1,
                     start=_noted_start(file),
