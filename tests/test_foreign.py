@@ -29,7 +29,8 @@ def _own_folder(tmp_path, monkeypatch):
 def detector(*layers: list) -> nn.Module:
     """A small detector with these rows behind its first two."""
     rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [64, 3, 2]], *layers]
-    cfg = {"nc": 2, "backbone": rows, "head": [[[len(rows) - 1], 1, "Detect", ["nc"]]]}
+    # Older releases build A2C2f only where the file has scales.
+    cfg = {"nc": 2, "scales": {"n": [1, 1, 1024]}, "backbone": rows, "head": [[[len(rows) - 1], 1, "Detect", ["nc"]]]}
     model = host.tasks.DetectionModel(cfg, verbose=False).eval()
     model.names, model.args, model.task = {0: "a", 1: "b"}, {"imgsz": 64}, "detect"
     return model
