@@ -254,9 +254,25 @@ def test_fractions_of_the_image_become_pixels():
     rows = torch.tensor([[[0.5, 0.5, 0.2, 0.2, 0.9, 0.0], [0.2, 0.3, 0.1, 0.1, 0.1, 0.0]]])
     other = rows.clone()
     other[0, 0, 0] += 0.01
-    found = parity.apart([rows], [other], Kind("detect", 2, rows=True, unit=True), SIZE)
+    found = parity.apart([rows], [other], Kind("detect", 2, rows=True, unit=True, chosen=False), SIZE)
     assert found.boxes.largest == pytest.approx(0.96, rel=1e-4)  # of 96 columns
     assert found.kept_boxes == pytest.approx(0.96, rel=1e-4)
+
+
+def test_rows_of_rt_detr_are_read_as_their_release_writes_them():
+    # The newer ones choose: a confidence and its class. In the older ones the confidences of all classes follow.
+    size, box = (100, 100), [0.5, 0.5, 0.2, 0.2]
+    faint = [0.2, 0.2, 0.1, 0.1, 0.001, 0.0]
+    chosen, older = torch.tensor([[[*box, 0.4, 1.0], faint]]), torch.tensor([[[*box, 0.1, 0.4], faint]])
+    for rows, kind in (
+        (chosen, Kind("detect", 2, rows=True, unit=True)),
+        (older, Kind("detect", 2, rows=True, unit=True, chosen=False)),
+    ):
+        (found,) = exporter.final_boxes([rows], kind, size)
+        assert found.tolist() == [pytest.approx([40, 40, 60, 60, 0.4, 1])]
+        other = rows.clone()
+        other[:, 0, 4] += 0.35  # another confidence, and with the older ones another class
+        assert parity.apart([rows], [other], kind, size).scores.largest == pytest.approx(0.35 if kind.chosen else 0.05)
 
 
 def test_other_shapes_are_said():
@@ -413,6 +429,26 @@ def test_rows_of_an_end2end_head_below_the_threshold(faint, broken, said, tmp_pa
     assert bool(found.wrong) is bool(said)
     assert found.cases[0].apart.kept == 0
     assert Path("fresh.torchscript").exists() is not bool(said)
+
+
+@pytest.mark.slow
+def test_another_rt_detr_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = host.load("rtdetr-l.yaml")
+    generator = torch.Generator().manual_seed(0)
+    for norm in model.model.modules():
+        if isinstance(norm, nn.BatchNorm2d):  # else its outputs hardly depend on its image
+            norm.running_var.fill_(0.3)
+            norm.bias.data.normal_(0, 0.3, generator=generator)
+    for parameter in model.model.model[-1].parameters():
+        if not parameter.any():
+            parameter.data.normal_(0, 0.05, generator=generator)
+    torch.save(host.checkpoint(model.model, {}), "fresh.pt")
+    damage(monkeypatch)
+    found = foveal.export("fresh.pt", format="torchscript", **SMALL)
+    assert "boxes differ" in found.wrong
+    assert not Path("fresh.torchscript").exists()
+    assert 0 < found.cases[0].apart.scores.largest <= 1
 
 
 @pytest.mark.slow

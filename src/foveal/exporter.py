@@ -57,12 +57,14 @@ class Kind:
         classes: how many.
         rows: whether the first output holds one box a row, in no order that matters, instead of one a column.
         unit: whether boxes are fractions of the image, as RT-DETR's, instead of pixels.
+        chosen: whether a row ends in one confidence and its class, instead of the confidences of all classes.
     """
 
     task: str
     classes: int
     rows: bool
     unit: bool
+    chosen: bool = True
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def write(model: host.YOLO, weights: nn.Module, folder: Path, name: str, given: 
     (asked,) = started
     true, nms = _with_its_outputs(model.model, asked), bool(asked.args.nms)
     head = true.model[-1]
-    rows = nms or isinstance(head, RTDETRDecoder) or bool(getattr(head, "end2end", False))
+    unit = isinstance(head, RTDETRDecoder) and not nms
+    rows = nms or unit or bool(getattr(head, "end2end", False))
 
     return Written(
         path=Path(path),
@@ -171,7 +174,7 @@ def write(model: host.YOLO, weights: nn.Module, folder: Path, name: str, given: 
         prepared=asked.model,
         model=true,
         whole=lambda network: exporter.NMSModel(network, asked.args) if nms else network,
-        kind=Kind(model.task, len(true.names), rows, isinstance(head, RTDETRDecoder) and not nms),
+        kind=Kind(model.task, len(true.names), rows, unit, chosen=not unit or hasattr(head, "postprocess")),
     )
 
 
@@ -205,15 +208,22 @@ def final_boxes(outputs: Outputs, kind: Kind, size: tuple[int, int]) -> list[Ten
     For `obb` the first four are centre, width and height instead of corners.
     """
     first = outputs[0]
-    if kind.unit:
-        scores, labels = first[..., 4:].max(-1)
-        boxes = to_corners(first[..., :4]) * first.new_tensor([*size[::-1], *size[::-1]])
-        first = torch.cat([boxes, scores[..., None], labels[..., None].float()], -1)
     if kind.rows:
-        return [image[image[:, 4] > CONFIDENCE] for image in first]
+        return [image[image[:, 4] > CONFIDENCE] for image in rows_of(first, kind, size)]
     rotated = kind.task == "obb"
     # The host's suppression gives up after a while, which differs from run to run.
     return non_max_suppression(first, CONFIDENCE, 0.7, nc=kind.classes, rotated=rotated, max_time_img=60.0)
+
+
+def rows_of(first: Tensor, kind: Kind, size: tuple[int, int]) -> Tensor:
+    """The first output of a model that chooses its boxes, its columns box in pixels, confidence, class and the rest."""
+    if not kind.unit:
+        return first
+    boxes = to_corners(first[..., :4]) * first.new_tensor([*size[::-1], *size[::-1]])
+    if kind.chosen:
+        return torch.cat([boxes, first[..., 4:]], -1)
+    scores, labels = first[..., 4:].max(-1)  # older releases leave the choice to what follows
+    return torch.cat([boxes, scores[..., None], labels[..., None].float()], -1)
 
 
 def to_corners(boxes: Tensor) -> Tensor:

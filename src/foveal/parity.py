@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .exporter import CONFIDENCE, Kind, final_boxes, to_corners
+from .exporter import CONFIDENCE, Kind, final_boxes, rows_of, to_corners
 from .runtime import Outputs
 
 FAINT = 0.01  # rows of a lower confidence are in or out by chance
@@ -74,7 +74,7 @@ def apart(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> Apa
     if kind.task in ("semantic", "depth"):
         return Apart(rest=_relative(true[0], got[0]))
     if kind.rows:
-        raw = _of_rows(true[0], got[0], kind, size)
+        raw = _of_rows(*(rows_of(outputs[0], kind, size) for outputs in (true, got)), size)
     else:
         widths = [4, kind.classes, true[0].shape[1] - 4 - kind.classes]
         (boxes, scores, more), (b, s, m) = (outputs[0].split(widths, 1) for outputs in (true, got))
@@ -121,21 +121,20 @@ def _scores_of(classes: Tensor, scores: Tensor) -> Tensor:
     return scores.gather(1, torch.where(known, classes, 0)[:, None])[:, 0].where(known, torch.nan)
 
 
-def _of_rows(true: Tensor, got: Tensor, kind: Kind, size: tuple[int, int]) -> dict:
+def _of_rows(true: Tensor, got: Tensor, size: tuple[int, int]) -> dict:
     """Rows of equal confidence may stand in any order, and the faintest ones may be others."""
-    pixels = true.new_tensor([*size[::-1], *size[::-1]]) if kind.unit else 1.0
     boxes, scores, rest = [], [], []
     for ours, theirs in zip(true, got.nan_to_num(nan=torch.inf), strict=True):
-        their_scores, our_scores = (rows[:, 4:].amax(1) if kind.unit else rows[:, 4] for rows in (theirs, ours))
+        their_scores, our_scores = theirs[:, 4], ours[:, 4]
         faintest = max(0.0, float(our_scores.min()), float(their_scores.min()))
         sure = our_scores > faintest + FAINT
         if not sure.any():  # of a model that is sure of nothing, the clearer half
             sure = our_scores > (faintest + float(our_scores.max())) / 2
-        apart = (ours[sure, None, :4] - theirs[None, :, :4]) * pixels
+        apart = ours[sure, None, :4] - theirs[None, :, :4]
         nearest = (apart.abs().amax(-1) / max(size) + (our_scores[sure, None] - their_scores[None]).abs()).argmin(1)
-        boxes.append((ours[sure, :4] - theirs[nearest, :4]) * pixels)
+        boxes.append(ours[sure, :4] - theirs[nearest, :4])
         scores.append(our_scores[sure] - their_scores[nearest])
-        if not kind.unit and ours.shape[1] > 6:
+        if ours.shape[1] > 6:
             rest.append(_relative(ours[sure, 6:], theirs[nearest, 6:]))
     return {"boxes": _difference(torch.cat(boxes)), "scores": _difference(torch.cat(scores)), "rest": rest}
 
