@@ -32,7 +32,7 @@ import json, os, sys
 from ultralytics import ASSETS, YOLO
 def ours(model):
     return [type(m).__module__ + "." + type(m).__name__ for m in model.modules() if "EMA" in type(m).__name__]
-TERMS = dict(imgsz=64, batch=8, workers=0, device="cpu", plots=False, verbose=False, amp=False, close_mosaic=0,
+TERMS = dict(imgsz=64, batch=8, nbs=8, workers=0, device="cpu", plots=False, verbose=False, amp=False, close_mosaic=0,
              optimizer="SGD", lr0=0.01, project=os.getcwd(), exist_ok=True)
 """
 
@@ -132,7 +132,7 @@ for layer in model.model.modules():
     if isinstance(layer, torch.nn.BatchNorm2d):
         layer.weight.data.fill_(2)
 before = {{k: v.clone() for k, v in model.model.named_parameters()}}
-model.train(data="data.yaml", epochs=1, freeze=len(model.model.model), nbs=8, warmup_epochs=0, name="frozen-{name}",
+model.train(data="data.yaml", epochs=1, freeze=len(model.model.model), warmup_epochs=0, name="frozen-{name}",
             **{{**TERMS, "lr0": 1.0}})
 after = dict(YOLO("frozen-{name}/weights/last.pt").model.float().named_parameters())
 same = [k for k, v in after.items() if v.shape == before[k].shape]  # the others are fresh, for other classes
