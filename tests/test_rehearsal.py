@@ -110,7 +110,7 @@ def test_detectors_keep_their_labels(tmp_path):
         ({"arms": ["emma"]}, 0.1, "no attention is named 'emma'"),
         ({"model": ["timm:resnet18", "resnet"]}, 0.1, "'resnet' is neither"),
         ({"data": "nowhere.yaml"}, 0.1, "nowhere.yaml"),
-        ({"seeds": "many"}, 0.1, "seeds: 'many' is neither a number"),
+        ({"seeds": "many"}, 0.1, "seeds: 'many' is no number of seeds"),
     ],
 )
 def test_what_cannot_be_made_small_leaves_nothing(classified, changed, share, said):

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
-from foveal import UserError, executors, fairness, report, results
+from foveal import UserError, cli, executors, fairness, recording, report, results, view_study
 from foveal import cell as room
 from foveal.cell import BUSY, FAILURE, RESULT, Result, held
 from foveal.demo import draw_data
@@ -211,6 +211,28 @@ def test_a_cell_that_raises_leaves_its_reason(tmp_path, monkeypatch):
     assert study.states()[0].word == "finished"
 
 
+def test_only_what_trains_downloads(tmp_path, monkeypatch):
+    """The `download` of a data file may be any code."""
+    study, ran = prepared(tmp_path), tmp_path / "ran"
+    file = tmp_path / "data/data.yaml"
+    file.write_text(f"{file.read_text()}\ndownload: open({str(ran)!r}, 'w').close()\n")
+    (tmp_path / "data/images/val").rename(tmp_path / "away")
+    words = [["status"], ["cells"], ["report"]]
+    for command in [*(["study", *one, str(tmp_path)] for one in words), ["study", "run", str(tmp_path), "--dry-run"]]:
+        monkeypatch.setattr(sys, "argv", ["foveal", *command])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 2, command
+    with pytest.raises(UserError, match=r"images not found.*foveal study run also downloads"):
+        Study(tmp_path)
+    with pytest.raises(UserError):  # the pictures of view
+        view_study.Watched(tmp_path).data("progress")
+    assert not ran.exists()
+    with pytest.raises(UserError):
+        room.run(tmp_path, study.cells[0].key)
+    assert ran.exists()
+
+
 def test_time_left_and_words():
     assert [in_words(s) for s in (34.6, 600, 12000)] == ["35 s", "10 min", "3.3 h"]
 
@@ -364,6 +386,44 @@ def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(undisturbed, t
     assert any(result.resumed for result in study.results().values())
     assert values(study) == values(undisturbed)
     assert not list(study.folder.rglob("resume.pt")), "finished cells keep no more than they need"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_edit_that_is_put_back_costs_its_epoch_and_leaves_no_trace(split, undisturbed, tmp_path, monkeypatch):
+    study = prepared(tmp_path)
+    cell = study.cells[0]
+    label = next((tmp_path / "data/labels" / split).glob("*.txt"))
+    text, begin = label.read_text(), recording._Recording.begin_epoch
+
+    def edited(trainer):
+        if trainer.epoch == 1:  # changed, read by whoever reads it now, and put back
+            label.write_text("")
+            label.write_text(text)
+        return begin(trainer)
+
+    monkeypatch.setattr(recording._Recording, "begin_epoch", edited)
+    with pytest.raises(UserError, match="files of the data set were written while the cell was training"):
+        room.run(tmp_path, cell.key)
+    assert Study(tmp_path).states()[0].word == "failed"
+    monkeypatch.undo()
+    assert room.run(tmp_path, cell.key)
+    found = Result.load(study.path(cell))
+    assert found.resumed == 1
+    assert found.scores == undisturbed.results()["baseline", 0].scores
+
+
+def test_a_training_of_other_data_is_not_gone_on_with(tmp_path, monkeypatch):
+    study = prepared(tmp_path)
+    cell, started = study.cells[0], []
+    for told, again in (({"data": study.contents.digest}, True), ({"data": "another"}, False), ({}, False)):
+        checkpoint = {"epoch": 0, "foveal": {"record": told}}
+        monkeypatch.setattr(recording, "resumable", lambda _, checkpoint=checkpoint: checkpoint)
+        monkeypatch.setattr(recording, "trainer", lambda *_: lambda overrides: started.append(overrides) or 1 / 0)
+        study.path(cell).mkdir(parents=True, exist_ok=True)
+        with pytest.raises(ZeroDivisionError):
+            room.run(tmp_path, cell.key)
+        assert bool(started[-1].get("resume")) is again, told
 
 
 @pytest.fixture

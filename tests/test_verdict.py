@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from foveal import verdict
-from foveal.verdict import Matches, Truth, average_precision, draw_images, holm, interval, judge, sign_flip
+from foveal.verdict import (
+    Looks,
+    Matches,
+    SignFlips,
+    Truth,
+    average_precision,
+    draw_images,
+    holm,
+    interval,
+    judge,
+    sign_flip,
+)
 
 COCO = Path(__file__).parents[2] / "shared" / "data" / "coco_eval_golden"
 
@@ -128,7 +139,7 @@ def test_sign_flips_are_counted_exactly():
     many = np.random.default_rng(0).normal(0.3, 1, (5, 17))  # where flips are drawn
     t_test = stats.ttest_1samp(many, 0, axis=1).pvalue
     assert np.abs(sign_flip(many) - t_test).max() < 0.02
-    assert sign_flip(np.ones(30)) == 2**-15
+    assert sign_flip(np.ones(30)) == 2**-13
     assert sign_flip(np.array([[1.0, 1.0], [1.0, -1.0]])).tolist() == [0.5, 1.0]
 
 
@@ -156,14 +167,6 @@ def test_power_is_the_t_tests():
     assert [verdict.fewest_seeds(0.05 / arms) for arms in (1, 2, 7)] == [6, 7, 9]
 
 
-def test_seeds_needed():
-    assert verdict.seeds_needed(10) == 6  # with five, sign flips cannot fall below 0.0625
-    assert verdict.seeds_needed(1.0) == 11  # a t test alone would find it with ten
-    assert verdict.seeds_needed(1.0, level=0.05 / 3) > 10
-    assert verdict.seeds_needed(1.0, images=0.05) > 10
-    assert verdict.seeds_needed(1.0, images=1.0) is None  # only more images would help
-
-
 # Simulated studies: seeds, images, and both together vary the difference; mu is the truth.
 STUDIES = {
     "seeds only": (1, 0, 0),
@@ -188,70 +191,69 @@ def test_intervals_cover_the_truth_as_often_as_they_say(name, seeds):
     differences, resampled = simulated(rng, 3000, seeds, STUDIES[name], mu=1.0)
     low, high = interval(differences, resampled)
     assert 0.93 <= np.mean((low <= 1.0) & (high >= 1.0)) <= 0.97
+    # Its p value is of the same decision.
+    p = verdict.two_level_p(differences, resampled)
+    assert ((p <= 0.05) == ((low > 0) | (high < 0))).all()
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_no_effect_is_rarely_called_help(name):
-    differences, resampled = simulated(np.random.default_rng(7), 6000, 6, STUDIES[name], mu=0.0)
-    low, high = (bound.reshape(2000, 3) for bound in interval(differences, resampled))
-    found = holm(sign_flip(differences).reshape(2000, 3)) <= 0.05  # in studies of three arms
-    assert np.mean((found & (low > 0)).any(1)) <= 0.05
-    assert np.mean((found & (high < 0)).any(1)) <= 0.05
-    # The same decisions as `judge` makes.
-    for study in range(20):
-        arms = [(differences[i], resampled[i]) for i in range(3 * study, 3 * study + 3)]
-        helps = [each.word == "helps" for each in judge(arms, margin=1.0)]
-        assert helps == (found[study] & (low[study] > 0)).tolist()
-
-
-def test_an_effect_that_power_promises_is_found():
-    rng = np.random.default_rng(0)
-    seeds = verdict.seeds_needed(1.5)
-    differences, resampled = simulated(rng, 300, seeds, (1, 0, 0), mu=1.5)
-    found = [judge([each], margin=1.5)[0].word for each in zip(differences, resampled, strict=True)]
-    assert np.mean([word == "helps" for word in found]) >= 0.75
-    assert "hurts" not in found
-
-
-def test_underpowered_appears_when_it_should():
-    rng = np.random.default_rng(1)
-    for seeds, margin, expected in ((6, 0.5, "underpowered"), (6, 4.0, "no detectable difference")):
-        differences, resampled = simulated(rng, 100, seeds, (1, 0, 0), mu=0.0)
-        words = [judge([each], margin)[0].word for each in zip(differences, resampled, strict=True)]
-        assert np.mean([word == expected for word in words]) >= 0.9
-
-
-def one(differences, margin: float, spread: float = 0.0):
+def one(differences, margin: float, spread: float = 0.0, looks: Looks | None = None):
     differences = np.array(differences, float)
     noise = np.random.default_rng(0).normal(0, spread, 400)
-    return judge([(differences, differences[:, None] + noise)], margin)[0]
+    return judge([(differences, differences[:, None] + noise)], margin, looks)[0]
 
 
 def test_words():
     assert one([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], margin=0.5).word == "helps"
     assert one([-1.0, -1.1, -0.9, -1.2, -1.0, -0.8], margin=0.5).word == "hurts"
-    assert one([0.1, -0.1, 0.05, -0.05, 0.1, -0.1], margin=0.5).word == "no detectable difference"
+    assert one([0.1, -0.1, 0.05, -0.05, 0.1, -0.1], margin=0.5).word == "equivalent"
     unsure = one([2.0, -1.0, 1.5, -0.5, 1.0, 0.2], margin=0.5)
-    assert (unsure.word, unsure.seeds) == ("underpowered", 6)
+    assert (unsure.word, unsure.reason, unsure.seeds, unsure.final) == ("inconclusive", "seeds", 6, True)
     assert unsure.needed > 6
-    # Five seeds that agree cannot be told from chance by sign flips; six can.
-    assert one([1.0, 1.1, 0.9, 1.2, 1.0], margin=2.0).word == "no detectable difference"
-    assert one([1.0, 1.1, 0.9, 1.2, 1.0], margin=0.5).word == "underpowered"
     # All seeds agree, but other images might say otherwise.
-    assert one([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], margin=0.5, spread=2.0).word == "underpowered"
-    assert one([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], margin=0.5, spread=2.0).needed is None
+    images = one([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], margin=0.5, spread=2.0)
+    assert (images.word, images.reason, images.needed) == ("inconclusive", "images", None)
+    assert images.more_images > 1
+
+
+def test_an_effect_about_the_margin_is_not_called_none():
+    # An interval that leaves 0 and the margin open, here from +0.28 to +0.86 points.
+    found = one([0.0068] * 5 + [0.0], margin=0.005)
+    assert found.word == "inconclusive"
+    assert (found.low, found.high) == (0.0, pytest.approx(0.00858, abs=1e-5))
+    assert found.p == 0.0625
+
+
+def test_three_seeds_say_nothing():
+    for differences in ([0.001, 0.0011, 0.0009], [0.0, 0.0, 0.0], [-0.3, -0.31, -0.29]):
+        found = one(differences, margin=0.005)
+        assert (found.word, found.low, found.high) == ("inconclusive", None, None)
+    # Neither do five that agree: sign flips cannot fall below 0.0625.
+    assert one([1.0, 1.1, 0.9, 1.2, 1.0], margin=2.0).word == "inconclusive"
+    assert one([0.0] * 5, margin=0.5).word == "inconclusive"
 
 
 def test_seeds_that_agree_exactly():
     assert verdict.power(1e16, 6) == pytest.approx(1)
-    assert one([0.1] * 6, margin=0.5).word == "helps"
     same = one([1.0] * 6, margin=0.5)
     assert (same.word, same.low, same.high) == ("helps", 1.0, 1.0)
-    assert one([0.0] * 6, margin=0.5).word == "no detectable difference"
-    # Two that happen to agree do not show how much seeds differ.
-    two = one([0.0] * 2, margin=0.5)
-    assert (two.word, two.low, two.high, two.needed) == ("underpowered", 0.0, 0.0, 6)
-    assert one([0.0] * 5, margin=0.5).word == "underpowered"
+    assert one([0.1] * 6, margin=0.5).word == "helps"
+    assert one([0.0] * 6, margin=0.5).word == "equivalent"
+
+
+def test_one_run_decides():
+    few = [0.30, 0.28, 0.31, 0.29, 0.27, 0.30]
+    assert one(few, margin=0.1).word == "helps"
+    # All above 0, and one run more that fails as runs here can would change that.
+    found = one([0.30, 0.05, 0.15, 0.12, 0.45, 0.10], margin=0.1)
+    assert (found.word, found.reason) == ("inconclusive", "run")
+    assert found.low > 0
+    assert found.p <= 0.05
+    # Without its best run, the claim is gone.
+    best = [0.02, 0.05, -0.01, 0.04, 0.06, 0.03, 0.05, 0.02, 0.01, 0.14]
+    found = one(best, margin=0.01)
+    assert (found.word, found.reason) == ("inconclusive", "run")
+    assert found.middle == pytest.approx(np.sort(best)[3:7].sum() * 0.2 + np.sort(best)[[2, 7]].sum() * 0.1)
+    assert found.middle < found.mean
 
 
 def test_holm_counts_the_arms():
@@ -259,4 +261,116 @@ def test_holm_counts_the_arms():
     arm = (good, good[:, None] + np.zeros(50))
     assert [each.word for each in judge([arm], margin=5.0)] == ["helps"]
     # 2^-5 times two is more than 0.05: two arms need seven seeds.
-    assert [each.p for each in judge([arm, arm], margin=5.0)] == [0.0625, 0.0625]
+    both = judge([arm, arm], margin=5.0)
+    assert [(each.p, each.word, each.low) for each in both] == [(0.0625, "inconclusive", None)] * 2
+    seven = np.append(good, 1.1)
+    noise = np.random.default_rng(3).normal(0, 0.4, 7)
+    arms = [(each, each[:, None] + np.zeros(50)) for each in (seven, noise - noise.mean() + 0.1)]
+    helped, other = judge(arms, margin=0.05)
+    assert helped.word == "helps"
+    # The arm that helped has used its part of the level: the other is judged as if it were alone.
+    alone = one(arms[1][0], margin=0.05)
+    assert (other.low, other.high) == (alone.low, alone.high)
+    assert other.p >= alone.p
+
+
+@given(st.integers(0, 10**6), st.integers(6, 11), st.sampled_from([0.0, 0.3, 1.0, 3.0]), st.integers(1, 4))
+def test_p_and_interval_and_word_never_disagree(seed, seeds, mu, count):
+    rng = np.random.default_rng(seed)
+    arms = [simulated(rng, 1, seeds, STUDIES["all three"], mu) for _ in range(count)]
+    for found in judge([(d[0], r[0]) for d, r in arms], margin=1.0):
+        bounded = found.low is not None
+        excluded = bounded and (found.low > 0 or found.high < 0)
+        assert excluded == (found.p <= 0.05)
+        assert (found.word in ("helps", "hurts") or found.reason == "run") == excluded
+        assert (found.word == "equivalent") == (bounded and -1.0 < found.low and found.high < 1.0 and not excluded)
+        if bounded:
+            assert found.low <= found.mean <= found.high
+
+
+def test_the_interval_is_the_hull_of_both():
+    differences = np.array([0.9, 1.1, 1.0, 1.05, 0.95, 1.4, 1.0, 1.02])
+    flips = SignFlips(differences, Looks((8,))).interval(0.05)
+    # What sign flips reject, by brute force.
+    kept = [shift for shift in np.linspace(0.8, 1.5, 1401) if sign_flip(differences - shift) > 0.05]
+    assert flips == (pytest.approx(min(kept), abs=6e-4), pytest.approx(max(kept), abs=6e-4))
+    t = interval(differences, differences[:, None] + np.zeros(9))
+    found = one(differences, margin=0.1)
+    assert (found.low, found.high) == (min(flips[0], t[0]), max(flips[1], t[1]))
+
+
+# Looks ---------------------------------------------------------------------------------------------------------------
+
+OPEN = Looks.between(6, 24)
+
+
+def test_looks_begin_where_they_can_tell():
+    assert OPEN.seeds == (6, 8, 12, 16, 24)
+    assert Looks.between(6, 24, claims=3).seeds == (8, 12, 16, 24)
+    assert Looks.between(8, 40).seeds == (8, 12, 16, 24, 32, 40)
+    assert Looks.between(6, 6).seeds == (6,)
+    assert Looks.between(3, 4).seeds == (4,)
+    for claims in (1, 2, 3, 8):
+        looks = Looks.between(6, 24, claims)
+        assert sum(looks.shares) == pytest.approx(1)
+        assert looks.shares[0] * 0.05 / claims >= 2.0 ** (1 - looks.seeds[0])
+
+
+def test_looks_spend_the_level_and_no_more():
+    # Given their sizes, all patterns of signs are as likely: how many are rejected at any look is the error rate.
+    looks = Looks((6, 8, 10))
+    sizes = np.abs(np.random.default_rng(0).normal(size=10))
+    for level in (0.05, 0.2):
+        wrong = np.mean([SignFlips(sizes * flipped, looks).rejects(0.0, level) for flipped in verdict.signs(10)])
+        assert 0.6 * level <= wrong <= level
+
+
+def test_a_single_look_is_the_plain_test():
+    for n in (6, 9, 12):
+        differences = np.random.default_rng(n).normal(0.4, 1, n)
+        assert SignFlips(differences, Looks((n,))).p() == pytest.approx(float(sign_flip(differences)), rel=1e-6)
+    assert Looks((6,)).nominal(0.05) == 0.05
+    # Pocock's constants for equally many seeds between looks.
+    assert Looks((6, 12)).nominal(0.05) == pytest.approx(0.0294, abs=1e-4)
+    assert Looks((6, 12, 18, 24, 30)).nominal(0.05) == pytest.approx(0.0158, abs=1e-4)
+    assert Looks((6, 12)).overall(0.0294) == pytest.approx(0.05, abs=2e-4)
+
+
+def test_an_arm_keeps_its_word_and_the_others_go_on():
+    rng = np.random.default_rng(0)
+    clear, unsure = 3 + rng.normal(0, 0.3, 24), rng.normal(0, 3, 24)
+    arms = [(each, each[:, None] + np.zeros(50)) for each in (clear, unsure)]
+    looks = Looks.between(6, 24, claims=2)
+    at_first = judge([(d[:7], r[:7]) for d, r in arms], 0.5, looks)
+    assert [(each.word, each.final, each.next) for each in at_first] == [
+        ("helps", True, None),
+        ("inconclusive", False, 12),
+    ]
+    later = judge([(arms[0][0][:7], arms[0][1][:7]), arms[1]], 0.5, looks)
+    assert later[0] == at_first[0]
+    assert (later[1].seeds, later[1].final) == (24, True)
+    early = judge([(d[:5], r[:5]) for d, r in arms], 0.5, looks)
+    assert {(each.word, each.final, each.next, each.p, each.low) for each in early} == {
+        ("preliminary", False, 7, None, None)
+    }
+
+
+def test_it_ends_where_only_images_would_tell():
+    rng = np.random.default_rng(1)
+    differences = rng.normal(0.2, 0.1, 12)
+    found = one(differences, margin=0.5, spread=0.6, looks=OPEN)
+    assert (found.word, found.reason, found.final) == ("inconclusive", "images", True)
+    assert found.seeds <= 12
+
+
+def test_probability_that_a_new_run_is_better():
+    differences = np.array([1.0, 2.0, 1.5, -0.5, 1.2, 0.8])
+    share, low, high = verdict.probability_better(differences, differences[:, None] + np.zeros(100))
+    assert share == pytest.approx(5 / 6)
+    assert (low, high) == tuple(pytest.approx(bound) for bound in stats.binomtest(5, 6).proportion_ci(method="exact"))
+    noise = np.random.default_rng(0).normal(0, 3, 2000)
+    share, low, high = verdict.probability_better(differences, differences[:, None] + noise)
+    assert share == pytest.approx(stats.norm.cdf(differences / 3).mean(), abs=0.02)
+    assert low < 0.2  # images alone decide the sign, so all seeds together are worth about one pair
+    assert verdict.probability_better(np.zeros(6), np.zeros((6, 10)))[0] == 0.5
+    assert verdict.probability_better(np.ones(6), np.ones((6, 10))) == (1, pytest.approx(0.5407, abs=1e-4), 1)

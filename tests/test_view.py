@@ -226,7 +226,7 @@ def test_every_state_and_the_curves_are_told_and_follow_the_files(small):
 def test_the_verdict_is_that_of_the_report(small):
     found = client(small).get("/data/progress").json()
     assert found["page"] is True
-    assert found["verdict"]["sentence"].startswith("ema@neck: no detectable difference. mAP50-95 changed by")
+    assert found["verdict"]["sentence"].startswith("ema@neck: equivalent within ±1.0 points. mAP50-95 changed by")
     assert found["verdict"]["complete"] is True
     (small / "results.json").unlink()
     (small / "report.html").unlink()
@@ -865,7 +865,7 @@ def chosen(page) -> str:
 @pytest.mark.slow
 def test_clicking_through_a_study(visit, small):
     page = visit(small)
-    assert page.inner_text("#lead").startswith("ema@neck: no detectable difference.")
+    assert page.inner_text("#lead").startswith("ema@neck: equivalent within ±1.0 points.")
     assert page.inner_text("#summary") == "6 of 6 runs finished."
     assert page.locator("#runs tbody tr").count() == 3
     assert page.locator("#runs tbody td svg polyline").count() == 6
@@ -1007,7 +1007,7 @@ def test_a_study_under_way_goes_on_without_a_reload(visit, small):
         page = visit(small)
         assert page.inner_text("#summary") == "5 of 6 runs finished: 1 running, about 45 s left."
         assert page.inner_text("td.running .state") == "running 1/4"
-        assert page.inner_text("#lead").startswith("So far: ema@neck: no detectable difference.")
+        assert page.inner_text("#lead").startswith("So far: ema@neck: equivalent within ±1.0 points.")
         page.evaluate("window.kept = true")
         progress(study, cell, [0.1, 0.2, 0.3])
         until(page, "document.querySelector('td.running .state').textContent === 'running 3/4'")

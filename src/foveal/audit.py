@@ -70,7 +70,7 @@ def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "c
     Args:
         run_a: folder of the baseline's run.
         run_b: folder of the other one.
-        data: data file to evaluate on, downloaded if it says from where; by default that of the runs, if it is here.
+        data: data file to evaluate on; by default that of the runs, if it is here.
         device: of the evaluation, as Ultralytics takes it.
         evaluate: False compares only what the runs wrote down.
 

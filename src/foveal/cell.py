@@ -23,12 +23,14 @@ from filelock import FileLock, Timeout
 from . import averages, classifier, dataset, recording, zoo
 from . import yolo as host
 from .arms import Arm
+from .bound import Bound
 from .dataset import Contents, Refused
 from .errors import UserError, shown
 from .files import write_text
 from .graft import add
 from .metric import METRICS
 from .plan import Cell, Plan, versions
+from .surgery import opened
 
 BUSY = 75  # exit code of a process that finds its cell taken, as sysexits.h has it for "try again later"
 PLAN, CELLS, DATA, REFUSED, RESULT, FAILURE, LOCK, LOG = (
@@ -63,6 +65,7 @@ class Result:
         data: digest of the data set.
         versions: of what decides a result.
         finished: when, in UTC.
+        opened: largest gain of the identity starts in best.pt and in last.pt, by these names; None where there is none.
     """
 
     arm: str
@@ -83,6 +86,7 @@ class Result:
     data: str
     versions: dict[str, str]
     finished: str
+    opened: dict[str, float] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> "Result | None":
@@ -140,7 +144,7 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
     Raises:
         UserError: no such cell as things are now.
     """
-    plan = Plan.read(study / PLAN)
+    plan = Plan.read(study / PLAN, download=True)
     now = dataset.contents(plan.data, study / DATA)
     cell = next((cell for cell in plan.cells(now.digest) if cell.key == key), None)
     if cell is None:
@@ -166,7 +170,9 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
 def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path, device: str) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
     scan(plan, study)
-    record = _trained(plan, cell, folder, device)
+    bound = Bound(plan.data, str((study / DATA).resolve()), before.digest, before.stamp)
+    bound.save(folder)
+    record = _trained(plan, cell, folder, device, bound)
     settings = {key: plan.train[key] for key in JUDGING if key in plan.train}
     settings |= {"device": device}
     scores, disagreement = {}, 0.0
@@ -178,10 +184,8 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         disagreement = max(disagreement, *(abs(ours[key] - theirs[key]) for key in theirs))
         scores |= {key + end: value for key, value in theirs.items()}
         averages.load(folder, kind, plan.task)  # here, because cells run side by side and a report does not
-    after = dataset.contents(plan.data, study / DATA)
-    if changed := after.difference(before):
-        raise UserError(f"the data set changed while the cell was training: {changed}", "run the study again")
-    models = [host.load(folder / "weights" / f"{kind}.pt").model for kind in KINDS]
+    bound.require(before)
+    models = {kind: host.load(folder / "weights" / f"{kind}.pt").model for kind in KINDS}
     result = Result(
         arm=cell.arm.name,
         pair=cell.pair,
@@ -192,8 +196,10 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         batch=record["batch"],
         batches=record["batches"],
         start=record["start"],
-        finite=all(bool(tensor.isfinite().all()) for model in models for tensor in model.state_dict().values()),
-        parameters=host.count(models[0]),
+        finite=all(
+            bool(tensor.isfinite().all()) for model in models.values() for tensor in model.state_dict().values()
+        ),
+        parameters=host.count(models["best"]),
         seconds=round(sum(record["seconds"]), 1),
         peak_bytes=record["peak_bytes"],
         resumed=record["resumed"],
@@ -201,6 +207,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         data=before.digest,
         versions=versions(),
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        opened={kind: opened(model) for kind, model in models.items()} if opened(models["best"]) is not None else None,
     )
     write_text(folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
     for file in (folder / recording.RESUME, *folder.glob("start.*")):
@@ -232,9 +239,11 @@ def chosen_on(described: dict) -> str:
     return next(split for split in ("val", "test") if described.get(split))
 
 
-def _trained(plan: Plan, cell: Cell, folder: Path, device: str) -> dict:
+def _trained(plan: Plan, cell: Cell, folder: Path, device: str, bound: Bound) -> dict:
     """Train, or go on training, or find it done; what the trainer recorded."""
     checkpoint = recording.resumable(folder)
+    if checkpoint and checkpoint["foveal"]["record"].get("data") != bound.digest:
+        checkpoint = None  # it read other data, or nobody knows what
     arguments = host.train_arguments(plan.train)
     epochs = arguments["epochs"]
     if checkpoint and checkpoint["epoch"] + 1 >= epochs and _whole(folder):
@@ -243,6 +252,7 @@ def _trained(plan: Plan, cell: Cell, folder: Path, device: str) -> dict:
         settings = {"resume": str(folder / recording.RESUME), "device": device}
     else:
         _clear(folder)
+        bound.save(folder)
         plan.recipe.save(folder)
         model = start(cell.arm, cell.seed, folder, dataset.described(plan.data)["names"])
         settings = {**plan.train, "seed": cell.seed, "device": device, "model": model}

@@ -35,7 +35,12 @@ def run_study(
     model: Annotated[str, typer.Option(help="A .pt file, or a model YAML or its name.")] = "",
     data: Annotated[str, typer.Option(help="A data.yaml.")] = "",
     arms: Annotated[str, typer.Option(help='Such as "ema@neck,coord@neck,A/A,placebo,one size up".')] = "",
-    seeds: Annotated[int | None, typer.Option(help="How many runs of each arm. [default: 6]")] = None,
+    seeds: Annotated[
+        str,
+        typer.Option(
+            help="Runs of each arm, or 6..24: from 6 on until an answer is there. [default: as few as can tell]"
+        ),
+    ] = "",
     folder: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the study.")] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Trainings at once, on each device. [default: 1; with Ray all that fit]")
@@ -62,7 +67,7 @@ def run_study(
 
     if executor not in ("local", "ray"):
         raise UserError(f"there is no executor {executor!r}", "local and ray are known")
-    given = {"model": model, "data": data, "arms": arms, "seeds": seeds}
+    given = {"model": model, "data": data, "arms": arms, "seeds": int(seeds) if seeds.isdecimal() else seeds}
     asked = _asked(arguments or [], {key: value for key, value in given.items() if value}, folder)
     if dry_run:
         if scale is not None:

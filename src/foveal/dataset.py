@@ -56,12 +56,13 @@ def beside(data: str, folder: Path) -> str:
     return data if plan else str(found)  # and so may a plan
 
 
-def described(data: str, download: bool = True) -> dict:
+def described(data: str, download: bool = False) -> dict:
     """Splits with absolute paths or None, `names`, and `path`, which all of it is below; of a data file `absent`, too.
 
     Args:
         data: a data file or a folder for classifiers.
-        download: what is not there, if the host knows from where; else that is an error, too.
+        download: what is not there, if the host knows from where or the file says it; that may run code of the file,
+            so only commands that train or judge on it do. Else it is an error.
 
     Raises:
         UserError: it is not there, or the host refuses it.
@@ -130,11 +131,11 @@ def labels(pictures: list[Path]) -> list[Path]:
     return [Path(path) for path in img2label_paths([str(picture) for picture in pictures])]
 
 
-def data_file(data: str, download: bool = True) -> dict:
+def data_file(data: str, download: bool = False) -> dict:
     """A data file as the host reads it: splits with absolute paths, `names`, `path`.
 
-    What is not there is downloaded, if the file says from where. A test split that is named and not there is none, as
-    in trainings of the host, and `absent` holds its path.
+    What is not there is downloaded if that is asked for, as in `described`. A test split that is named and not there is
+    none, as in trainings of the host, and `absent` holds its path.
 
     Raises:
         UserError: no such file, or one the host refuses.
@@ -154,7 +155,7 @@ def data_file(data: str, download: bool = True) -> dict:
 def absent_test(data: str) -> str | None:
     """The test split that a data file names and that is not there; None if there is none such, or no data here."""
     try:
-        return described(data, download=False).get("absent")
+        return described(data).get("absent")
     except UserError:
         return None
 
@@ -296,7 +297,10 @@ def _below(folder: Path) -> list[Path]:
 
 def _refused(what: str, error: Exception) -> UserError:
     said = " ".join(str(error).split()).rstrip(".")
-    return UserError(f"the {what} cannot be used: {said}", "check the paths in it")
+    hint = "check the paths in it"
+    if isinstance(error, FileNotFoundError):
+        hint += "; foveal study run also downloads what it says how to"
+    return UserError(f"the {what} cannot be used: {said}", hint)
 
 
 # Has it changed? -----------------------------------------------------------------------------------------------------
@@ -304,10 +308,17 @@ def _refused(what: str, error: Exception) -> UserError:
 
 @dataclass(frozen=True)
 class Contents:
-    """Digest of a data set, and of each of its files by path below its root."""
+    """What a data set holds.
+
+    Attributes:
+        digest: of names, splits and files.
+        files: a digest of each file, by its path below the root.
+        stamp: of sizes and times of the files, which change when one is written again, with whatever content.
+    """
 
     digest: str
     files: dict[str, str]
+    stamp: str = ""
 
     def difference(self, earlier: "Contents") -> str:
         """Which files differ, in words; empty if none."""
@@ -350,7 +361,11 @@ def contents(data: str, cache: Path) -> Contents:
     if stored != known:
         write_text(cache, json.dumps(stored))
     whole = {"names": list(found["names"].values()), "splits": splits, "files": sorted(files.items())}
-    return Contents(hashlib.blake2b(json.dumps(whole).encode(), digest_size=16).hexdigest(), files)
+    return Contents(_digest(whole), files, _digest(sorted(times.items())))
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
 def _load(cache: Path) -> dict[str, list]:

@@ -79,7 +79,7 @@ def check(
         )
         if chosen_on == plan.split
         else Finding("split", True, f"judged on {plan.split}, which chose nothing"),
-        _same("versions", {str(sorted(r.versions.items())) for r in values}, "the same versions everywhere"),
+        _same("versions", {_versions(r) for r in values}, "the same versions everywhere"),
         _same("device", {_kind(r.device) for r in values}, "every run on {}"),
         _resumed(values),
     ]
@@ -100,9 +100,24 @@ def labels(refused: Mapping[str, Refused] | None) -> Finding:
     return Finding("labels", None, f"left out by Ultralytics: {told}")
 
 
+def frozen(changed: Mapping[str, tuple[object, object]] | None) -> Finding:
+    """What of the plan was changed after the study began, as it was and as it is; None if nobody noted it."""
+    if changed is None:
+        return Finding("frozen", None, "whether the plan was changed is not known")
+    if not changed:
+        return Finding("frozen", True, "arms, looks, margin and split are those that the study began with")
+    told = "; ".join(f"{key} {was} when the study began, {now} now" for key, (was, now) in changed.items())
+    return Finding("frozen", False, f"after results were there: {told}. The error rate is that of the first plan")
+
+
 def _all(check: str, holds: Iterable[bool], yes: str, no: str) -> Finding:
     broken = sum(not ok for ok in holds)
     return Finding(check, not broken, f"{broken} runs: {no}" if broken else yes)
+
+
+def _versions(result: Result) -> str:
+    """Of what decides a result; cells of one protocol are alike whatever release of foveal trained them."""
+    return str(sorted((name, number) for name, number in result.versions.items() if name != "foveal"))
 
 
 def _same(check: str, found: set, detail: str) -> Finding:

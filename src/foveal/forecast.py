@@ -84,7 +84,7 @@ def _place(device: str) -> torch.device | None:
 def counted(plan: Plan) -> Mapping[str, int]:
     """Images in each split, of the data if they are here, else as the paper has them."""
     try:
-        there = dataset.described(plan.data, download=False)
+        there = dataset.described(plan.data)
         return {split: len(dataset.images(plan.data, split)) for split in dataset.SPLITS if there.get(split)}
     except UserError:
         return plan.paper.images if plan.paper else {}

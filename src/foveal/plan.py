@@ -20,6 +20,7 @@ from .errors import UserError, endless, shown
 from .files import beside, digest
 from .metric import METRICS, Metric
 from .recipe import Recipe
+from .verdict import LEVEL, Looks, fewest_seeds
 
 # What decides a run is said here where the host would choose by what it sees, and runs are never cut short.
 FAIR = {"optimizer": "AdamW", "lr0": 0.001, "momentum": 0.9, "warmup_bias_lr": 0.0, "patience": 0, "plots": False}
@@ -40,6 +41,7 @@ UNFAIR = {
 # Training arguments that stand elsewhere in a plan, or that a study sets itself.
 ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
 KEYS = ("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal")
+PROTOCOL = 1  # of how a cell is trained and judged: cells of another one do not count
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Plan:
         model: a .pt file, a model YAML or its name, or a model of a zoo.
         data: a data file for detectors, a folder for classifiers.
         arms: the baseline first.
-        seeds: one run of each arm for each.
+        seeds: one run of each arm for each, in the order in which they are trained.
         train: training arguments of the host, those in which a study differs from it included.
         split: what the verdict is judged on, "test" or "val".
         margin: the smallest difference of the metric that would matter.
@@ -58,6 +60,7 @@ class Plan:
         paper: what a paper reports of the same arms, if the plan repeats one.
         rehearsal: the share of a larger plan that this is, if it is.
         text: as it was written, for files and reports.
+        looks: how many seeds there are each time that arms are judged; an arm that has its word is trained no more.
     """
 
     model: str
@@ -71,15 +74,20 @@ class Plan:
     paper: "Paper | None" = None
     rehearsal: float | None = None
     text: dict[str, object] = field(default_factory=dict)
+    looks: tuple[int, ...] = ()
 
     @classmethod
-    def read(cls, path: Path) -> "Plan":
+    def read(cls, path: Path, download: bool = False) -> "Plan":
         """Read a YAML file; what it names is looked for beside it first.
+
+        Args:
+            path: of the file.
+            download: data that is not there, which may run code of its file.
 
         Raises:
             UserError: no such file, or one that is no plan.
         """
-        return cls.of(load(path), path.parent)
+        return cls.of(load(path), path.parent, download=download)
 
     @property
     def task(self) -> str:
@@ -92,13 +100,16 @@ class Plan:
         return METRICS[self.task]
 
     @classmethod
-    def of(cls, written: Mapping[str, object], folder: Path = Path(), look: bool = True) -> "Plan":
+    def of(
+        cls, written: Mapping[str, object], folder: Path = Path(), look: bool = True, download: bool = False
+    ) -> "Plan":
         """A plan from its keys, `KEYS`.
 
         Args:
             written: the keys and their values.
             folder: where files are looked for first.
-            look: at the data, which the host may download for that; else the plan must name its split.
+            look: at the data; else the plan must name its split.
+            download: data that is not there, which may run code of its file.
 
         Raises:
             UserError: a key or value that cannot work.
@@ -116,10 +127,12 @@ class Plan:
             raise UserError(f"model: {model!r} is neither a .pt file nor a model YAML", "model: yolo11n.pt")
         names = written["arms"]
         arms = arm_names.read(arm_names.split(names) if isinstance(names, str) else names, model, folder)
-        seeds = _seeds(written.get("seeds", 6))
         if len(arms) < 2:
             raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
+        seeds, looks = _seeds(written.get("seeds"), claims(arms))
         split = written.get("split")
+        if download:
+            dataset.described(data, download=True)
         if look or split not in ("test", "val"):
             split = _split(split, data)
         metric = METRICS[_task(data)]
@@ -137,6 +150,7 @@ class Plan:
             paper=Paper.of(written["paper"]) if written.get("paper") else None,
             rehearsal=_share(written.get("rehearsal")),
             text={**written, "arms": names, "split": split},
+            looks=looks,
         )
 
     def cells(self, data_digest: str) -> list["Cell"]:
@@ -232,6 +246,11 @@ def load(path: Path) -> dict[str, object]:
     return written
 
 
+def claims(arms: tuple[Arm, ...]) -> int:
+    """How many arms the error rate of a study is shared by: the treatments, or a control where there is none."""
+    return max(1, sum(arm.role == "treatment" for arm in arms))
+
+
 def versions() -> dict[str, str]:
     """Of what decides a result."""
     return {name: version(name) for name in ("foveal", "ultralytics", "torch", "numpy")} | {
@@ -248,16 +267,26 @@ def _text(key: str, value: object) -> str:
     return value
 
 
-def _seeds(written: object) -> tuple[int, ...]:
+def _seeds(written: object, shared_by: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The seeds, and how many of them there are at each look."""
+    if written is None:
+        written = fewest_seeds(LEVEL / shared_by)
+    if isinstance(written, str) and (ends := re.fullmatch(r"(\d{1,9}) *\.\. *(\d{1,9})", written.strip())):
+        first, last = map(int, ends.groups())
+        if not 2 <= first <= last < OTHER_SEEDS:
+            raise UserError(
+                f"seeds: {shown(written)} does not rise from 2 or more to below {OTHER_SEEDS}", "seeds: 6..24"
+            )
+        looks = Looks.between(first, last, shared_by).seeds
+        return tuple(range(looks[-1])), looks
     # No longer than is needed to see that it is too long.
     seeds = list(range(min(written, OTHER_SEEDS + 1))) if type(written) is int else written
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < OTHER_SEEDS for s in seeds):
-        raise UserError(
-            f"seeds: {shown(written)} is neither a number of seeds nor a list below {OTHER_SEEDS}", "seeds: 6"
-        )
+        said = f"seeds: {shown(written)} is no number of seeds, no range such as 6..24 and no list below {OTHER_SEEDS}"
+        raise UserError(said, "seeds: 6")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: {shown(written)} says a seed twice", "seeds: [0, 1, 2, 3, 4, 5]")
-    return tuple(seeds)
+    return tuple(seeds), (len(seeds),)
 
 
 def _task(data: str) -> str:
@@ -309,7 +338,8 @@ def _key(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) -
         "train": plan.train,
         "split": plan.split,
         "data": data_digest,
-        "versions": versions(),
+        "protocol": PROTOCOL,
+        "versions": {name: number for name, number in versions().items() if name != "foveal"},
     }
     if plan.recipe != Recipe():
         decides["recipe"] = asdict(plan.recipe)

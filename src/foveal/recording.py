@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from . import yolo as host
 from .answers import Answers
+from .bound import Bound
 from .detections import Detections
 from .errors import UserError
 from .files import require_intact, write_text, write_whole
@@ -55,8 +56,9 @@ class _Recording:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.recipe = Recipe.load(Path(self.save_dir))
+        self.recipe, self.bound = Recipe.load(Path(self.save_dir)), Bound.load(Path(self.save_dir))
         self.record = {"start": {}, "batches": [], "seconds": [], "peak_bytes": None, "resumed": 0}
+        self.record["data"] = self.bound and self.bound.digest
         self._digest, self._position, self._began = hashlib.blake2b(digest_size=8), -1, 0.0
         self._last_step, self._unapplied, self._steps_in_time, self._nominal = -1, {}, True, 1
 
@@ -93,7 +95,9 @@ class _Recording:
         self._last_step = self._iteration()
 
     def save_model(self):
-        """The host's, then everything that an exact continuation needs."""
+        """The host's, then everything that an exact continuation needs, if the epoch read what it should have."""
+        if self.bound:
+            self.bound.require()
         saved = super().save_model()
         self.record["batches"].append(self._digest.hexdigest())
         self.record["seconds"].append(time.perf_counter() - self._began)

@@ -38,14 +38,14 @@ def reduced(written: Mapping[str, object], beside: Path, folder: Path, share: fl
         raise UserError("the plan is a rehearsal already", "give the plan that it is taken from")
     # What is read here is the same for every model of the file.
     plan, *_ = [Plan.of(one, beside, look=False) for one in each(written)]
-    train, seeds = written.get("train") or {}, written.get("seeds", len(plan.seeds))
+    train, seeds = written.get("train") or {}, written.get("seeds")
     data = _copied(plan.data, folder, share)
     epochs = host.train_arguments(plan.train)["epochs"]
     count = max(FEWEST_SEEDS, round(share * len(plan.seeds)))
     return {
         **written,
         "data": str(data.resolve()),
-        "seeds": count if isinstance(seeds, int) else seeds[:count],
+        "seeds": seeds[:count] if isinstance(seeds, list) else count,
         "train": {**train, "epochs": max(1, round(share * epochs))},
         "rehearsal": share,
     }
@@ -53,7 +53,7 @@ def reduced(written: Mapping[str, object], beside: Path, folder: Path, share: fl
 
 def _copied(data: str, folder: Path, share: float) -> Path:
     """Evenly chosen images and their labels, copied as a whole; an earlier copy of the same is taken as it is."""
-    target, found = folder / f"data-{share:g}", dataset.described(data)
+    target, found = folder / f"data-{share:g}", dataset.described(data, download=True)
     classified, origin = dataset.is_classified(data), str(found["path"])
     result = target if classified else target / "data.yaml"
     if (target / ORIGIN).is_file() and (target / ORIGIN).read_text(encoding="utf-8") == origin:

@@ -23,6 +23,7 @@ from .charts import Number
 from .errors import UserError
 from .files import write_text
 from .metric import METRICS, Metric
+from .older import judged_anew
 from .typeset import NOTHING, look_up, shown
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -42,6 +43,7 @@ def write(results: dict, folder: Path, language: str = "en") -> list[Path]:
     """
     if language not in LANGUAGES:
         raise UserError(f"no report in language {language!r}", f"languages: {', '.join(LANGUAGES)}")
+    results = judged_anew(results)
     texts = {
         "report.html": Page(results, language).render(),
         "table.md": paper_table(results),
@@ -54,7 +56,7 @@ def write(results: dict, folder: Path, language: str = "en") -> list[Path]:
 
 def sentence(results: dict, language: str = "en") -> str:
     """The verdict in one line, as the page begins; of a rehearsal that is no verdict, and says so."""
-    page = Page(results, language)
+    page = Page(judged_anew(results), language)
     rehearsal = [page.rehearsal()] if results.get("scale") else []
     return " ".join(part.striptags() for part in (*rehearsal, *page.verdict()))
 
@@ -93,14 +95,19 @@ def paper_table(results: dict) -> str:
 
         difference = NOTHING
         if arm["verdict"]:
-            bounds = [cell(f"verdict.{bound}", "signed-points") for bound in ("low", "high")]
-            difference = f"{cell('verdict.mean', 'signed-points')} [{', '.join(bounds)}]"
+            difference = cell("verdict.mean", "signed-points")
+            if arm["verdict"]["low"] is not None:
+                bounds = [cell(f"verdict.{bound}", "signed-points") for bound in ("low", "high")]
+                difference += f" [{', '.join(bounds)}]"
         average = cell(metric.key, "mean-points")
         if arm["seeds"][1:]:
             average += f" ± {cell(metric.key, 'deviation-points')}"
         name = " ".join(arm["name"].split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
         row = [name, cell("seeds", "count"), average, cell(metric.second_key, "mean-points"), difference]
-        row += [cell("verdict.p", "p"), cell("verdict.word", "text"), cell("cost.parameters", "integer")]
+        word = cell("verdict.word", "text")
+        if word == "equivalent":
+            word += f" within ±{shown(results['statistics']['margin'], 'points')}"
+        row += [cell("verdict.p", "p"), word, cell("cost.parameters", "integer")]
         lines.append([*row, cell("cost.flops", "giga"), cell("cost.milliseconds.1", "milliseconds")])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -216,7 +223,8 @@ class Page:
 
     def word(self, word: str) -> Markup:
         """The word of a verdict."""
-        return self.say(f"word_{word.replace(' ', '_')}")
+        margin = self.number("statistics.margin", "points")
+        return self.say(f"word_{word.replace(' ', '_')}", margin=margin)
 
     def verdict(self) -> tuple[Markup, Markup]:
         """The sentence that says it all: the word, and the numbers."""
@@ -224,22 +232,41 @@ class Page:
             return self.say("verdict_missing"), self.say("verdict_missing_why")
         index = [arm["name"] for arm in self.arms].index(self.results["verdict"]["arm"])
         arm, at = self.arms[index], f"arms.{index}.verdict"
-        found = arm["verdict"]
-        end = found["word"].replace(" ", "_")
-        if end in ("helps", "hurts"):
-            end = "below_margin" if abs(found["mean"]) < self.results["statistics"]["margin"] else "stop"
-        elif end == "underpowered" and found["needed"] is None:
-            end = "only_images"
+        end = self.end(index)
+        numbers = "verdict_numbers_alone" if arm["verdict"]["low"] is None else "verdict_numbers"
         margin = self.number("statistics.margin", "points")
-        return self.say(f"verdict_{found['word'].replace(' ', '_')}", arm=self.name(arm["name"])), self.say(
-            "verdict_numbers",
+        word = arm["verdict"]["word"].replace(" ", "_")
+        return self.say(f"verdict_{word}", arm=self.name(arm["name"]), margin=margin), self.say(
+            numbers,
             metric=self.judged(),
             **{key: self.number(f"{at}.{key}", "signed-points") for key in ("mean", "low", "high")},
             coverage=self.number("statistics.level", "coverage"),
             p=self.number(f"{at}.p", "p-relation"),
             seeds=self.number(f"{at}.seeds", "integer"),
-            end=self.say(f"verdict_end_{end}", margin=margin, needed=self.number(f"{at}.needed", "integer")),
+            end=self.say("verdict_end", end=end) if end else self.say("verdict_end_stop"),
         )
+
+    def end(self, index: int) -> Markup:
+        """What a reader of an arm's word must know beside it; empty where that is nothing."""
+        found, at = self.arms[index]["verdict"], f"arms.{index}.verdict"
+        end = found["word"].replace(" ", "_")
+        if end in ("helps", "hurts"):
+            if abs(found["mean"]) >= self.results["statistics"]["margin"]:
+                return Markup("")
+            end = "below_margin"
+        elif end == "inconclusive":
+            known = {"seeds": found["needed"], "images": found["more_images"]}.get(found["reason"], True)
+            end = found["reason"] if known else "unknown"
+        parts = {
+            "margin": self.number("statistics.margin", "points"),
+            "each": self.number("statistics.level", "half-per-cent"),
+            "learned": self.number("statistics.learned", "points"),
+            "needed": self.number(f"{at}.needed", "integer"),
+            "more": self.number(f"{at}.more_images", "times"),
+            "next": self.number(f"{at}.next", "integer"),
+        }
+        said = self.say(f"end_{end}", **parts)
+        return said if found["final"] or end == "preliminary" else said + self.say("end_next", **parts)
 
     def others(self) -> Iterator[tuple[int, dict]]:
         """All arms but the baseline, and their places."""
@@ -262,7 +289,8 @@ class Page:
             at, found = f"arms.{index}.verdict", arm["verdict"]
             seeds = found["differences"] if found else paired(arm, self.arms[self.baseline], self.metric.key).values()
             low, high = (self.value(f"{at}.{bound}", "signed-points") for bound in ("low", "high"))
-            label = [self.value(f"{at}.mean", "signed-points"), *((" [", low, ", ", high, "]") if found else ())]
+            bounded = bool(found) and found["low"] is not None
+            label = [self.value(f"{at}.mean", "signed-points"), *((" [", low, ", ", high, "]") if bounded else ())]
             interval = [_points(found[key]) for key in ("mean", "low", "high")] if found else ()
             dots = [100 * difference for difference in seeds]
             effects.append(charts.Effect(arm["name"], arm["role"], *interval, seeds=dots, label=label))

@@ -11,37 +11,43 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import averages, classifier, dataset, fairness, recording, study_gates, timing, zoo
+from . import averages, classifier, dataset, fairness, recording, study_gates, timing, verdicts, zoo
 from . import yolo as host
 from .answers import Answers
 from .arms import Arm
-from .cell import KINDS, LOG, Result, chosen_on, refused
+from .cell import LOG, Result, chosen_on, refused
 from .costs import costs, device_of
 from .detections import SIZES, Detections
 from .errors import UserError
 from .files import write_text
 from .metric import Metric
-from .plan import Plan, versions
+from .plan import Plan, claims, versions
 from .study import Study, rows
-from .verdict import LEVEL, Verdict, detectable, fewest_seeds, interval, judge, mcnemar
+from .verdict import LEVEL, Verdict, detectable, fewest_seeds, interval, mcnemar
+from .verdicts import Averages, differences, overall
 
 SHOWN = 10  # images won, and lost
+# The treatment with the most to say comes first.
+ORDER = ("helps", "hurts", "equivalent", "inconclusive", "never opened", "nothing learned", "preliminary")
 
 
 def before(plan: Plan, found: Mapping[tuple[str, int], Result]) -> str:
     """What this many seeds can find, to be read before hours are spent; with the results there are."""
-    seeds, claims = len(plan.seeds), _claims(plan.arms)
-    smallest, level = 2.0 ** (1 - seeds), LEVEL / claims
+    seeds, level = plan.looks[-1], LEVEL / claims(plan.arms)
     epochs = host.train_arguments(plan.train)["epochs"]
-    lines = [f"{len(plan.arms) * seeds} trainings of {epochs} epochs, {len(found)} of them finished"]
-    if smallest * claims > LEVEL:
-        p = min(1.0, smallest * claims)
+    most = "" if plan.looks == (seeds,) else "at most "
+    lines = [f"{most}{len(plan.arms) * seeds} trainings of {epochs} epochs, {len(found)} of them finished"]
+    if seeds < fewest_seeds(level):
+        p = min(1.0, 2.0 ** (1 - seeds) * claims(plan.arms))
         lines.append(f"{seeds} seeds cannot call anything a help: the smallest p is {p:.2g}. {fewest_seeds(level)} can")
     else:
         lines.append(
             f"{seeds} seeds find a difference of {detectable(seeds, level):.2f} standard deviations of the paired "
-            f"differences with a power of 80 %; the smallest p is {smallest:.2g}"
+            f"differences with a power of 80 %; the smallest p is {2.0 ** (1 - seeds):.2g}"
         )
+    if most:
+        counts = ", ".join(map(str, plan.looks))
+        lines.append(f"arms are judged after {counts} seeds; one that has its word by then is trained no more")
     if plan.split != "test" and (absent := dataset.absent_test(plan.data)):
         lines.append(f"judged on {plan.split}{fairness.without_test(absent)}")
     deviation = _deviation(found, plan)
@@ -65,9 +71,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     if not any(arm == "baseline" for arm, _ in found):
         raise _nothing_finished(study)
     folders = {(c.arm.name, c.pair): study.path(c) for c in study.cells if (c.arm.name, c.pair) in found}
-    averaged = {
-        where: {kind: averages.load(folder, kind, plan.task) for kind in KINDS} for where, folder in folders.items()
-    }
+    averaged = verdicts.loaded(plan, folders)
     cost = costs(study, found, measure)
     described = dataset.described(plan.data)
     names = list(described["names"].values())
@@ -80,22 +84,18 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     arms = [
         _arm(arm, plan, found, folders, averaged, judged, names, sizes) | {"cost": cost[arm.name]} for arm in plan.arms
     ]
-    _judge(arms, averaged, plan.margin)
+    _judge(arms, plan, found, averaged)
     _over_placebo(arms, averaged)
     study_gates.link(study, arms, draw=measure)
     splits = {"chosen_on": chosen_on(described), "absent": described.get("absent")}
     findings = fairness.check(plan, study.epochs, found, folders, _sources(plan.arms), **splits)
-    findings.append(fairness.labels(refused(study.folder)))
+    findings += [fairness.labels(refused(study.folder)), fairness.frozen(study.changed())]
     if any(not np.array_equal(truth.name, judged(*where).name) for where in folders):
         findings.append(fairness.Finding("evaluator", False, "arms were judged on different images"))
     else:
         findings.append(fairness.Finding("evaluator", True, f"every run judged on the same {len(truth.name)} images"))
     states = study.states()
     failed = [s for s in states if s.word == "failed"]
-    deviation = _deviation(found, plan)
-    claims = _claims(plan.arms)
-    seeds = len({pair for _, pair in found})
-    possible = detectable(seeds, LEVEL / claims)
     name = study.folder.resolve().name
     return {
         "foveal": versions()["foveal"],
@@ -103,14 +103,14 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         "name": name,
         "task": plan.task,
         "scale": plan.rehearsal,
-        "complete": len(found) == len(study.cells),
+        "complete": all(state.word == "finished" for state in states),
         "cells": {
-            "planned": len(study.cells),
+            "planned": len(states),
             "finished": len(found),
             "failed": [{"arm": s.cell.arm.name, "seed": s.cell.pair, "reason": s.reason} for s in failed],
         },
         "plan": {**plan.text, "arms": [arm.name for arm in plan.arms], "seeds": list(plan.seeds), "train": plan.train}
-        | {"split": plan.split, "margin": plan.margin},
+        | {"looks": list(plan.looks), "split": plan.split, "margin": plan.margin},
         "commands": [f"foveal study {command} {name}" for command in ("run", "report")],
         "data": {
             "digest": study.contents.digest,
@@ -123,15 +123,8 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         "versions": versions(),
         "machine": timing.environment(torch.device(device_of(found))),
         "statistics": {"metric": plan.metric.name, "second": plan.metric.second}
-        | {"level": LEVEL, "margin": plan.margin, "resamples": averages.RESAMPLES},
-        "power": {
-            "seeds": seeds,
-            "treatments": claims,
-            "detectable_deviations": None if math.isinf(possible) else possible,
-            "smallest_p": 2.0 ** (1 - seeds),
-            "deviation": deviation,
-            "detectable": None if deviation is None or math.isinf(possible) else deviation * possible,
-        },
+        | {"level": LEVEL, "margin": plan.margin, "resamples": averages.RESAMPLES, "treatments": claims(plan.arms)}
+        | {"looks": list(plan.looks), "learned": verdicts.LEARNED * plan.margin},
         "verdict": _headline(arms),
         "fairness": [dataclasses.asdict(finding) for finding in findings],
         "arms": arms,
@@ -161,24 +154,7 @@ def write(results: dict[str, object], folder: Path) -> Path:
 # Differences ---------------------------------------------------------------------------------------------------------
 
 
-_Averages = dict[tuple[str, int], dict[str, dict[str, NDArray]]]
 _Judged = Callable[[str, int], Detections | Answers]
-
-
-def _differences(
-    arm: str, other: str, averaged: _Averages, value: Callable[[dict[str, dict[str, NDArray]]], NDArray]
-) -> tuple[NDArray, NDArray] | None:
-    """Paired differences, (seeds,) and (seeds, resamples); None with fewer than two pairs."""
-    pairs = sorted(pair for name, pair in averaged if name == arm and (other, pair) in averaged)
-    if len(pairs) < 2:
-        return None
-    each = np.array([value(averaged[arm, pair]) - value(averaged[other, pair]) for pair in pairs])
-    drawn = each[:, 1:]
-    return each[:, 0], drawn[:, ~np.isnan(drawn).any(0)]  # a class that was not drawn has no average
-
-
-def _overall(kind: str) -> Callable[[dict[str, dict[str, NDArray]]], NDArray]:
-    return lambda of: of[kind]["overall"]
 
 
 def _with_interval(found: tuple[NDArray, NDArray] | None) -> dict[str, float | None]:
@@ -196,7 +172,7 @@ def _arm(
     plan: Plan,
     found: dict[tuple[str, int], Result],
     folders: dict[tuple[str, int], Path],
-    averaged: _Averages,
+    averaged: Averages,
     judged: _Judged,
     names: list[str],
     sizes: dict[str, int],
@@ -212,7 +188,7 @@ def _arm(
             return averages.over_classes(of["best"][key]) if column is None else of["best"][key][:, column]
 
         average = float(np.mean([value({"best": one})[0] for one in stored])) if stored else math.nan
-        compared = None if arm.role == "baseline" else _differences(arm.name, "baseline", averaged, value)
+        compared = None if arm.role == "baseline" else differences(arm.name, "baseline", averaged, value)
         return {metric.part: None if math.isnan(average) else average, **_with_interval(compared)}
 
     return {
@@ -311,21 +287,16 @@ def _beside_paper(arms: list[dict], plan: Plan) -> dict[str, object] | None:
     return {"source": plan.paper.source, "metric": plan.metric.name, "notes": list(plan.paper.notes)}
 
 
-def _judge(arms: list[dict], averaged: _Averages, margin: float) -> None:
-    """Put in the verdicts; those of treatments account for each other, and controls stand for themselves."""
+def _judge(arms: list[dict], plan: Plan, found: dict[tuple[str, int], Result], averaged: Averages) -> None:
+    """Put in the verdicts on best.pt and on last.pt, with the differences that they are about."""
+    by_name = {arm.name: arm for arm in plan.arms}
     for key, kind in (("verdict", "best"), ("verdict_last", "last")):
-        compared = {
-            arm["name"]: _differences(arm["name"], "baseline", averaged, _overall(kind))
-            for arm in arms
-            if arm["role"] != "baseline"
-        }
-        ready = [arm for arm in arms if compared.get(arm["name"])]
-        treatments = [arm for arm in ready if arm["role"] == "treatment"]
-        for family in ([treatments] if treatments else []) + [[arm] for arm in ready if arm["role"] == "control"]:
-            verdicts = judge([compared[arm["name"]] for arm in family], margin)
-            for arm, verdict in zip(family, verdicts, strict=True):
-                differences = compared[arm["name"]][0]
-                arm[key] = {**_finite(verdict), "differences": differences.tolist()}
+        words = verdicts.judged(plan, found, averaged, kind)
+        for arm in arms:
+            if verdict := words.get(arm["name"]):
+                pairs = verdicts.paired(by_name[arm["name"]], plan, averaged)[: verdict.seeds]
+                each, _ = differences(arm["name"], "baseline", averaged, overall(kind), pairs)
+                arm[key] = {**_finite(verdict), "differences": each.tolist(), "pairs": pairs}
 
 
 def _finite(verdict: Verdict) -> dict[str, object]:
@@ -335,12 +306,12 @@ def _finite(verdict: Verdict) -> dict[str, object]:
     }
 
 
-def _over_placebo(arms: list[dict], averaged: _Averages) -> None:
+def _over_placebo(arms: list[dict], averaged: Averages) -> None:
     """What is left of each treatment's difference when the placebo's is taken away."""
     placebo = next((a["name"] for a in arms if a["role"] == "control" and a["name"].startswith("placebo")), None)
     for arm in arms:
         if placebo and arm["role"] == "treatment":
-            compared = _with_interval(_differences(arm["name"], placebo, averaged, _overall("best")))
+            compared = _with_interval(differences(arm["name"], placebo, averaged, overall("best")))
             if compared["difference"] is not None:
                 arm["over_placebo"] = {"mean": compared["difference"], "low": compared["low"], "high": compared["high"]}
 
@@ -350,13 +321,8 @@ def _headline(arms: list[dict]) -> dict[str, str] | None:
     ready = [arm for arm in arms if arm["role"] == "treatment" and arm["verdict"]]
     if not ready:
         return None
-    order = ("helps", "hurts", "no detectable difference", "underpowered")
-    first = min(ready, key=lambda arm: (order.index(arm["verdict"]["word"]), -arm["verdict"]["mean"]))
+    first = min(ready, key=lambda arm: (ORDER.index(arm["verdict"]["word"]), -arm["verdict"]["mean"]))
     return {"arm": first["name"], "word": first["verdict"]["word"]}
-
-
-def _claims(arms: tuple[Arm, ...]) -> int:
-    return max(1, sum(arm.role == "treatment" for arm in arms))
 
 
 def _deviation(found: Mapping[tuple[str, int], Result], plan: Plan) -> float | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from . import dataset, zoo
+from . import dataset, verdicts, zoo
 from . import yolo as host
 from .cell import BUSY, CELLS, DATA, FAILURE, LOG, PLAN, Result, held, scan
 from .errors import UserError
@@ -26,6 +26,7 @@ from .executors import Executor
 from .files import write_text
 from .plan import Cell, Plan, load
 
+BEGUN = "begun.json"  # what decides a verdict, as it was when the first cell was trained
 ATTEMPTS = 3  # of a cell whose process is killed; one that raises waits for the next `run`
 SCARCE = 100e6  # bytes of disk; less is worth a word where something failed
 POLL = 2.0  # seconds between looks at cells that another process holds
@@ -70,7 +71,7 @@ class Study:
             beside: the folder from which its paths are meant.
             folder: of the study.
         """
-        plan = Plan.of(written, beside)
+        plan = Plan.of(written, beside, download=True)
         # What the host knows by name is downloaded here, so that its content is known from now on.
         for model in dict.fromkeys(arm.model for arm in plan.arms):
             if (task := _task(model, plan)) != plan.task:
@@ -95,13 +96,23 @@ class Study:
         """One command line for each cell that is not finished."""
         return [shlex.join(["foveal", *self.command(cell)[3:]]) for cell in self.missing()]
 
+    def due(self) -> list[Cell]:
+        """Cells up to the next look at each arm, and none beyond the word of an arm."""
+        if not self.plan.looks[1:]:
+            return self.cells
+        found = self.results()
+        folders = {(c.arm.name, c.pair): self.path(c) for c in self.cells if (c.arm.name, c.pair) in found}
+        judged = verdicts.judged(self.plan, found, verdicts.loaded(self.plan, folders), "best")
+        seeds = verdicts.due(self.plan, judged)
+        return [cell for cell in self.cells if cell.pair in self.plan.seeds[: seeds[cell.arm.name]]]
+
     def missing(self) -> list[Cell]:
-        """Cells that are not finished."""
-        return [cell for cell in self.cells if Result.load(self.path(cell)) is None]
+        """Cells that are due and not finished."""
+        return [cell for cell in self.due() if Result.load(self.path(cell)) is None]
 
     def states(self) -> list[State]:
-        """Of all cells, from what is on disk."""
-        return [self._state(cell) for cell in self.cells]
+        """Of all cells that are due, from what is on disk."""
+        return [self._state(cell) for cell in self.due()]
 
     def results(self) -> dict[tuple[str, int], Result]:
         """Of finished cells, by arm and pair."""
@@ -113,6 +124,19 @@ class Study:
         keys = {cell.key for cell in self.cells}
         folders = (self.folder / CELLS).glob("*/") if (self.folder / CELLS).is_dir() else ()
         return sum(folder.name not in keys and Result.load(folder) is not None for folder in folders)
+
+    def changed(self) -> dict[str, tuple[object, object]] | None:
+        """What of the plan is another than when the study began, as it was and is; None if that is not known."""
+        try:
+            begun = json.loads((self.folder / BEGUN).read_text())
+            return {key: (begun[key], now) for key, now in self._decisive().items() if begun[key] != now}
+        except (OSError, ValueError, LookupError, RecursionError, TypeError):
+            return None
+
+    def _decisive(self) -> dict[str, object]:
+        plan = self.plan
+        arms = sorted(arm.name for arm in plan.arms)
+        return {"arms": arms, "looks": list(plan.looks), "margin": plan.margin, "split": plan.split}
 
     def seconds_left(self, states: list[State]) -> float | None:
         """Until all cells are finished, as far as finished and running ones tell."""
@@ -128,7 +152,7 @@ class Study:
         return statistics.median(lasted) * missing / max(1, sum(state.word == "running" for state in states))
 
     def run(self, executor: Executor, say: Callable[[str], None]) -> None:
-        """Train every cell that is not finished; returns when each is finished or has failed.
+        """Train every cell that is due, look by look; returns when each is finished or has failed.
 
         Several may run on one folder: a cell that another process holds is waited for.
 
@@ -136,11 +160,19 @@ class Study:
             UserError: no image of a split is usable; nothing is trained then.
         """
         self._note_contents(say)
-        waiting = deque(self.missing())
-        if waiting:
-            scan(self.plan, self.folder)
-        running: dict[concurrent.futures.Future, Cell] = {}
         attempts: Counter[str] = Counter()
+        while waiting := deque(cell for cell in self.missing() if cell.key not in attempts):
+            if not attempts:
+                scan(self.plan, self.folder)
+            else:
+                arms = ", ".join(dict.fromkeys(cell.arm.name for cell in waiting if cell.arm.role != "baseline"))
+                say(f"no word yet on {arms}: going on")
+            self._train(waiting, executor, attempts, say)
+
+    def _train(
+        self, waiting: deque[Cell], executor: Executor, attempts: Counter[str], say: Callable[[str], None]
+    ) -> None:
+        running: dict[concurrent.futures.Future, Cell] = {}
         while waiting or running:
             for _ in range(len(waiting)):
                 if len(running) >= executor.slots:
@@ -215,6 +247,10 @@ class Study:
         if left_over := self.left_over():
             say(f"{left_over} finished cells are of other data, versions or arguments: kept, and not counted")
         write_text(notes, json.dumps(now))
+        if not self.results():  # nobody has seen anything yet
+            write_text(self.folder / BEGUN, json.dumps(self._decisive()))
+        for key, (was, is_now) in (self.changed() or {}).items():
+            say(f"{key} was {was} when the study began and is {is_now} now: the report says so")
 
     def _taken(self, cell: Cell) -> bool:
         if not self.path(cell).is_dir():

@@ -52,6 +52,12 @@ class IdentityStart(nn.Module):
 IdentityStart.__module__ = "foveal"
 
 
+def opened(model: nn.Module) -> float | None:
+    """Largest absolute gain of the identity starts in a model, which is 0 at their start; None where there is none."""
+    gains = [float(start.gain.abs().max()) for start in model.modules() if isinstance(start, IdentityStart)]
+    return max(gains, default=None)
+
+
 def build(spec: Spec, channels: int) -> nn.Module:
     """The module that `spec` asks for at a width of `channels`; places and a missing start are the caller's."""
     attention = find(spec.name)(channels, **spec.arguments)

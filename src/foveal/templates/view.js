@@ -96,10 +96,12 @@ function showRuns(before) {
     const drawn = made("polyline", { class: "curve", points: points.filter(Boolean).join(" ") });
     return made("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", role: "img", "aria-label": label }, made("path", { class: "floor", d: "M0 30H100" }), drawn);
   };
-  const heads = [made("th", { scope: "col" }, "Arm"), ...seeds.map((seed) => made("th", { scope: "col" }, `seed ${seed}`))];
+  const due = seeds.filter((seed) => cells.some((cell) => cell.seed === seed)); // planned looks need no more for now
+  const heads = [made("th", { scope: "col" }, "Arm"), ...due.map((seed) => made("th", { scope: "col" }, `seed ${seed}`))];
   at("runs").tHead.replaceChildren(made("tr", {}, ...heads));
-  at("runs").tBodies[0].replaceChildren(...arms.map((arm) => made("tr", {}, made("th", { scope: "row" }, arm.name), ...seeds.map((seed) => {
+  at("runs").tBodies[0].replaceChildren(...arms.map((arm) => made("tr", {}, made("th", { scope: "row" }, arm.name), ...due.map((seed) => {
     const cell = cells.find((one) => one.arm === arm.name && one.seed === seed);
+    if (!cell) return made("td", {}, "–"); // the arm has its word
     const state = cell.state === "finished" ? (cell.score === null ? "?" : cell.score.toFixed(3)) : `${cell.state} ${cell.epochs}/${epochs}`;
     return made("td", { class: cell.state, title: cell.reason || null }, line(cell), made("span", { class: "state" }, state));
   }))));

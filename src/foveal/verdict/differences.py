@@ -1,0 +1,143 @@
+r"""Paired differences of an arm and the baseline: where their spread comes from, intervals and tests.
+
+Both are trained with the same n seeds and judged on the same images. Their difference at one seed varies for two
+reasons: another seed would give another difference, and so would other images.
+
+    d[s]     difference of the metric at seed s, on all images
+    d[s, r]  the same on images drawn with replacement, drawing r the same for every seed and arm
+
+Two-level variance of the mean difference, with bars for means over seeds and var over what the index says:
+
+    seeds   = var_s(d[s]) / n                              n - 1 degrees of freedom
+    images  = var_r(dbar[r]) - sum_s var_r(d[s, r] - dbar[r]) / (n * (n - 1))
+    total   = seeds + images
+
+The second term of `images` is what seeds and images do together, which `seeds` has counted already. The interval is the
+mean plus and minus Student's t times the root of the total, its degrees of freedom after Satterthwaite. Quantiles of
+resampled means would be too narrow for six seeds. Sign flips ask less: they hold whatever symmetric distribution the
+differences have, and see nothing of the images.
+"""
+
+import functools
+import itertools
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+LEVEL = 0.05  # two-sided error rate of tests, and one less the coverage of intervals
+ENUMERATED = 14  # seeds up to which all sign flips are counted; beyond, as many are drawn
+CLOSE = 1e-12  # relative difference of sums that rounding alone makes
+
+
+def draw_images(images: int, resamples: int, seed: int = 0) -> NDArray:
+    """How often each image is drawn, (resamples, images), when as many are drawn with replacement as there are."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples).astype(np.int32)
+
+
+def variances(differences: NDArray, resampled: NDArray) -> tuple[NDArray, NDArray]:
+    """Variance of the mean difference by its two causes, seeds and images.
+
+    Args:
+        differences: at each seed on all images, (..., seeds), at least two.
+        resampled: the same on resampled images, (..., seeds, resamples).
+    """
+    n, together = differences.shape[-1], resampled.mean(-2)
+    both = (resampled - together[..., None, :]).var(-1, ddof=1).sum(-1) / (n * (n - 1))
+    return differences.var(-1, ddof=1) / n, np.maximum(together.var(-1, ddof=1) - both, 0)
+
+
+def freedom(seeds: NDArray, images: NDArray, n: int) -> NDArray:
+    """Degrees of freedom of the sum of both variances, after Satterthwaite; infinite where seeds do not differ."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(seeds > 0, (n - 1) * ((seeds + images) / seeds) ** 2, np.inf)
+
+
+def interval(differences: NDArray, resampled: NDArray, level: float = LEVEL) -> tuple[NDArray, NDArray]:
+    """Two-level interval of the mean difference, its lower and upper bound; arguments as for `variances`."""
+    seeds, images = variances(differences, resampled)
+    spread = stats.t.ppf(1 - level / 2, freedom(seeds, images, differences.shape[-1]))
+    mean, reach = differences.mean(-1), spread * np.sqrt(seeds + images)
+    return mean - reach, mean + reach
+
+
+def two_level_p(differences: NDArray, resampled: NDArray) -> NDArray:
+    """Two-sided p value of no difference that belongs to `interval`; 1 where the mean difference is 0."""
+    seeds, images = variances(differences, resampled)
+    mean, total = np.abs(differences.mean(-1)), seeds + images
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.where(mean > 0, mean / np.sqrt(total), 0.0)
+    return 2 * stats.t.sf(distance, freedom(seeds, images, differences.shape[-1]))
+
+
+@functools.cache
+def signs(n: int) -> NDArray:
+    """Ways to flip the signs of n differences, (ways, n), the observed one first.
+
+    The first sign stays, because flipping all of them changes no absolute value. All 2^(n - 1) ways where there are at
+    most `ENUMERATED` seeds; beyond, as many as that are drawn once for all.
+    """
+    if n <= ENUMERATED:
+        ways = np.array(list(itertools.product((1.0,), *[(1.0, -1.0)] * (n - 1))))
+    else:
+        ways = np.random.default_rng(n).choice((1.0, -1.0), (2 ** (ENUMERATED - 1), n))
+        ways[0], ways[:, 0] = 1.0, 1.0
+    ways.flags.writeable = False
+    return ways
+
+
+def sign_flip(differences: NDArray) -> NDArray:
+    """Two-sided p value over all sign flips of the differences, (..., seeds) to (...).
+
+    Of the hypothesis that each difference is as likely to be d as -d. With n seeds it cannot be below 2^(1 - n).
+    """
+    sums = np.abs(differences @ signs(differences.shape[-1]).T)
+    return (sums >= sums[..., :1] * (1 - CLOSE)).mean(-1)
+
+
+def holm(p: ArrayLike) -> NDArray:
+    """P values adjusted for having asked several times, (..., arms), in the order given (Holm 1979)."""
+    p = np.asarray(p, float)
+    order = p.argsort(-1)
+    steps = np.maximum.accumulate(np.take_along_axis(p, order, -1) * np.arange(p.shape[-1], 0, -1), -1)
+    adjusted = np.empty_like(p)
+    np.put_along_axis(adjusted, order, np.minimum(steps, 1), -1)
+    return adjusted
+
+
+def interquartile_mean(differences: NDArray) -> float:
+    """Mean of the middle half of the values, those at its ends counted by the share of them inside."""
+    ordered, n = np.sort(differences), len(differences)
+    inside = np.clip(np.minimum(np.arange(1, n + 1), 3 * n / 4) - np.maximum(np.arange(n), n / 4), 0, None)
+    return float(ordered @ inside / inside.sum())
+
+
+def probability_better(differences: NDArray, resampled: NDArray, level: float = LEVEL) -> tuple[float, float, float]:
+    """Probability that the arm beats the baseline with a new seed on new images, and its interval.
+
+    The share of all seeds and resamples in which it does, a tie being half (Bouthillier et al. 2021). The interval is
+    that of Clopper and Pearson for as many pairs as would have the share's variance by seeds and images.
+
+    Args:
+        differences: at each seed on all images, (seeds,), at least two.
+        resampled: the same on resampled images, (seeds, resamples).
+        level: one less the coverage.
+    """
+    won = (resampled > 0) + 0.5 * (resampled == 0)
+    share, n = float(won.mean()), len(differences)
+    by_seed, by_image = variances(won.mean(-1), won)
+    spread = float(by_seed) * (n - 1) / n + float(by_image)
+    pairs = min(n, share * (1 - share) / spread) if spread > 0 else n
+    won, lost = share * pairs, (1 - share) * pairs
+    low = float(stats.beta.ppf(level / 2, won, lost + 1)) if won > 0 else 0.0
+    return share, low, float(stats.beta.ppf(1 - level / 2, won + 1, lost)) if lost > 0 else 1.0
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """Exact two-sided p of the images that only one of two models gets right (McNemar 1947, by the binomial).
+
+    Args:
+        won: images that only the one gets right.
+        lost: those that only the other does.
+    """
+    return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0

@@ -1,0 +1,214 @@
+"""The verdict: one p, one interval and one word for each arm, which belong to the same decision.
+
+The p value is the larger one of sign flips, which hold for seeds of any symmetric distribution, and of the two-level t
+test, which knows the images: both must reject. The interval is the hull of what either of them does not reject. Where
+several arms are compared, both are taken at the level that Holm's steps give an arm, so that all words of a study
+together are wrong in no more than 5 % of studies.
+
+    helps, hurts    the interval excludes 0, and would do so without the run that speaks most for it, and with one run
+                    more that lies three standard deviations on the other side
+    equivalent      the interval lies within the margin: two one-sided tests, each at half of the level
+    inconclusive    neither, and the plan has no look left, or no number of seeds could tell
+
+A mean of a few skewed differences has no test that keeps its level (Bahadur and Savage 1956). That is why a claim must
+bear a bad run more, and why the interquartile mean stands beside the mean.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from .differences import (
+    LEVEL,
+    freedom,
+    interquartile_mean,
+    interval,
+    probability_better,
+    sign_flip,
+    two_level_p,
+    variances,
+)
+from .looks import Looks, SignFlips, fewest_seeds
+
+BAD_RUN = 3.0  # standard deviations by which a run may miss that a claim must bear
+UPPER = 0.8  # how sure the limit of a spread is from which more seeds are counted
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One arm against the baseline.
+
+    Attributes:
+        word: "helps", "hurts", "equivalent" or "inconclusive"; "preliminary" before the first look, without interval.
+        reason: of a word that is inconclusive: "seeds" (more of them would tell), "images" (only more images would),
+            "run" (one run decides whether the interval excludes 0); else "".
+        final: no planned look could change it.
+        mean: of the paired differences.
+        middle: their interquartile mean.
+        seeds: how many pairs it was decided by.
+        deviation: standard deviation of the paired differences.
+        better: probability that the arm beats the baseline with a new seed on new images.
+        better_low: lower bound of its interval.
+        better_high: upper bound.
+        low: lower bound of the interval; None where so few seeds give none, and before the first look.
+        high: upper bound.
+        p: the larger one of both tests, for all looks, adjusted for the number of arms; None before the first look.
+        next: pairs at the next look; None if there is none.
+        needed: seeds that would decide, from the upper limit of the spread; None if none would, or none are needed.
+        more_images: how many times as many images would let seeds decide; None unless only images would tell.
+    """
+
+    word: str
+    reason: str
+    final: bool
+    mean: float
+    middle: float
+    seeds: int
+    deviation: float
+    better: float
+    better_low: float
+    better_high: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    next: int | None = None
+    needed: int | None = None
+    more_images: float | None = None
+
+    def instead(self, word: str) -> "Verdict":
+        """The same numbers with a word that must be said before any other; final at any look."""
+        final = self.word != "preliminary"
+        return replace(self, word=word, reason="", final=final, needed=None, more_images=None)
+
+
+Pair = tuple[NDArray, NDArray]  # differences, (seeds,), and resampled ones, (seeds, resamples), in the plan's order
+
+
+def judge(arms: Sequence[Pair], margin: float, looks: Looks | None = None) -> list[Verdict]:
+    """A verdict for each arm, after the looks that its seeds reach.
+
+    An arm that has its word needs no more seeds: at later looks it keeps it, and the others share the level of those
+    that helped or hurt (Holm).
+
+    Args:
+        arms: of each arm its differences and its resampled differences; at least two seeds.
+        margin: the smallest difference that would matter in practice, in the unit of the metric.
+        looks: of the plan, whose claims are at least as many as the arms; one look at all seeds that there are if None.
+    """
+    looks = looks or Looks((max(len(differences) for differences, _ in arms),), len(arms))
+    verdicts: list[Verdict | None] = [None] * len(arms)
+    for n in looks.seeds:
+        still_open = [index for index, verdict in enumerate(verdicts) if not verdict or not verdict.final]
+        ready = [index for index in still_open if len(arms[index][0]) >= n]
+        claimed = sum(verdict is not None and verdict.word in ("helps", "hurts") for verdict in verdicts)
+        cut = [(arms[index][0][:n], arms[index][1][:n]) for index in ready]
+        for index, verdict in zip(ready, _look(cut, margin, looks, looks.claims - claimed), strict=True):
+            verdicts[index] = verdict
+    return [verdict or _preliminary(pair, looks) for verdict, pair in zip(verdicts, arms, strict=True)]
+
+
+def _look(arms: Sequence[Pair], margin: float, looks: Looks, claims: int) -> list[Verdict]:
+    """At one look, of the arms that are still open; so many share the level."""
+    raw = [max(SignFlips(d, looks).p(), looks.overall(float(two_level_p(d, r)))) for d, r in arms]
+    found, adjusted = {}, 0.0
+    for index in np.argsort(raw, kind="stable"):
+        level = LEVEL / claims
+        adjusted = min(1.0, max(adjusted, raw[index] * claims))  # Holm's steps
+        found[index] = _decide(*arms[index], margin, looks, level, adjusted)
+        if adjusted <= LEVEL:  # rejected: the others share its part, unless its claim rests on one run
+            claims -= 1
+    return [found[index] for index in range(len(arms))]
+
+
+def _decide(differences: NDArray, resampled: NDArray, margin: float, looks: Looks, level: float, p: float) -> Verdict:
+    low, high = (float(bound) for bound in interval(differences, resampled, looks.nominal(level)))
+    ends = SignFlips(differences, looks).interval(level)
+    low, high = min(low, ends[0]), max(high, ends[1])
+    following = next((seeds for seeds in looks.seeds if seeds > len(differences)), None)
+    word, reason, needed, more = "inconclusive", "", None, None
+    if low > 0 or high < 0:
+        if _bears_a_run(differences, resampled, looks.nominal(level)):
+            word = "helps" if low > 0 else "hurts"
+        else:
+            reason = "run"
+    elif -margin < low and high < margin:
+        word = "equivalent"
+    else:
+        needed, more = _to_decide(differences, resampled, margin, looks, level)
+        reason = "seeds" if more is None else "images"
+    final = word != "inconclusive" or following is None or reason == "images"
+    low, high = (bound if math.isfinite(bound) else None for bound in (low, high))
+    ahead = None if final else following
+    numbers = {"low": low, "high": high, "p": p, "needed": needed, "more_images": more}
+    return Verdict(word, reason, final, **_described(differences, resampled), next=ahead, **numbers)
+
+
+def _described(differences: NDArray, resampled: NDArray) -> dict[str, float]:
+    """What stands beside a word, and does not decide it."""
+    better, low, high = probability_better(differences, resampled)
+    return {
+        "mean": float(differences.mean()),
+        "middle": interquartile_mean(differences),
+        "seeds": len(differences),
+        "deviation": float(differences.std(ddof=1)),
+        "better": better,
+        "better_low": low,
+        "better_high": high,
+    }
+
+
+def _bears_a_run(differences: NDArray, resampled: NDArray, level: float) -> bool:
+    """Whether a claim stays without the run that speaks most for it, and with a bad one more."""
+    n, side = len(differences), float(np.sign(differences.mean()))
+    rest = np.arange(n) != (side * differences).argmax()
+    fewer, drawn = differences[rest], resampled[rest]
+    reachable = max(level, 2.0 ** (2 - n))  # what one seed less can show
+    if side * fewer.mean() <= 0 or max(sign_flip(fewer), two_level_p(fewer, drawn)) > reachable:
+        return False
+    more = np.append(differences, differences.mean() - side * BAD_RUN * differences.std(ddof=1))
+    seeds, images = more.var(ddof=1) / (n + 1), float(variances(differences, resampled)[1])
+    reach = stats.t.ppf(1 - level / 2, freedom(seeds, images, n + 1)) * math.sqrt(seeds + images)
+    return bool(side * more.mean() > reach)
+
+
+def _to_decide(
+    differences: NDArray, resampled: NDArray, margin: float, looks: Looks, level: float
+) -> tuple[int | None, float | None]:
+    """Seeds with which the interval would exclude 0 or lie within the margin, and how many times more images.
+
+    With the mean as it is, the upper limit of the spread of seeds, and the images' part as it is. One of both is None.
+    """
+    n, mean = len(differences), abs(float(differences.mean()))
+    images = float(variances(differences, resampled)[1])
+    limit = differences.var(ddof=1) * (n - 1) / stats.chi2.ppf(1 - UPPER, n - 1)
+    reach, nominal = max(mean, margin - mean), looks.nominal(level)
+
+    def enough(seeds: int) -> bool:
+        part = limit / seeds
+        t = stats.t.ppf(1 - nominal / 2, freedom(part, images, seeds))
+        return bool(t * math.sqrt(part + images) < reach)
+
+    # The mean is not known: whatever it is, within what seeds leave open, must be beyond their help.
+    alone = float(stats.norm.ppf(1 - nominal / 2)) * math.sqrt(images)
+    unsure = float(stats.t.ppf(1 - nominal / 2, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    nearest, farthest = max(mean - unsure, 0.0), mean + unsure
+    if farthest <= alone and alone >= margin - nearest:
+        return None, 2 * (alone / reach) ** 2
+    low, high = max(n, fewest_seeds(level) - 1), MOST_SEEDS
+    if not enough(high):
+        return None, None if alone < reach else 2 * (alone / reach) ** 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high, None
+
+
+def _preliminary(pair: Pair, looks: Looks) -> Verdict:
+    """Numbers without a word, of an arm that has not reached its first look."""
+    following = next((seeds for seeds in looks.seeds if seeds > len(pair[0])), looks.seeds[-1])
+    return Verdict("preliminary", "", False, **_described(*pair), next=following)

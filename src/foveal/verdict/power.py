@@ -1,0 +1,31 @@
+"""What a plan can find, before hours are spent. A verdict does not use it: power after the fact says nothing new."""
+
+import math
+
+import numpy as np
+from scipy import optimize, stats
+
+from .differences import LEVEL
+
+POWER = 0.8
+MOST_DEVIATIONS = 20.0  # larger effects are not looked for
+
+
+def power(effect: float, seeds: int, level: float = LEVEL) -> float:
+    """Probability that a paired t test finds an effect, given in standard deviations of the paired differences."""
+    if seeds < 2:
+        return 0.0
+    bound = stats.t.ppf(1 - level / 2, seeds - 1)
+    shift = min(effect * math.sqrt(seeds), 50.0)  # beyond, it is certain, and the distribution below cannot be computed
+    wrong_side = stats.nct.cdf(-bound, seeds - 1, shift)  # nan where it is too small to be computed
+    return float(stats.nct.sf(bound, seeds - 1, shift) + np.nan_to_num(wrong_side))
+
+
+def detectable(seeds: int, level: float = LEVEL, wanted: float = POWER) -> float:
+    """Smallest effect that is found with the wanted power, in standard deviations of the paired differences.
+
+    Infinite where so few seeds find nothing at such a level, however large it is.
+    """
+    if power(MOST_DEVIATIONS, seeds, level) < wanted:
+        return math.inf
+    return float(optimize.brentq(lambda effect: power(effect, seeds, level) - wanted, 1e-6, MOST_DEVIATIONS))
