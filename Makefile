@@ -44,6 +44,7 @@ test-floor: $(FLOOR)/ready ## Run what every supported Ultralytics must pass aga
 releases: $(VENV)/ready ## Run a model's life on several releases of Ultralytics, and write docs/releases.md
 	$(BIN)/python benchmarks/releases.py $(RELEASES)
 	$(BIN)/python docs/releases.py > docs/releases.md
+	$(BIN)/python docs/calibration.py > docs/calibration.md
 
 check: $(VENV)/ready ## Lint and check the format
 	$(BIN)/ruff check .
@@ -56,6 +57,7 @@ format: $(VENV)/ready ## Apply the format
 docs: $(VENV)/ready ## Write docs/attentions.md from the cards, and the tables of times from benchmarks/results
 	$(BIN)/python docs/attentions.py > docs/attentions.md
 	$(BIN)/python docs/releases.py > docs/releases.md
+	$(BIN)/python docs/calibration.py > docs/calibration.md
 	$(BIN)/python benchmarks/schema.py > benchmarks/schema.json
 	$(BIN)/python docs/kernels.py
 	$(BIN)/python docs/export.py

@@ -56,6 +56,17 @@ def test_what_an_arm_costs_is_of_an_image_that_its_model_reads(attended, channel
     assert abs(found["flops"] - three["flops"] - first * (channels - 3)) <= 2000  # of the attention
 
 
+def test_a_busy_machine_gives_no_ratio():
+    steady = {"baseline": [1.0, 1.1, 0.9, 1.0], "ema": [1.1, 1.2, 1.0, 1.1], costs.AGAIN: [1.0, 1.0, 1.0, 1.0]}
+    assert costs._ratios(steady)["ema"][1] == pytest.approx(1.1, abs=0.02)
+    # Its spread is a part of itself.
+    assert "ema" not in costs._ratios(steady | {"ema": [1.0, 3.5, 5.0, 0.9]})
+    assert "baseline" in costs._ratios(steady | {"ema": [1.0, 3.5, 5.0, 0.9]})
+    # The baseline seems faster than itself.
+    assert costs._ratios(steady | {costs.AGAIN: [0.8, 0.8, 0.8, 0.8]}) == {}
+    assert costs._ratios({}) == {}
+
+
 def test_whole_models_are_timed_on_images_that_they_read(attended, channels, monkeypatch):
     monkeypatch.setattr(whole, "IMAGE_SIZE", 64)
     settings = {"dtype": ["float32"], "passes": ["forward", "train"], "rounds": 1, "seed": 0}

@@ -214,6 +214,13 @@ def without_costs():
     return results
 
 
+def busy():
+    """The models were timed on a machine that did other things, too."""
+    results = complete()
+    results["arms"][2]["cost"]["latency_ratio"] = None
+    return results
+
+
 def hostile():
     name = "<script>alert(1)</script>\"'&{{ 7 * 7 }}|`{arm}"
     results = complete(classes=(name, "<img src=x onerror=alert(1)>", "]]></svg>"))
@@ -345,6 +352,7 @@ VARIANTS = {
     "nothing learned": lambda: judged("nothing learned", 0.001, -0.0001, 0.0021, p=0.09),
     "never opened": lambda: judged("never opened", 0.0001, -0.0001, 0.0003, p=0.4),
     "without costs": without_costs,
+    "busy": busy,
     "hostile": hostile,
     "many classes": many_classes,
     "many arms": many_arms,
@@ -818,6 +826,12 @@ def test_fairness_has_three_states():
     assert (
         len({own["d"] for tag, own, _ in read(unfair()).elements if tag == "path" and own["d"].startswith("M2 7")}) == 2
     )
+
+
+def test_a_ratio_that_says_nothing_is_left_out():
+    assert "The machine was busy" in page_of("busy").words()
+    assert "The machine was busy" not in page_of("complete").words()
+    assert "The machine was busy" not in page_of("without costs").words()
 
 
 def test_what_is_behind_the_words():

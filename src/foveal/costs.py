@@ -15,6 +15,9 @@ from .files import write_text
 from .study import Study
 
 FILE = "costs.json"
+AGAIN = "baseline again"  # against which its first time shows how steady the machine is
+STEADY = 0.25  # distance of the quartiles of a ratio, over its median, beyond which it says nothing
+ITSELF = 0.1  # by which the baseline may seem slower or faster than itself
 NOTHING = dict.fromkeys(("flops", "image_size", "milliseconds", "latency_ratio", "runtime"))
 
 
@@ -95,8 +98,9 @@ def _measure(
     if timed:
         deployed = {arm: model.fuse(verbose=False) for arm, model in models.items()}
         calls = {arm: lambda model=model, image=images[arm]: model(image) for arm, model in deployed.items()}
-        times, _ = timing.interleaved(calls, torch.device(device), None)
-    first = times.get("baseline")
+        again = {AGAIN: calls["baseline"]} if "baseline" in calls else {}
+        times, _ = timing.interleaved(calls | again, torch.device(device), None)
+    ratios = _ratios(times)
     threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
     runtime = f"torch {torch.__version__}, {device}{threads}, batch 1{', fused' if fused else ''}"
     return {
@@ -104,11 +108,19 @@ def _measure(
             "flops": flops[arm],
             "image_size": size,
             "milliseconds": list(timing.quartiles(times[arm])) if timed else None,
-            "latency_ratio": list(timing.quartiles(np.divide(times[arm], first))) if timed else None,
+            "latency_ratio": ratios.get(arm),
             "runtime": runtime if timed else None,
         }
         for arm in models
     }
+
+
+def _ratios(times: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Quartiles of the time over the baseline's, by arm, of those that a busy machine leaves something to say of."""
+    found = {arm: timing.quartiles(np.divide(of, times["baseline"])) for arm, of in times.items() if AGAIN in times}
+    if not found or abs(found[AGAIN][1] - 1) > ITSELF:
+        return {}
+    return {arm: list(of) for arm, of in found.items() if arm != AGAIN and of[2] - of[0] <= STEADY * of[1]}
 
 
 def device_of(found: Mapping[tuple[str, int], Result]) -> str:

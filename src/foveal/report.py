@@ -189,6 +189,12 @@ class Page:
         return file and f"{urllib.parse.quote(file)}#{urllib.parse.quote(place)}"
 
     @property
+    def unsteady(self) -> bool:
+        """Whether times were taken of which no ratio can be given."""
+        costs = [arm["cost"] for arm in self.arms if arm["cost"]]
+        return any(cost["milliseconds"] and not cost["latency_ratio"] for cost in costs)
+
+    @property
     def linked(self) -> bool:
         """Whether gates were drawn of any image."""
         each = [arm["images"] for arm in self.arms if arm["images"]]
