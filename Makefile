@@ -10,7 +10,7 @@ RELEASES := 8.3.200 8.4.0 8.4.60 8.4.137 8.4.150 8.4.190
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-floor releases check format docs bench
+.PHONY: help setup demo test test-floor releases check format docs calibration bench
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,7 +44,6 @@ test-floor: $(FLOOR)/ready ## Run what every supported Ultralytics must pass aga
 releases: $(VENV)/ready ## Run a model's life on several releases of Ultralytics, and write docs/releases.md
 	$(BIN)/python benchmarks/releases.py $(RELEASES)
 	$(BIN)/python docs/releases.py > docs/releases.md
-	$(BIN)/python docs/calibration.py > docs/calibration.md
 
 check: $(VENV)/ready ## Lint and check the format
 	$(BIN)/ruff check .
@@ -61,6 +60,10 @@ docs: $(VENV)/ready ## Write docs/attentions.md from the cards, and the tables o
 	$(BIN)/python benchmarks/schema.py > benchmarks/schema.json
 	$(BIN)/python docs/kernels.py
 	$(BIN)/python docs/export.py
+
+calibration: $(VENV)/ready ## Simulate how often a verdict is wrong, into benchmarks/results; two cores take half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/calibration.py
+	$(BIN)/python docs/calibration.py > docs/calibration.md
 
 # Alone on the machine: about half an hour on two cores.
 bench: $(VENV)/ready ## Measure EMA's forms and whole models into benchmarks/results

@@ -168,30 +168,30 @@ KINDS = {
 }
 
 ROWS = [
-    *(Row(f"precision, 1 arm, {seeds} seeds", "precision", 1, seeds, studies=700) for seeds in (6, 10, 20)),
-    *(Row(f"precision, {arms} arms, 10 seeds", "precision", arms, 10, studies=700) for arms in (3, 5, 8)),
+    *(Row(f"precision, 1 arm, {seeds} seeds", "precision", 1, seeds, studies=300) for seeds in (6, 10, 20)),
+    *(Row(f"precision, {arms} arms, 10 seeds", "precision", arms, 10, studies=300) for arms in (3, 5, 8)),
     *(
-        Row(f"some images, {arms} arms, {seeds} seeds", "some images", arms, seeds, studies=4000)
+        Row(f"some images, {arms} arms, {seeds} seeds", "some images", arms, seeds, studies=2000)
         for arms in (1, 3, 5, 8)
         for seeds in (6, 10, 20)
     ),
     *(
-        Row(f"{kind}, {seeds} seeds", kind, 1, seeds, studies=4000)
+        Row(f"{kind}, {seeds} seeds", kind, 1, seeds, studies=2000)
         for kind in ("seeds", "log-normal seeds", "one run in eight collapses")
         for seeds in (6, 8, 10, 20)
     ),
     *(
-        Row(f"{kind}, looks, {arms} arms, {effect} margins", kind, arms, OPEN, effect, 1500 if effect == 0 else 600)
+        Row(f"{kind}, looks, {arms} arms, {effect} margins", kind, arms, OPEN, effect, 1000 if effect == 0 else 400)
         for kind in ("seeds", "some images", "few images")
         for arms in (1, 3)
         for effect in (0, 1, 2, 4)
     ),
     *(
-        Row(f"{kind}, looks", kind, 1, OPEN, studies=1500)
+        Row(f"{kind}, looks", kind, 1, OPEN, studies=1000)
         for kind in ("log-normal seeds", "one run in eight collapses")
     ),
     *(
-        Row(f"{kind}, {seeds} seeds, {effect} margins", kind, 1, seeds, effect, 1500)
+        Row(f"{kind}, {seeds} seeds, {effect} margins", kind, 1, seeds, effect, 1000)
         for kind in ("seeds", "some images", "few images")
         for seeds in (6, 24)
         for effect in (1, 2, 4)
@@ -263,13 +263,13 @@ def main() -> None:
         for future in work:
             found = future.result()
             kept[found["name"]] = found
+            rows = [kept[row.name] for row in ROWS if row.name in kept]
+            FILE.write_text(json.dumps({"level": LEVEL, "margin": MARGIN, "rows": rows}, indent=1) + "\n")
             print(
                 found["name"],
                 {key: found[key] for key in ("claims", "covered", "words", "mean_seeds", "cpu")},
                 flush=True,
             )
-    rows = [kept[row.name] for row in ROWS if row.name in kept]
-    FILE.write_text(json.dumps({"level": LEVEL, "margin": MARGIN, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,16 +32,18 @@ class Forecast:
         hours: of all trainings, one after the other.
         images: in an epoch.
         device: that was measured.
+        most: whether arms may have their word before the last look, and take less.
     """
 
     seconds: dict[str, float]
     hours: float
     images: int
     device: str
+    most: bool = False
 
     def __str__(self) -> str:
         unit = "CPU hours" if self.device == "cpu" else "GPU hours"
-        said = f"about {_rounded(self.hours)} {unit} by a measured step of each arm"
+        said = f"{'at most' if self.most else 'about'} {_rounded(self.hours)} {unit} by a measured step of each arm"
         return f"{said}, {self.images:,} images in an epoch; loading them comes on top"
 
 
@@ -72,7 +74,7 @@ def forecast(plan: Plan, device: str, tell: Callable[[str], object] = lambda _: 
         judged = chosen_on * (arguments["epochs"] + 1) + 2 * images.get(plan.split, chosen_on)
         seconds[arm.name] = training * images["train"] * arguments["epochs"] + judging * judged
     hours = sum(seconds.values()) * len(plan.seeds) / 3600
-    return Forecast(seconds, hours, images["train"], place.type)
+    return Forecast(seconds, hours, images["train"], place.type, len(plan.looks) > 1)
 
 
 def _place(device: str) -> torch.device | None:

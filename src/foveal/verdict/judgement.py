@@ -7,7 +7,7 @@ together are wrong in no more than 5 % of studies.
 
     helps, hurts    the interval excludes 0, and would do so without the run that speaks most for it, and with one run
                     more that lies three standard deviations on the other side
-    equivalent      the interval lies within the margin: two one-sided tests, each at half of the level
+    equivalent      neither, and the interval lies within the margin: two one-sided tests, each at half of the level
     inconclusive    neither, and the plan has no look left, or no number of seeds could tell
 
 A mean of a few skewed differences has no test that keeps its level (Bahadur and Savage 1956). That is why a claim must
@@ -120,7 +120,7 @@ def _look(arms: Sequence[Pair], margin: float, looks: Looks, claims: int) -> lis
         level = LEVEL / claims
         adjusted = min(1.0, max(adjusted, raw[index] * claims))  # Holm's steps
         found[index] = _decide(*arms[index], margin, looks, level, adjusted)
-        if adjusted <= LEVEL:  # rejected: the others share its part, unless its claim rests on one run
+        if adjusted <= LEVEL:  # rejected: the others share its part
             claims -= 1
     return [found[index] for index in range(len(arms))]
 
@@ -131,13 +131,13 @@ def _decide(differences: NDArray, resampled: NDArray, margin: float, looks: Look
     low, high = min(low, ends[0]), max(high, ends[1])
     following = next((seeds for seeds in looks.seeds if seeds > len(differences)), None)
     word, reason, needed, more = "inconclusive", "", None, None
-    if low > 0 or high < 0:
-        if _bears_a_run(differences, resampled, looks.nominal(level)):
-            word = "helps" if low > 0 else "hurts"
-        else:
-            reason = "run"
+    excluded = low > 0 or high < 0
+    if excluded and _bears_a_run(differences, resampled, looks.nominal(level)):
+        word = "helps" if low > 0 else "hurts"
     elif -margin < low and high < margin:
         word = "equivalent"
+    elif excluded:
+        reason = "run"
     else:
         needed, more = _to_decide(differences, resampled, margin, looks, level)
         reason = "seeds" if more is None else "images"

@@ -68,7 +68,7 @@ class Looks:
         return _nominal(self.seeds, level)
 
     def overall(self, p: float) -> float:
-        """P value for all looks together, of the smallest that the two-level interval had at any of them."""
+        """P value for all looks together, of that which the two-level test has at one of them."""
         if not self.seeds[1:] or p >= 1:
             return p
         return min(1.0, _crossing(self.seeds, float(stats.norm.isf(max(p, 1e-12) / 2))))
