@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -318,7 +318,7 @@ class Contents:
 
     digest: str
     files: dict[str, str]
-    stamp: str = ""
+    stamp: str = field(default="", compare=False)
 
     def difference(self, earlier: "Contents") -> str:
         """Which files differ, in words; empty if none."""
