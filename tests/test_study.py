@@ -465,7 +465,7 @@ def test_what_comes_out(undisturbed):
     assert {f["check"]: f["ok"] for f in found["fairness"]} == {
         "learned": learned,  # in two epochs
         **dict.fromkeys(("batches", "seeds", "epochs", "batch", "optimizer", "start", "finite", "agreement"), True),
-        **dict.fromkeys(("versions", "device", "resumed", "evaluator", "labels"), True),
+        **dict.fromkeys(("versions", "device", "resumed", "evaluator", "labels", "frozen"), True),
         **dict.fromkeys(("pretrained", "split"), None),  # fresh weights, and no test images
     }
     baseline, ema = found["arms"]
