@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import csv
+import errno
 import json
 import os
 import shlex
@@ -29,6 +30,7 @@ from .plan import Cell, Plan, load
 BEGUN = "begun.json"  # what decides a verdict, as it was when the first cell was trained
 ATTEMPTS = 3  # of a cell whose process is killed; one that raises waits for the next `run`
 SCARCE = 100e6  # bytes of disk; less is worth a word where something failed
+FULL = 1e6  # bytes of disk; with less, the last words of a process, in a log on the same disk, may be cut off
 POLL = 2.0  # seconds between looks at cells that another process holds
 
 
@@ -222,6 +224,8 @@ class Study:
         reason = reason or f"exit code {code}"
         if (free := shutil.disk_usage(self.folder).free) < SCARCE:
             reason += f"; {free / 1e6:.0f} MB of disk are free"
+        if free < FULL:
+            reason += f" ({os.strerror(errno.ENOSPC)})"
         self._note_failure(cell, reason)
         again = code < 0 and attempts[cell.key] < ATTEMPTS
         say(f"{cell.arm.name}, seed {cell.pair}: {reason}{'; going on' if again else f', see {folder / LOG}'}")
