@@ -18,11 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from foveal.verdict import LEVEL, Looks, Matches, Truth, average_precision, draw_images, judge
 
@@ -66,6 +67,11 @@ class Row:
 # Scores --------------------------------------------------------------------------------------------------------------
 
 
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray:
+    """Values of deviation 1."""
+    return rng.normal(size=shape)
+
+
 @dataclass(frozen=True)
 class Normal:
     """Standard deviations, in points, of a paired difference: by seed, by image, and by both together."""
@@ -73,9 +79,7 @@ class Normal:
     by_seed: float
     by_image: float
     by_both: float
-    draw: Callable[[np.random.Generator, tuple[int, ...]], NDArray] = field(
-        default=lambda rng, shape: rng.normal(size=shape)
-    )
+    draw: Callable[[np.random.Generator, tuple[int, ...]], NDArray] = normal
 
     def scores(self, rng: np.random.Generator, row: Row) -> tuple[NDArray, NDArray]:
         """Of the baseline and the arms, (arms + 1, seeds), and on resampled images, with RESAMPLES more."""
@@ -242,10 +246,7 @@ def simulated(row: Row, share: float = 1.0, number: int = 0) -> dict[str, object
 
 def interval(count: int, of: int) -> list[float]:
     """A share and its 95 % interval by Wilson."""
-    share, z = count / of, 1.959964
-    middle = (share + z**2 / (2 * of)) / (1 + z**2 / of)
-    reach = z / (1 + z**2 / of) * math.sqrt(share * (1 - share) / of + z**2 / (4 * of**2))
-    return [share, max(0.0, middle - reach), min(1.0, middle + reach)]
+    return [count / of, *map(float, stats.binomtest(count, of).proportion_ci(0.95, "wilson"))]
 
 
 def main() -> None:

@@ -49,8 +49,8 @@ def trained(study: Study, effects: dict[str, float], deviation: float = 0.002, *
 
 def judged(study: Study, kind: str = "best"):
     found = study.results()
-    folders = {(c.arm.name, c.pair): study.path(c) for c in study.cells if (c.arm.name, c.pair) in found}
-    return verdicts.judged(study.plan, found, verdicts.loaded(study.plan, folders), kind)
+    said = verdicts.judged(study.plan, found, verdicts.loaded(study.plan, study.folders(found)), kind)
+    return {name: of.verdict for name, of in said.items()}
 
 
 def test_an_arm_is_trained_until_it_has_its_word(tmp_path):

@@ -20,10 +20,9 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from . import averages, classifier, dataset, recording, zoo
+from . import averages, bound, classifier, dataset, recording, zoo
 from . import yolo as host
 from .arms import Arm
-from .bound import Bound
 from .dataset import Contents, Refused
 from .errors import UserError, shown
 from .files import write_text
@@ -170,9 +169,9 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
 def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path, device: str) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
     scan(plan, study)
-    bound = Bound(plan.data, str((study / DATA).resolve()), before.digest, before.stamp)
-    bound.save(folder)
-    record = _trained(plan, cell, folder, device, bound)
+    read = bound.Bound(plan.data, str((study / DATA).resolve()), before.digest, before.stamp)
+    read.save(folder)
+    record = _trained(plan, cell, folder, device, before.digest)
     settings = {key: plan.train[key] for key in JUDGING if key in plan.train}
     settings |= {"device": device}
     scores, disagreement = {}, 0.0
@@ -184,8 +183,9 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         disagreement = max(disagreement, *(abs(ours[key] - theirs[key]) for key in theirs))
         scores |= {key + end: value for key, value in theirs.items()}
         averages.load(folder, kind, plan.task)  # here, because cells run side by side and a report does not
-    bound.require(before)
+    read.require(before)
     models = {kind: host.load(folder / "weights" / f"{kind}.pt").model for kind in KINDS}
+    gains = {kind: opened(model) for kind, model in models.items()}
     result = Result(
         arm=cell.arm.name,
         pair=cell.pair,
@@ -207,7 +207,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         data=before.digest,
         versions=versions(),
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        opened={kind: opened(model) for kind, model in models.items()} if opened(models["best"]) is not None else None,
+        opened=None if None in gains.values() else gains,
     )
     write_text(folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
     for file in (folder / recording.RESUME, *folder.glob("start.*")):
@@ -239,10 +239,10 @@ def chosen_on(described: dict) -> str:
     return next(split for split in ("val", "test") if described.get(split))
 
 
-def _trained(plan: Plan, cell: Cell, folder: Path, device: str, bound: Bound) -> dict:
+def _trained(plan: Plan, cell: Cell, folder: Path, device: str, data: str) -> dict:
     """Train, or go on training, or find it done; what the trainer recorded."""
     checkpoint = recording.resumable(folder)
-    if checkpoint and checkpoint["foveal"]["record"].get("data") != bound.digest:
+    if checkpoint and checkpoint["foveal"]["record"].get("data") != data:
         checkpoint = None  # it read other data, or nobody knows what
     arguments = host.train_arguments(plan.train)
     epochs = arguments["epochs"]
@@ -252,7 +252,6 @@ def _trained(plan: Plan, cell: Cell, folder: Path, device: str, bound: Bound) ->
         settings = {"resume": str(folder / recording.RESUME), "device": device}
     else:
         _clear(folder)
-        bound.save(folder)
         plan.recipe.save(folder)
         model = start(cell.arm, cell.seed, folder, dataset.described(plan.data)["names"])
         settings = {**plan.train, "seed": cell.seed, "device": device, "model": model}
@@ -276,7 +275,7 @@ def _whole(folder: Path) -> bool:
 
 def _clear(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.name not in (LOCK, LOG):
+        if path.name not in (LOCK, LOG, bound.FILE):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

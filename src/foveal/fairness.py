@@ -10,7 +10,7 @@ from .cell import Result
 from .dataset import Refused
 from .errors import UserError
 from .metric import Metric
-from .plan import Plan
+from .plan import Plan, deciding
 
 AGREEMENT = 1e-6  # between averages computed here and the host's
 # Arguments in which cells of a fair study may differ.
@@ -79,7 +79,7 @@ def check(
         )
         if chosen_on == plan.split
         else Finding("split", True, f"judged on {plan.split}, which chose nothing"),
-        _same("versions", {_versions(r) for r in values}, "the same versions everywhere"),
+        _same("versions", {str(sorted(deciding(r.versions).items())) for r in values}, "the same versions everywhere"),
         _same("device", {_kind(r.device) for r in values}, "every run on {}"),
         _resumed(values),
     ]
@@ -113,11 +113,6 @@ def frozen(changed: Mapping[str, tuple[object, object]] | None) -> Finding:
 def _all(check: str, holds: Iterable[bool], yes: str, no: str) -> Finding:
     broken = sum(not ok for ok in holds)
     return Finding(check, not broken, f"{broken} runs: {no}" if broken else yes)
-
-
-def _versions(result: Result) -> str:
-    """Of what decides a result; cells of one protocol are alike whatever release of foveal trained them."""
-    return str(sorted((name, number) for name, number in result.versions.items() if name != "foveal"))
 
 
 def _same(check: str, found: set, detail: str) -> Finding:

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from .metric import METRICS
-from .verdict import LEVEL, Looks, judge
+from .verdict import LEARNED, LEVEL, Looks, judge_families
 
-LEARNED = 4  # margins, as in the verdicts of today
 DRAWS = 2000
 
 
@@ -27,22 +26,23 @@ def judged_anew(results: dict) -> dict:
     results = copy.deepcopy(results)
     arms, margin = results["arms"], results["statistics"]["margin"]
     metric = METRICS[results.setdefault("task", "detect")]  # the only one of older releases
-    claims = max(1, sum(arm["role"] == "treatment" for arm in arms))
+    treatments = {arm["name"] for arm in arms if arm["role"] == "treatment"}
+    claims = max(1, len(treatments))
     seeds = len(results["plan"]["seeds"])
     results["statistics"] |= {"looks": [seeds], "treatments": claims, "learned": LEARNED * margin}
     results.pop("power", None)
     baseline = next(arm for arm in arms if arm["role"] == "baseline")
     for key, scores in (("verdict", metric.key), ("verdict_last", metric.last)):
         ready = [arm for arm in arms if arm[key]]
-        treatments = [arm for arm in ready if arm["role"] == "treatment"]
-        for family in filter(None, [treatments, *([arm] for arm in ready if arm["role"] == "control")]):
-            looks = Looks((seeds,), claims if family is treatments else 1)
-            for arm, found in zip(family, judge([_pair(arm[key]) for arm in family], margin, looks), strict=True):
-                pairs = [seed for seed in arm["seeds"] if seed in baseline["seeds"]]
-                reached = max(statistics.fmean(each[scores]) for each in (arm, baseline))
-                if reached < LEARNED * margin:
-                    found = found.instead("nothing learned")
-                arm[key] = dataclasses.asdict(found) | {"differences": arm[key]["differences"], "pairs": pairs}
+        compared = {arm["name"]: _pair(arm[key]) for arm in ready}
+        verdicts = judge_families(compared, treatments, margin, Looks((seeds,), claims))
+        for arm in ready:
+            pairs = [seed for seed in arm["seeds"] if seed in baseline["seeds"]]
+            reached = max(statistics.fmean(each[scores]) for each in (arm, baseline))
+            found = verdicts[arm["name"]]
+            if reached < LEARNED * margin:
+                found = found.instead("nothing learned")
+            arm[key] = dataclasses.asdict(found) | {"differences": arm[key]["differences"], "pairs": pairs}
     if results["verdict"]:
         first = next(arm for arm in arms if arm["name"] == results["verdict"]["arm"])
         results["verdict"] = {"arm": first["name"], "word": first["verdict"]["word"]}

@@ -258,6 +258,11 @@ def versions() -> dict[str, str]:
     }
 
 
+def deciding(of: Mapping[str, str]) -> dict[str, str]:
+    """Those of `versions` that make another result: a release of foveal counts by its protocol."""
+    return {name: number for name, number in of.items() if name != "foveal"}
+
+
 # Values -------------------------------------------------------------------------------------------------------------
 
 
@@ -339,7 +344,7 @@ def _key(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) -
         "split": plan.split,
         "data": data_digest,
         "protocol": PROTOCOL,
-        "versions": {name: number for name, number in versions().items() if name != "foveal"},
+        "versions": deciding(versions()),
     }
     if plan.recipe != Recipe():
         decides["recipe"] = asdict(plan.recipe)

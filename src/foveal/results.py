@@ -23,7 +23,7 @@ from .files import write_text
 from .metric import Metric
 from .plan import Plan, claims, versions
 from .study import Study, rows
-from .verdict import LEVEL, Verdict, detectable, fewest_seeds, interval, mcnemar
+from .verdict import LEARNED, LEVEL, Verdict, detectable, fewest_seeds, interval, mcnemar
 from .verdicts import Averages, differences, overall
 
 SHOWN = 10  # images won, and lost
@@ -70,7 +70,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     plan, found = study.plan, study.results()
     if not any(arm == "baseline" for arm, _ in found):
         raise _nothing_finished(study)
-    folders = {(c.arm.name, c.pair): study.path(c) for c in study.cells if (c.arm.name, c.pair) in found}
+    folders = study.folders(found)
     averaged = verdicts.loaded(plan, folders)
     cost = costs(study, found, measure)
     described = dataset.described(plan.data)
@@ -124,7 +124,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         "machine": timing.environment(torch.device(device_of(found))),
         "statistics": {"metric": plan.metric.name, "second": plan.metric.second}
         | {"level": LEVEL, "margin": plan.margin, "resamples": averages.RESAMPLES, "treatments": claims(plan.arms)}
-        | {"looks": list(plan.looks), "learned": verdicts.LEARNED * plan.margin},
+        | {"looks": list(plan.looks), "learned": LEARNED * plan.margin},
         "verdict": _headline(arms),
         "fairness": [dataclasses.asdict(finding) for finding in findings],
         "arms": arms,
@@ -289,14 +289,11 @@ def _beside_paper(arms: list[dict], plan: Plan) -> dict[str, object] | None:
 
 def _judge(arms: list[dict], plan: Plan, found: dict[tuple[str, int], Result], averaged: Averages) -> None:
     """Put in the verdicts on best.pt and on last.pt, with the differences that they are about."""
-    by_name = {arm.name: arm for arm in plan.arms}
     for key, kind in (("verdict", "best"), ("verdict_last", "last")):
         words = verdicts.judged(plan, found, averaged, kind)
         for arm in arms:
-            if verdict := words.get(arm["name"]):
-                pairs = verdicts.paired(by_name[arm["name"]], plan, averaged)[: verdict.seeds]
-                each, _ = differences(arm["name"], "baseline", averaged, overall(kind), pairs)
-                arm[key] = {**_finite(verdict), "differences": each.tolist(), "pairs": pairs}
+            if said := words.get(arm["name"]):
+                arm[key] = {**_finite(said.verdict), "differences": said.differences.tolist(), "pairs": said.pairs}
 
 
 def _finite(verdict: Verdict) -> dict[str, object]:

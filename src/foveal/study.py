@@ -55,6 +55,8 @@ class Study:
         UserError: no plan there, or one that cannot work now.
     """
 
+    _seeds_due: tuple[dict[str, int], dict[str, int]] = ({}, {})  # what each arm needs after the looks it has reached
+
     def __init__(self, folder: Path):
         if not (folder / PLAN).is_file():
             raise UserError(f"there is no study in {folder}: it has no {PLAN}", "start one with foveal study run PLAN")
@@ -103,9 +105,12 @@ class Study:
         if not self.plan.looks[1:]:
             return self.cells
         found = self.results()
-        folders = {(c.arm.name, c.pair): self.path(c) for c in self.cells if (c.arm.name, c.pair) in found}
-        judged = verdicts.judged(self.plan, found, verdicts.loaded(self.plan, folders), "best")
-        seeds = verdicts.due(self.plan, judged)
+        reached = verdicts.reached(self.plan, found)
+        if self._seeds_due[0] != reached:
+            averaged = verdicts.loaded(self.plan, self.folders(found))
+            judged = verdicts.judged(self.plan, found, averaged, "best")
+            self._seeds_due = reached, verdicts.due(self.plan, judged)
+        seeds = self._seeds_due[1]
         return [cell for cell in self.cells if cell.pair in self.plan.seeds[: seeds[cell.arm.name]]]
 
     def missing(self) -> list[Cell]:
@@ -120,6 +125,10 @@ class Study:
         """Of finished cells, by arm and pair."""
         found = {(cell.arm.name, cell.pair): Result.load(self.path(cell)) for cell in self.cells}
         return {where: result for where, result in found.items() if result}
+
+    def folders(self, found: Mapping[tuple[str, int], Result]) -> dict[tuple[str, int], Path]:
+        """The folders of finished cells, by arm and pair."""
+        return {(c.arm.name, c.pair): self.path(c) for c in self.cells if (c.arm.name, c.pair) in found}
 
     def left_over(self) -> int:
         """Finished cells in the folder that do not count: of other data, other versions or another plan."""

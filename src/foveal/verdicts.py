@@ -1,6 +1,7 @@
 """The verdicts of a study, from its finished cells: which arms have their word, and which need more seeds."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,21 @@ from . import averages
 from .arms import Arm
 from .cell import KINDS, Result
 from .plan import Plan, claims
-from .verdict import Looks, Verdict, judge
+from .verdict import LEARNED, Looks, Verdict, judge_families
 
-LEARNED = 4  # margins that the metric of the baseline or the arm must reach before a difference means anything
 OPENED = 1e-4  # gain of an identity start below which an attention changes nothing
 
 Averages = Mapping[tuple[str, int], Mapping[str, Mapping[str, NDArray]]]  # by arm and pair, kind of weights, and key
 Value = Callable[[Mapping[str, Mapping[str, NDArray]]], NDArray]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdict on an arm, with the seeds that it was decided by and the difference at each."""
+
+    verdict: Verdict
+    pairs: list[int]
+    differences: NDArray
 
 
 def differences(
@@ -52,8 +61,8 @@ def loaded(plan: Plan, folders: Mapping[tuple[str, int], Path]) -> dict[tuple[st
     }
 
 
-def judged(plan: Plan, found: Mapping[tuple[str, int], Result], averaged: Averages, kind: str) -> dict[str, Verdict]:
-    """The verdict on each arm that has two pairs; treatments account for each other, controls stand for themselves.
+def judged(plan: Plan, found: Mapping[tuple[str, int], Result], averaged: Averages, kind: str) -> dict[str, Judged]:
+    """What is said of each arm that has two pairs; treatments account for each other, controls stand for themselves.
 
     Args:
         plan: of the study.
@@ -61,22 +70,21 @@ def judged(plan: Plan, found: Mapping[tuple[str, int], Result], averaged: Averag
         averaged: their averages.
         kind: of weights that are judged, "best" or "last".
     """
-    pairs = {arm.name: paired(arm, plan, averaged) for arm in plan.arms if arm.role != "baseline"}
+    others = {arm.name: arm for arm in plan.arms if arm.role != "baseline"}
+    pairs = {name: paired(arm, plan, averaged) for name, arm in others.items()}
     compared = {
         name: pair
         for name, seeds in pairs.items()
         if (pair := differences(name, "baseline", averaged, overall(kind), seeds))
     }
-    treatments = [arm for arm in plan.arms if arm.role == "treatment" and arm.name in compared]
-    families = [treatments, *([arm] for arm in plan.arms if arm.role == "control" and arm.name in compared)]
-    verdicts = {}
-    for family in filter(None, families):
-        looks = Looks(plan.looks, claims(plan.arms) if family is treatments else 1)
-        for arm, verdict in zip(family, judge([compared[a.name] for a in family], plan.margin, looks), strict=True):
-            both = [[found[name, pair] for pair in pairs[arm.name]] for name in ("baseline", arm.name)]
-            still = arm.spec is not None and not any(values.any() for values in compared[arm.name])
-            verdicts[arm.name] = _if_anything_happened(plan, *both, kind, still, verdict)
-    return verdicts
+    treatments = {name for name, arm in others.items() if arm.role == "treatment"}
+    looks, words = Looks(plan.looks, claims(plan.arms)), {}
+    for name, verdict in judge_families(compared, treatments, plan.margin, looks).items():
+        decided, (each, drawn) = pairs[name][: verdict.seeds], (of[: verdict.seeds] for of in compared[name])
+        both = [[found[arm, pair] for pair in decided] for arm in ("baseline", name)]
+        still = others[name].spec is not None and not (each.any() or drawn.any())
+        words[name] = Judged(_if_anything_happened(plan, *both, kind, still, verdict), decided, each)
+    return words
 
 
 def paired(arm: Arm, plan: Plan, finished: Collection[tuple[str, int]]) -> list[int]:
@@ -89,13 +97,16 @@ def paired(arm: Arm, plan: Plan, finished: Collection[tuple[str, int]]) -> list[
     return there[: plan.looks[0] - 1]  # too few for a word, and all of them shown
 
 
-def due(plan: Plan, verdicts: Mapping[str, Verdict]) -> dict[str, int]:
+def reached(plan: Plan, finished: Collection[tuple[str, int]]) -> dict[str, int]:
+    """Seeds of the last look that each arm has got to, 0 before the first; between looks no word can change."""
+    counts = {arm.name: len(paired(arm, plan, finished)) for arm in plan.arms if arm.role != "baseline"}
+    return {name: max((n for n in plan.looks if n <= count), default=0) for name, count in counts.items()}
+
+
+def due(plan: Plan, words: Mapping[str, Judged]) -> dict[str, int]:
     """How many seeds of each arm are to be trained now: up to its next look, none beyond its word."""
-    seeds = {}
-    for arm in plan.arms:
-        if arm.role != "baseline":
-            verdict = verdicts.get(arm.name)
-            seeds[arm.name] = plan.looks[0] if verdict is None else verdict.seeds if verdict.final else verdict.next
+    seeds = {arm.name: plan.looks[0] for arm in plan.arms if arm.role != "baseline"}
+    seeds |= {name: of.verdict.seeds if of.verdict.final else of.verdict.next for name, of in words.items()}
     return {"baseline": max(seeds.values()), **seeds}
 
 

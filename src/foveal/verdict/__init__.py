@@ -13,12 +13,13 @@ from .differences import (
     two_level_p,
     variances,
 )
-from .judgement import Verdict, judge
+from .judgement import LEARNED, Verdict, judge, judge_families
 from .looks import Looks, SignFlips, fewest_seeds
 from .power import detectable, power
 from .precision import Matches, Truth, average_precision, mean_average_precision
 
 __all__ = [
+    "LEARNED",
     "LEVEL",
     "Looks",
     "Matches",
@@ -33,6 +34,7 @@ __all__ = [
     "interquartile_mean",
     "interval",
     "judge",
+    "judge_families",
     "mcnemar",
     "mean_average_precision",
     "power",

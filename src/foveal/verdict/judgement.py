@@ -15,7 +15,7 @@ bear a bad run more, and why the interquartile mean stands beside the mean.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +34,7 @@ from .differences import (
 )
 from .looks import Looks, SignFlips, fewest_seeds
 
+LEARNED = 4  # margins that the metric of one of both must reach before a difference means anything
 BAD_RUN = 3.0  # standard deviations by which a run may miss that a claim must bear
 UPPER = 0.8  # how sure the limit of a spread is from which more seeds are counted
 MOST_SEEDS = 1000
@@ -110,6 +111,26 @@ def judge(arms: Sequence[Pair], margin: float, looks: Looks | None = None) -> li
         for index, verdict in zip(ready, _look(cut, margin, looks, looks.claims - claimed), strict=True):
             verdicts[index] = verdict
     return [verdict or _preliminary(pair, looks) for verdict, pair in zip(verdicts, arms, strict=True)]
+
+
+def judge_families(
+    compared: Mapping[str, Pair], treatments: Collection[str], margin: float, looks: Looks
+) -> dict[str, Verdict]:
+    """A verdict for each arm by its name: treatments account for each other, and controls stand for themselves.
+
+    Args:
+        compared: as for `judge`, by name.
+        treatments: the arms among them that are no controls.
+        margin: as for `judge`.
+        looks: of the treatments.
+    """
+    families = [[name for name in compared if name in treatments]]
+    families += [[name] for name in compared if name not in treatments]
+    found: dict[str, Verdict] = {}
+    for family in filter(None, families):
+        shared = looks if family[0] in treatments else replace(looks, claims=1)
+        found |= zip(family, judge([compared[name] for name in family], margin, shared), strict=True)
+    return found
 
 
 def _look(arms: Sequence[Pair], margin: float, looks: Looks, claims: int) -> list[Verdict]:
@@ -210,5 +231,4 @@ def _to_decide(
 
 def _preliminary(pair: Pair, looks: Looks) -> Verdict:
     """Numbers without a word, of an arm that has not reached its first look."""
-    following = next((seeds for seeds in looks.seeds if seeds > len(pair[0])), looks.seeds[-1])
-    return Verdict("preliminary", "", False, **_described(*pair), next=following)
+    return Verdict("preliminary", "", False, **_described(*pair), next=looks.seeds[0])
