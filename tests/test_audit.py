@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from ultralytics.nn import tasks
 
 import foveal
-from foveal import UserError, demo, judging, recording, runs
+from foveal import UserError, demo, evaluation, judging, runs
 from foveal import audit as room
 from foveal import yolo as host
 from foveal.audit import Audit, audit
@@ -115,10 +115,10 @@ LOADED = {}
 
 
 def once(load: Callable) -> Callable:
-    def of(file):
+    def of(file, *trust):
         found = Path(file).stat() if Path(file).is_file() else None
         key = load, found and (found.st_ino, found.st_mtime_ns)
-        LOADED[key] = LOADED[key] if key in LOADED else load(file)
+        LOADED[key] = LOADED[key] if key in LOADED else load(file, *trust)
         return LOADED[key]
 
     return of
@@ -165,7 +165,7 @@ def test_a_fair_pair_is_fair_and_nothing_is_written(trained, tmp_path, monkeypat
         assert word not in found.sentence
     assert found.sentence.startswith("Nothing unfair was found. The mAP50-95 of B less that of A is ")
 
-    monkeypatch.setattr(room.recording, "evaluate", evaluated := once_evaluated())
+    monkeypatch.setattr(evaluation, "evaluate", evaluated := once_evaluated())
     swapped, again = audit(trained / "b", trained / "a"), audit(trained / "a", trained / "b")
     assert evaluated.calls == 2
     assert swapped.difference == pytest.approx(-found.difference, abs=1e-12)
@@ -176,7 +176,7 @@ def test_a_fair_pair_is_fair_and_nothing_is_written(trained, tmp_path, monkeypat
 
 
 def once_evaluated() -> Callable:
-    evaluate, known = recording.evaluate, {}
+    evaluate, known = evaluation.evaluate, {}
 
     def of(weights, *args, **settings):
         if weights not in known:
@@ -242,7 +242,7 @@ def drawn_pair(pair, monkeypatch) -> dict[str, Detections]:
         map50, whole = plain_map(found, np.ones(len(found.name), int)) if len(found.true_image) else (0.0, 0.0)
         return found, {"map50": map50, "map": whole + of["off"]}
 
-    monkeypatch.setattr(room.recording, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
     monkeypatch.setattr(judging, "RESAMPLES", 150)
     return of
 

@@ -21,7 +21,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 pytest.importorskip("timm", reason="timm is not installed")
 
 import foveal
-from foveal import IdentityStart, UserError, attaching, classifier, recording, zoo
+from foveal import IdentityStart, UserError, attaching, classifier, evaluation, recording, zoo
 from foveal import yolo as host
 from foveal.attention import Attention
 from foveal.spec import Spec
@@ -511,7 +511,7 @@ def test_what_is_answered_is_what_the_host_counts(trained, data, tmp_path, name)
     (tmp_path / "data").mkdir()
     for split in ("train", "val", "test"):
         (tmp_path / "data" / split).symlink_to(data / split)
-    answers, averages = recording.evaluate(weights, str(tmp_path / "data"), "test", tmp_path, imgsz=32, batch=4)
+    answers, averages = evaluation.evaluate(weights, str(tmp_path / "data"), "test", tmp_path, imgsz=32, batch=4)
     assert answers.name.tolist() == sorted(f"{name}/{index}.png" for name in NAMES.values() for index in range(3))
     assert [NAMES[label] for label in answers.label] == [name.partition("/")[0] for name in answers.name]
     assert answers.ranked.shape == (21, 5)
@@ -525,7 +525,7 @@ def test_what_is_answered_is_what_the_host_counts(trained, data, tmp_path, name)
         assert probabilities[ranked].tolist() == pytest.approx(
             probabilities.sort(descending=True)[0][:5].tolist(), abs=1e-5
         )
-    on_val, _ = recording.evaluate(weights, str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4)
+    on_val, _ = evaluation.evaluate(weights, str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4)
     assert len(on_val.name) == 14
 
 
@@ -534,7 +534,7 @@ def test_images_that_cannot_be_read_are_not_among_the_answers(trained, data, tmp
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data/val.cache").unlink(missing_ok=True)
     (tmp_path / "data/val/class2/0.png").write_bytes(b"no image")
-    answers, averages = recording.evaluate(
+    answers, averages = evaluation.evaluate(
         trained / "weights/best.pt", str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4
     )
     assert "class2/0.png" not in answers.name

@@ -66,7 +66,8 @@ def findings(tmp_path):
                 (folder / "args.yaml").write_text(yaml.safe_dump(written))
         assert not changed, "no such cells"
         plan = Plan(MODEL, "data.yaml", arms, (0, 1), split=split)
-        found = check(plan, EPOCHS, results, folders, SOURCES, chosen_on)
+        planned = {arm.name: arm.train.get("epochs", EPOCHS) for arm in arms}
+        found = check(plan, planned, results, folders, SOURCES, chosen_on)
         assert len({finding.check for finding in found}) == len(found)
         return {finding.check: (finding.ok, finding.detail) for finding in found}
 
@@ -95,6 +96,31 @@ def test_a_fair_study_breaks_nothing(findings):
     }
 
 
+LONGER = Arm("2x epochs", "control", MODEL, train={"epochs": 2 * EPOCHS})
+
+
+def test_an_arm_that_is_meant_to_differ_is_said_and_breaks_nothing(findings):
+    trained = {"epochs": 2 * EPOCHS, "batches": [str(epoch) for epoch in range(2 * EPOCHS)]}
+    cells = {
+        f"2x_epochs_{pair}": {**trained, "batches": [f"{pair} {b}" for b in trained["batches"]]} for pair in (0, 1)
+    }
+    own = {"epochs": 2 * EPOCHS, "close_mosaic": 2 * EPOCHS}
+    written = {f"2x epochs {pair}": own for pair in (0, 1)}
+    found = findings(ARMS["baseline"], LONGER, arguments=written, **cells)
+    assert found["epochs"] == (True, "all 2 or 4 epochs in every run, none stopped early")
+    said = "AdamW, lr0 0.001; all other training arguments are the same; 2x epochs is meant to differ in epochs"
+    assert found["optimizer"] == (True, said)
+    assert [found[check][0] for check in ("batches", "seeds", "start")] == [True] * 3
+    written["2x epochs 1"] = {**own, "lr0": 0.002}
+    assert findings(ARMS["baseline"], LONGER, arguments=written, **cells)["optimizer"] == (
+        False,
+        "training arguments differ: lr0",
+    )
+    cells["2x_epochs_0"] |= {"epochs": EPOCHS}
+    found = findings(ARMS["baseline"], LONGER, arguments=written, **cells)["epochs"]
+    assert found == (False, "not all epochs in every run: 2 of 4")
+
+
 def test_arms_that_learned_nothing_are_no_answer(findings):
     nothing = {"scores": {"map": 0.0, "map50": 0.1, "map_last": 0.0, "map50_last": 0.1}}
     cells = {f"{arm}_{seed}": nothing for arm in ("baseline", "ema", "AA", "one_size_up") for seed in (0, 1)}
@@ -105,7 +131,7 @@ def test_arms_that_learned_nothing_are_no_answer(findings):
 
 def test_nothing_finished_yet():
     plan = Plan(MODEL, "data.yaml", tuple(ARMS.values()), (0, 1))
-    assert check(plan, EPOCHS, {}, {}, SOURCES) == [Finding("evaluator", None, "nothing is finished yet")]
+    assert check(plan, {}, {}, {}, SOURCES) == [Finding("evaluator", None, "nothing is finished yet")]
 
 
 BROKEN = [
@@ -114,7 +140,7 @@ BROKEN = [
     # Another model draws the same batches too.
     ("batches", "one_size_up_0", {"batches": ["another"] * 2}, "arms saw different batches at seed 0"),
     ("seeds", "AA_0", {"batches": ["seed 0, epoch 0", "seed 0, epoch 1"]}, "two seeds saw the same batches"),
-    ("epochs", "baseline_1", {"epochs": 1}, "not the same in all runs: 1, 2"),
+    ("epochs", "baseline_1", {"epochs": 1}, "not all epochs in every run: 1 of 2"),
     ("batch", "AA_1", {"batch": 8}, "not the same in all runs: 16, 8"),
     ("finite", "ema_1", {"finite": False}, "1 runs: weights that are not finite"),
     (
@@ -151,7 +177,7 @@ def test_what_is_not_alike_is_found_and_only_that(findings, name, cell, changes,
 
 def test_every_run_may_have_stopped_early_alike(findings):
     alike = {f"{name}_{pair}": {"epochs": 1} for name in ("baseline", "ema", "AA", "one_size_up") for pair in (0, 1)}
-    assert findings(**alike)["epochs"] == (False, "not the same in all runs: 1, 2")
+    assert findings(**alike)["epochs"] == (False, "not all epochs in every run: 1 of 2")
 
 
 def test_agreement_is_bounded(findings):

@@ -103,11 +103,25 @@ def test_what_a_plan_need_not_say(read):
     assert read(arms="ema@neck,P3, A/A").arms == read(arms=["ema@neck,P3", "a/a"]).arms
 
 
-@pytest.mark.parametrize("name", ["A/A", "a/a", "placebo", "PLACEBO", "one size up", "One Size UP"])
+@pytest.mark.parametrize("name", ["A/A", "a/a", "placebo", "PLACEBO", "one size up", "One Size UP", "2X epochs"])
 def test_controls_are_known_in_any_case(read, name):
     (_, control) = read(arms=[name]).arms
     assert (control.role, control.name.lower()) == ("control", name.lower())
     assert control.spec is None or control.spec.places == ("neck",)
+
+
+def test_twice_as_many_epochs(read):
+    found = read(arms="A/A,2x epochs,ema@neck", train={"epochs": 7, "lr0": 0.02})
+    assert {arm.name: found.epochs(arm) for arm in found.arms} == {
+        **dict.fromkeys(("baseline", "A/A", "ema@neck"), 7),
+        "2x epochs": 14,
+    }
+    assert found.arguments(found.arms[-1]) == {**FAIR, "epochs": 14, "lr0": 0.02}
+    fourteen = read(arms="A/A,ema@neck", train={"epochs": 14, "lr0": 0.02})
+    names = {cell.arm.name: cell.key.rpartition("-")[2] for cell in found.cells("data") if cell.pair == 0}
+    baseline = next(cell.key.rpartition("-")[2] for cell in fourteen.cells("data"))
+    assert names["2x epochs"] == baseline != names["baseline"]
+    assert read(arms="2x epochs").epochs(read(arms="2x epochs").arms[1]) == 200  # the host's own hundred, twice
 
 
 @pytest.mark.parametrize(

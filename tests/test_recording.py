@@ -7,7 +7,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import torch
 
-from foveal import recording
+from foveal import evaluation, recording
 from foveal import yolo as host
 from foveal.demo import draw_data
 from foveal.verdict import average_precision, mean_average_precision
@@ -69,7 +69,7 @@ class Fixed:
         return {"tp": preds["hits"]}
 
 
-class Detecting(recording._Detecting, Fixed):
+class Detecting(evaluation._Detecting, Fixed):
     pass
 
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
-from foveal import UserError, cli, executors, fairness, recording, report, results, view_study
+from foveal import UserError, cli, evaluation, executors, fairness, recording, report, results, view_study
 from foveal import cell as room
 from foveal.cell import BUSY, FAILURE, RESULT, Result, held
 from foveal.demo import draw_data
@@ -188,7 +188,7 @@ def test_evaluations_share_what_the_training_was_told(tmp_path, monkeypatch):
         raise RuntimeError("enough")
 
     monkeypatch.setattr(room, "_trained", lambda *_: {})
-    monkeypatch.setattr(room.recording, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
     with pytest.raises(RuntimeError, match="enough"):
         room.run(tmp_path, study.cells[0].key)
     assert (told["max_det"], told["imgsz"], told["batch"]) == (500, PLAN["train"]["imgsz"], PLAN["train"]["batch"])
@@ -596,7 +596,9 @@ def test_a_study_whose_test_split_is_not_there_is_judged_on_val_and_says_so(tmp_
     result = {("baseline", 0): fake(study, study.cells[0])}
     folder = study.path(study.cells[0])
     (folder / "args.yaml").write_text("{optimizer: SGD, lr0: 0.1}")
-    found = fairness.check(study.plan, 2, result, {("baseline", 0): folder}, {study.plan.model: {}}, "val", absent)
+    found = fairness.check(
+        study.plan, study.epochs, result, {("baseline", 0): folder}, {study.plan.model: {}}, "val", absent
+    )
     (split,) = [finding for finding in found if finding.check == "split"]
     assert split.detail.endswith(f"{absent}, named as the test split, is not there")
     with pytest.raises(UserError, match="split: 'test' is not a split of"):

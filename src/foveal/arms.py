@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import zoo
@@ -26,6 +26,7 @@ class Arm:
         model: file or name of the model.
         spec: the attention; None for a model as it is.
         shift: added to every seed.
+        train: arguments in which its training differs from the plan's, and is meant to.
     """
 
     name: str
@@ -33,15 +34,17 @@ class Arm:
     model: str
     spec: Spec | None = None
     shift: int = 0
+    train: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
-def read(written: object, model: str, folder: Path) -> tuple[Arm, ...]:
+def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, ...]:
     """The arms that a plan lists, the baseline first and what depends on other arms last.
 
     Args:
         written: a list.
         model: of the baseline, and of every arm that names no other.
         folder: where models are looked for first.
+        epochs: of the plan.
 
     Raises:
         UserError: it is no list, or an arm cannot be read or stands there twice.
@@ -67,11 +70,11 @@ def read(written: object, model: str, folder: Path) -> tuple[Arm, ...]:
             spec = Spec.parse(one)
             spec = replace(spec, places=spec.places or _places(model), start=spec.start or "identity")
             arms.append(Arm(one, "control" if spec.name == "placebo" else "treatment", model, spec))
-    arms += [control(model, arms) for control in late]
+    arms += [control(model, arms, epochs) for control in late]
     trained: dict[tuple, str] = {}
     for arm in arms:
         spec = str(replace(arm.spec, start=arm.spec.start or "identity")) if arm.spec else ""
-        what = (arm.model, spec, arm.shift)
+        what = (arm.model, spec, arm.shift, *arm.train.items())
         if what in trained:
             also = "" if trained[what] == arm.name else f", first as {trained[what]!r}"
             raise UserError(f"the arm {arm.name!r} stands in the plan twice{also}", "leave one out")
@@ -104,16 +107,16 @@ def _places(model: str) -> tuple[str, ...]:
     return ("paper",) if zoo.is_name(model) else ("neck",)
 
 
-def _again(model: str, arms: Sequence[Arm]) -> Arm:
+def _again(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
     return Arm("A/A", "control", model, shift=OTHER_SEEDS)
 
 
-def _placebo(model: str, arms: Sequence[Arm]) -> Arm:
+def _placebo(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
     places = next((arm.spec.places for arm in arms if arm.spec), _places(model))
     return Arm("placebo", "control", model, Spec("placebo", places=places or _places(model)))
 
 
-def _larger(model: str, arms: Sequence[Arm]) -> Arm:
+def _larger(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
     stem, suffix = os.path.splitext(model)
     match = re.fullmatch(rf"(.*\d)([{SCALES[:-1]}])((?:-\w+)?)", stem)
     if not match or zoo.is_name(model):
@@ -124,5 +127,9 @@ def _larger(model: str, arms: Sequence[Arm]) -> Arm:
     return Arm("one size up", "control", larger)
 
 
+def _longer(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
+    return Arm("2x epochs", "control", model, train={"epochs": 2 * epochs})
+
+
 # Arms by name. All are trained like the others; none is a claim.
-CONTROLS = {"a/a": _again, "placebo": _placebo, "one size up": _larger}
+CONTROLS = {"a/a": _again, "placebo": _placebo, "one size up": _larger, "2x epochs": _longer}

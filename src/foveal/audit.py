@@ -61,7 +61,15 @@ class Audit:
     sentence: str
 
 
-def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "cpu", evaluate: bool = True) -> Audit:
+def audit(
+    run_a: Path,
+    run_b: Path,
+    *,
+    data: str | None = None,
+    device: str = "cpu",
+    evaluate: bool = True,
+    trust: bool = False,
+) -> Audit:
     """Compare two training runs of detectors.
 
     Both best.pt are evaluated on the same images if these are here, on test if the data has one with labels; else mAP
@@ -73,13 +81,14 @@ def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "c
         data: data file to evaluate on; by default that of the runs, if it is here.
         device: of the evaluation, as Ultralytics takes it.
         evaluate: False compares only what the runs wrote down.
+        trust: load checkpoints that name more than layers of known packages, and run what they name.
 
     Raises:
         UserError: folders that are no such runs or the same one, files that cannot be read, or data that does not fit.
     """
     if run_a.resolve() == run_b.resolve():
         raise UserError(f"{run_a} and {run_b} are the same folder", "name the folders of two runs")
-    a, b = runs = Run.read("A", run_a), Run.read("B", run_b)
+    a, b = runs = Run.read("A", run_a, trust), Run.read("B", run_b, trust)
     with tempfile.TemporaryDirectory(prefix="foveal-audit-") as place:
         here = [data_here(run, Path(place)) for run in runs]
         findings = [
@@ -107,7 +116,7 @@ def audit(run_a: Path, run_b: Path, *, data: str | None = None, device: str = "c
         elif "best" not in a.weights.keys() & b.weights.keys() or a.of_best("classes") != b.of_best("classes"):
             judged = judging.written_down(runs, "there are no two best.pt of the same classes that can be read")
         else:
-            judged = judging.evaluated(runs, chosen, Path(place), device)
+            judged = judging.evaluated(runs, chosen, Path(place), device, trust)
         findings += judged.findings
         absent = without_test(chosen and dataset.absent_test(chosen))
         findings.append(

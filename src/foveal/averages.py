@@ -1,6 +1,13 @@
-"""Averages of what was judged over resampled images: the slow part of a report, computed once for each cell."""
+"""Averages of what was judged over resampled images: the slow part of a report, computed once for each cell.
 
+It needs no device, so a cell does not compute them: what runs a study does while other cells train, and a report where
+nobody has.
+"""
+
+from collections.abc import Collection, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +19,7 @@ from .metric import METRICS
 from .verdict import average_precision, draw_images, mean_average_precision
 
 RESAMPLES = 2000  # the same draws for every cell of a study
+AT_ONCE = 2  # threads that compute them, nearly all of the time outside of Python's lock
 KINDS = {"detect": Detections, "classify": Answers}
 
 
@@ -68,6 +76,21 @@ def load(folder: Path, kind: str, task: str) -> dict[str, NDArray]:
     averages = _accuracies(found, counts) if task == "classify" else _precisions(found, counts, kind == "best")
     save_arrays(kept, averages)
     return averages
+
+
+_Where = TypeVar("_Where", bound=Hashable)
+
+
+def loaded(
+    folders: Mapping[_Where, Path], kinds: Collection[str], task: str
+) -> dict[_Where, dict[str, dict[str, NDArray]]]:
+    """`load` for each kind of weights of several cells."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        begun = [(where, kind, pool.submit(load, folders[where], kind, task)) for where in folders for kind in kinds]
+        found: dict[_Where, dict[str, dict[str, NDArray]]] = {where: {} for where in folders}
+        for where, kind, future in begun:
+            found[where][kind] = future.result()
+    return found
 
 
 def over_classes(found: NDArray) -> NDArray:

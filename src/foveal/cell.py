@@ -7,7 +7,6 @@ continues after the last whole epoch. A lock, which the system frees when its ho
 import contextlib
 import dataclasses
 import json
-import pickle
 import shutil
 import sys
 import types
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from . import averages, bound, classifier, dataset, recording, zoo
+from . import averages, bound, classifier, dataset, evaluation, recording, unpickling, zoo
 from . import yolo as host
 from .arms import Arm
 from .dataset import Contents, Refused
@@ -172,17 +171,17 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
     read = bound.Bound(plan.data, str((study / DATA).resolve()), before.digest, before.stamp)
     read.save(folder)
     record = _trained(plan, cell, folder, device, before.digest)
-    settings = {key: plan.train[key] for key in JUDGING if key in plan.train}
+    arguments = plan.arguments(cell.arm)
+    settings = {key: arguments[key] for key in JUDGING if key in arguments}
     settings |= {"device": device}
     scores, disagreement = {}, 0.0
     for kind, end in KINDS.items():
         weights = folder / "weights" / f"{kind}.pt"
-        found, theirs = recording.evaluate(weights, plan.data, plan.split, folder, **settings)
+        found, theirs = evaluation.evaluate(weights, plan.data, plan.split, folder, **settings)
         found.save(folder / f"{kind}.npz")
         ours = averages.again(found)
         disagreement = max(disagreement, *(abs(ours[key] - theirs[key]) for key in theirs))
         scores |= {key + end: value for key, value in theirs.items()}
-        averages.load(folder, kind, plan.task)  # here, because cells run side by side and a report does not
     read.require(before)
     models = {kind: host.load(folder / "weights" / f"{kind}.pt").model for kind in KINDS}
     gains = {kind: opened(model) for kind, model in models.items()}
@@ -244,8 +243,9 @@ def _trained(plan: Plan, cell: Cell, folder: Path, device: str, data: str) -> di
     checkpoint = recording.resumable(folder)
     if checkpoint and checkpoint["foveal"]["record"].get("data") != data:
         checkpoint = None  # it read other data, or nobody knows what
-    arguments = host.train_arguments(plan.train)
+    arguments = host.train_arguments(plan.arguments(cell.arm))
     epochs = arguments["epochs"]
+    write_text(folder / recording.PERIOD, str(plan.resume_period))
     if checkpoint and checkpoint["epoch"] + 1 >= epochs and _whole(folder):
         return checkpoint["foveal"]["record"]
     if checkpoint and checkpoint["epoch"] + 1 < epochs:
@@ -254,7 +254,7 @@ def _trained(plan: Plan, cell: Cell, folder: Path, device: str, data: str) -> di
         _clear(folder)
         plan.recipe.save(folder)
         model = start(cell.arm, cell.seed, folder, dataset.described(plan.data)["names"])
-        settings = {**plan.train, "seed": cell.seed, "device": device, "model": model}
+        settings = {**plan.arguments(cell.arm), "seed": cell.seed, "device": device, "model": model}
         # Old hosts never close mosaics that should be closed before the first epoch, unless they resume.
         settings["close_mosaic"] = min(arguments["close_mosaic"], epochs)
         settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
@@ -267,15 +267,15 @@ def _whole(folder: Path) -> bool:
     """Whether both trained models can be read: the host does not write them in one step."""
     try:
         for kind in KINDS:
-            torch.load(folder / "weights" / f"{kind}.pt", map_location="cpu", weights_only=False)
+            unpickling.read(folder / "weights" / f"{kind}.pt")
         return True
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+    except UserError:
         return False
 
 
 def _clear(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.name not in (LOCK, LOG, bound.FILE):
+        if path.name not in (LOCK, LOG, bound.FILE, recording.PERIOD):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

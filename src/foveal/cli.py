@@ -13,7 +13,7 @@ import typer
 
 from . import cli_bench, cli_deploy, cli_explain, cli_study, cli_view
 from .errors import UserError
-from .printing import load_host, only_talk, print_json, print_table
+from .printing import Trust, load_host, only_talk, print_json, print_table
 
 app = typer.Typer(
     help="Attention for YOLO that keeps your weights.",
@@ -94,6 +94,7 @@ def add(
     output: Annotated[str, typer.Option("-o", "--output", help="[default: as in yolo11n-ema.pt]")] = "",
     own_row: Annotated[bool, typer.Option("--own-row", help="Rows of its own, as published YAMLs have it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    trust: Trust = False,
     as_json: _Json = False,
 ) -> None:
     """Put an attention into a model and keep its weights.
@@ -106,7 +107,8 @@ def add(
     load_host()
     from .graft import add as call
 
-    added = call(model, spec, at=at, start=start or None, output=output or None, own_row=own_row, force=force)
+    names = {"at": at, "start": start or None, "output": output or None}
+    added = call(model, spec, **names, own_row=own_row, force=force, trust=trust)
     if as_json:
         return print_json(dataclasses.asdict(added))
     print_table(("row", "before", "after"), [(c.row, c.before or "(new)", c.after) for c in added.changes])

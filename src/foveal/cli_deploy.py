@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from .errors import UserError
-from .printing import load_host, only_talk, print_json, print_table, say
+from .printing import Trust, load_host, only_talk, print_json, print_table, say
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -77,6 +77,7 @@ def export(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE|FLAG]...", help="As for yolo export: format=onnx dynamic.")
     ] = None,
+    trust: Trust = False,
     as_json: _Json = False,
 ) -> None:
     """Ultralytics' exporter, then the file is run and compared with PyTorch.
@@ -93,7 +94,7 @@ def export(
     from .deploy import export as call
 
     with only_talk():
-        found = call(model, **key_values(arguments or []))
+        found = call(model, trust=trust, **key_values(arguments or []))
     if as_json:
         print_json(dataclasses.asdict(found))
     else:

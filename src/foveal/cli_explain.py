@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .printing import load_host, print_json, print_table, say
+from .printing import Trust, load_host, print_json, print_table, say
 
 
 def explain(
@@ -21,6 +21,7 @@ def explain(
     batch: Annotated[int, typer.Option(help="Of the evaluation.")] = 16,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write.")] = Path("explained"),
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest.")] = False,
 ) -> None:
     """What a model's attentions do: their gates, drawn and measured.
@@ -34,7 +35,7 @@ def explain(
     from .explain import explain as call
 
     settings = {"split": split, "imgsz": imgsz, "batch": batch, "device": device}
-    explained = call(model, images or (), output=output, data=data or None, **settings, tell=say)
+    explained = call(model, images or (), output=output, data=data or None, **settings, tell=say, trust=trust)
     if as_json:
         return print_json(explained.manifest)
     manifest = explained.manifest

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from .errors import UserError
-from .printing import load_host, print_json, print_table, say
+from .printing import Trust, load_host, print_json, print_table, say
 
 UNKNOWN = 3  # exit code where there is no answer: 1 and 2 are taken, by "no" and by the user's mistakes
 
@@ -34,7 +34,7 @@ def run_study(
     ] = None,
     model: Annotated[str, typer.Option(help="A .pt file, or a model YAML or its name.")] = "",
     data: Annotated[str, typer.Option(help="A data.yaml.")] = "",
-    arms: Annotated[str, typer.Option(help='Such as "ema@neck,coord@neck,A/A,placebo,one size up".')] = "",
+    arms: Annotated[str, typer.Option(help='Such as "ema@neck,coord@neck,A/A,placebo,2x epochs".')] = "",
     seeds: Annotated[
         str,
         typer.Option(
@@ -153,6 +153,7 @@ def audit(
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Judge both best.pt on the same images.")
     ] = True,
+    trust: Trust = False,
     as_json: _Json = False,
 ) -> None:
     """Are two runs of Ultralytics a fair comparison?
@@ -164,7 +165,7 @@ def audit(
     from .audit import audit as call
 
     with contextlib.redirect_stdout(sys.stderr):  # the host's tables
-        found = call(run_a, run_b, data=data or None, device=device, evaluate=evaluate)
+        found = call(run_a, run_b, data=data or None, device=device, evaluate=evaluate, trust=trust)
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
@@ -309,7 +310,7 @@ def _report(study, language: str, measure: bool) -> None:
 
 def _state_row(state, study) -> tuple[str, ...]:
     score = f"{state.result.scores[study.plan.metric.key]:.4f}" if state.result else ""
-    epochs = f"{state.epochs}/{study.epochs}"
+    epochs = f"{state.epochs}/{study.epochs[state.cell.arm.name]}"
     return (state.cell.arm.name, str(state.cell.pair), state.word, epochs, score, state.reason)
 
 

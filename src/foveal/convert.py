@@ -10,7 +10,6 @@ name layers only, and that text must be a layer with plain arguments.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,6 @@ _KINDS = (
     "RTDETRDetectionModel",
 )
 _SEQUENTIAL = "torch.nn.modules.container.Sequential"
-_ACTIVATION = re.compile(r"(torch\.)?nn\.[A-Z]\w*\([\w=., -]*\)")
 
 
 @dataclass(frozen=True)
@@ -227,11 +225,7 @@ def _plan(model: Node, source: Path, chooser: Chooser) -> tuple[list[Part], dict
             row[2] += "".join(f"+{spec}" for spec in specs)
         require_layer(index, row[2], layer)
     chooser.require_used()
-    activation = cfg.get("activation")
-    if activation and not (isinstance(activation, str) and _ACTIVATION.fullmatch(activation)):
-        raise UserError(
-            f"the model's activation is {activation!r}, which the host would execute", "write for example nn.SiLU()"
-        )
+    host.parser.require_activation(cfg)
     if not any(part.pasted for part in parts):
         if elsewhere := foreign.diagnosed(model, source=source):
             raise elsewhere

@@ -97,7 +97,7 @@ class Exported:
     wrong: str
 
 
-def export(model: str | os.PathLike, **settings: object) -> Exported:
+def export(model: str | os.PathLike, *, trust: bool = False, **settings: object) -> Exported:
     """Export a model and compare the file with it.
 
     The file stands beside the model and has the host's name for it; what was found is written beside it, as
@@ -105,6 +105,7 @@ def export(model: str | os.PathLike, **settings: object) -> Exported:
 
     Args:
         model: a .pt file, or a model YAML or its name.
+        trust: load a .pt file that names more than layers of known packages, and run what it names.
         settings: as Ultralytics takes them: format, imgsz, dynamic, half, int8, data, batch, nms, ...
 
     Raises:
@@ -112,7 +113,7 @@ def export(model: str | os.PathLike, **settings: object) -> Exported:
     """
     given = exporter.settings(settings)
     source = Path(model)
-    loaded = host.load(source)
+    loaded = host.load(source, trust)
     if source.suffix != ".pt":
         source = Path.cwd() / source.name
     try:

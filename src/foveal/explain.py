@@ -54,6 +54,7 @@ def explain(
     batch: int = 16,
     device: str = "cpu",
     tell: Callable[[str], None] = lambda _: None,
+    trust: bool = False,
 ) -> Explained:
     """Draw and measure the gates of a model's attentions, and write a folder with a page.
 
@@ -69,6 +70,7 @@ def explain(
         batch: of the evaluation.
         device: "cpu", "cuda" or "cuda:1".
         tell: called with a line whenever something begins.
+        trust: load a .pt file that names more than layers of known packages, and run what it names.
 
     Raises:
         UserError: anything given that cannot work; nothing is written then.
@@ -77,7 +79,7 @@ def explain(
     target, data = Path(output), None if data is None else str(data)
     _check_target(target)
     name = Path(model).name if isinstance(model, (str, os.PathLike)) else Path(model.ckpt_path or "model").name
-    loaded = host.load(model) if isinstance(model, (str, os.PathLike)) else model
+    loaded = host.load(model, trust) if isinstance(model, (str, os.PathLike)) else model
     with host.refusing(name):  # a file can hold anything
         found = ablation.attentions(loaded.model)
     if not found:

@@ -36,7 +36,7 @@ class Finding:
 
 def check(
     plan: Plan,
-    epochs: int,
+    epochs: Mapping[str, int],
     results: Mapping[tuple[str, int], Result],
     folders: Mapping[tuple[str, int], Path],
     sources: Mapping[str, dict[str, str]],
@@ -45,9 +45,11 @@ def check(
 ) -> list[Finding]:
     """All findings about the finished cells of a study.
 
+    An arm that is meant to be trained in another way is no unfairness: it is said, and its batches are not compared.
+
     Args:
         plan: of the study.
-        epochs: planned.
+        epochs: planned, by arm.
         results: by arm and pair.
         folders: of the same cells.
         sources: of each model an arm starts from, a digest of every tensor; empty for fresh weights.
@@ -56,12 +58,12 @@ def check(
     """
     if not results:
         return [Finding("evaluator", None, "nothing is finished yet")]
-    values = list(results.values())
+    values, declared = list(results.values()), {arm.name: arm.train for arm in plan.arms if arm.train}
     return [
-        *_batches(results),
-        _same("epochs", {r.epochs for r in values} | {epochs}, f"all {epochs} epochs in every run, none stopped early"),
+        *_batches({where: of for where, of in results.items() if where[0] not in declared}),
+        _epochs(epochs, results),
         _same("batch", {r.batch for r in values}, "{} images in every batch"),
-        _arguments(folders.values()),
+        _arguments(folders, declared),
         _pretrained(plan, results, sources),
         _start(plan, results),
         _all("finite", (r.finite for r in values), "all trained weights are finite", "weights that are not finite"),
@@ -144,16 +146,26 @@ def _batches(results: Mapping[tuple[str, int], Result]) -> list[Finding]:
     ]
 
 
-def _arguments(folders: Iterable[Path]) -> Finding:
-    """All other training arguments, as the host wrote them down."""
-    written = [_written(folder / "args.yaml") for folder in folders]
-    differ = differing(written)
-    first = written[0]
-    if differ:
+def _epochs(planned: Mapping[str, int], results: Mapping[tuple[str, int], Result]) -> Finding:
+    short = sorted({f"{of.epochs} of {planned[arm]}" for (arm, _), of in results.items() if of.epochs != planned[arm]})
+    if short:
+        return Finding("epochs", False, f"not all epochs in every run: {', '.join(short)}")
+    told = ", ".join(map(str, sorted({planned[arm] for arm, _ in results})))
+    return Finding("epochs", True, f"all {told.replace(', ', ' or ')} epochs in every run, none stopped early")
+
+
+def _arguments(folders: Mapping[tuple[str, int], Path], declared: Mapping[str, Mapping[str, object]]) -> Finding:
+    """All other training arguments, as the host wrote them down, but for those that an arm is meant to differ in."""
+    written = {where: _written(folder / "args.yaml") for where, folder in folders.items()}
+    first = next(iter(written.values()))
+    meant = {arm: {*declared[arm]} for arm in dict.fromkeys(arm for arm, _ in written) if arm in declared}
+    own = {arm: names | ({"close_mosaic"} if "epochs" in names else set()) for arm, names in meant.items()}
+    alike = [{**of, **{name: first.get(name) for name in own.get(arm, ())}} for (arm, _), of in written.items()]
+    if differ := differing(alike):
         return Finding("optimizer", False, f"training arguments differ: {', '.join(differ)}")
-    return Finding(
-        "optimizer", True, f"{first['optimizer']}, lr0 {first['lr0']:g}; all training arguments are the same"
-    )
+    said = f"{first['optimizer']}, lr0 {first['lr0']:g}; all {'other ' if meant else ''}training arguments are the same"
+    told = (f"{arm} is meant to differ in {', '.join(sorted(names))}" for arm, names in meant.items())
+    return Finding("optimizer", True, "; ".join([said, *told]))
 
 
 def _written(file: Path) -> dict:

@@ -63,10 +63,10 @@ def forecast(plan: Plan, device: str, tell: Callable[[str], object] = lambda _: 
     place = _place(device.partition(",")[0])
     if "train" not in images or chosen_on is None or place is None:
         return None
-    arguments = host.train_arguments(plan.train)
     seconds = {}
     for arm in plan.arms:
         tell(f"measuring a step of {arm.name}")
+        arguments = host.train_arguments(plan.arguments(arm))
         measured = _seconds_an_image(plan, arm, arguments, place)
         if measured is None:
             return None

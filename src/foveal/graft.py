@@ -70,6 +70,7 @@ def add(
     output: str | os.PathLike | None = None,
     own_row: bool = False,
     force: bool = False,
+    trust: bool = False,
 ) -> Added:
     """Put an attention into a model and write the result; the source stays as it is.
 
@@ -83,13 +84,14 @@ def add(
         own_row: give the attention rows of its own, as published YAMLs do, instead of attaching it to the layers;
             behind the row of another attention it always has one.
         force: overwrite `output`.
+        trust: load a .pt file that names more than layers of known packages, and run what it names.
 
     Raises:
         UserError: anything given that cannot work; nothing is written then.
     """
     model, spec = str(model), _complete(spec, at, start)
     target = _target(model, spec, output, force)
-    loaded = host.load(model)
+    loaded = host.load(model, trust)
     before = loaded.model.eval()
     insert.require_read(insert.rows(before.yaml), host.split(before.yaml)[1])
     size = image_size(loaded.task)
@@ -197,7 +199,7 @@ def _write(model: nn.Module, loaded: host.YOLO, target: Path, image: Tensor, out
         saved = host.checkpoint(model, loaded.ckpt)
 
         def check(part: Path) -> None:
-            read = host.load(part).model.eval()
+            read = host.load(part, trust=True).model.eval()  # what was screened, or was trusted
             if not rebuilding.same(rebuilding.run(read, image), outputs):
                 raise UserError(f"{target} was read back as another model than was written", "try another disk with -o")
 

@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from . import dataset, recording
+from . import dataset, evaluation
 from . import yolo as host
 from .detections import Detections
 from .errors import UserError
@@ -51,7 +51,7 @@ def written_down(runs: tuple[Run, Run], why: str) -> Judged:
     return Judged([Finding("evaluator", None, detail)], "val", None if None in (a, b) else (a, b))
 
 
-def evaluated(runs: tuple[Run, Run], data: str, folder: Path, device: str) -> Judged:
+def evaluated(runs: tuple[Run, Run], data: str, folder: Path, device: str, trust: bool = False) -> Judged:
     """Both best.pt on the same images, on test if the data have one with labels.
 
     Raises:
@@ -61,12 +61,12 @@ def evaluated(runs: tuple[Run, Run], data: str, folder: Path, device: str) -> Ju
     if classes != runs[0].of_best("classes") and not runs[0].arguments.get("single_cls"):
         raise UserError(f"{data} has the classes {classes}, and the runs have others", "give the data of the runs")
     split = "test" if dataset.has_labels(data, "test") else "val"
-    shared = {"device": device, "single_cls": bool(runs[0].arguments.get("single_cls"))}
+    shared = {"device": device, "trust": trust, "single_cls": bool(runs[0].arguments.get("single_cls"))}
     found, averages, disagreement = [], [], 0.0
     for run in runs:
         best = run.folder / "weights" / "best.pt"
         with host.refusing(best):
-            detections, theirs = recording.evaluate(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
+            detections, theirs = evaluation.evaluate(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
         if not len(detections.true_image):
             raise UserError(f"no image of {split} in {data} has an object", "give data with labels")
         map50, ours = _averages(detections)

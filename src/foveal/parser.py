@@ -10,6 +10,7 @@ import copy
 import difflib
 import functools
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 
@@ -23,6 +24,8 @@ from . import insert, surgery
 from .attention import ATTENTIONS, Attention, find, known
 from .errors import UserError, shown
 from .kernels import ema
+
+_ACTIVATION = re.compile(r"(torch\.)?nn\.(modules\.activation\.)?[A-Z]\w*\([\w=., -]*\)")
 
 # What layers raise that cannot be built from a row's arguments, or whose weights cannot be downloaded.
 _UNBUILDABLE = (
@@ -76,6 +79,7 @@ def split(cfg: Mapping) -> tuple[dict, dict[int, insert.Placed]]:
 
 def _parse_model(original: Callable, d: dict, ch: int, verbose: bool = True):
     """Build a model's rows with the host's parser, then attach the attentions that stand in them."""
+    require_activation(d)
     cfg, placed = split(d)
     _require_known(insert.rows(cfg), insert.rows(d))
     if not placed:
@@ -91,8 +95,21 @@ def _parse_model(original: Callable, d: dict, ch: int, verbose: bool = True):
     return nn.Sequential(*layers), save
 
 
+def require_activation(cfg: Mapping) -> None:
+    """The text of `activation`, which the host evaluates, is a layer of torch's with plain arguments.
+
+    Raises:
+        UserError: it is something else.
+    """
+    text = cfg.get("activation")
+    if text and not (isinstance(text, str) and _ACTIVATION.fullmatch(text)):
+        raise UserError(
+            f"the model's activation is {shown(text)}, which the host would execute", "write for example nn.SiLU()"
+        )
+
+
 def _require_known(together: list[list], written: list[list]) -> None:
-    """Every row names a module that is there.
+    """Every row names a module that is there; the host would call whatever else a name stands for.
 
     Raises:
         UserError: the first that does not; the hint is the nearest thing that works.
@@ -100,7 +117,8 @@ def _require_known(together: list[list], written: list[list]) -> None:
     for index, row in enumerate(together):
         name = row[2]
         home, _, last = name.rpartition(".")
-        if home == "torchvision.ops" or hasattr(nn if home == "nn" else tasks, last if home == "nn" else name):
+        found = getattr(nn, last, None) if home == "nn" else getattr(tasks, name, None)
+        if home == "torchvision.ops" or (isinstance(found, type) and issubclass(found, nn.Module)):
             continue
         raise UserError(
             f"row {index}, {shown(written[index])}, names {name!r}, which neither Ultralytics "

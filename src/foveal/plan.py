@@ -40,7 +40,7 @@ UNFAIR = {
 }
 # Training arguments that stand elsewhere in a plan, or that a study sets itself.
 ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
-KEYS = ("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal")
+KEYS = ("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal", "resume_period")
 PROTOCOL = 1  # of how a cell is trained and judged: cells of another one do not count
 
 
@@ -61,6 +61,7 @@ class Plan:
         rehearsal: the share of a larger plan that this is, if it is.
         text: as it was written, for files and reports.
         looks: how many seeds there are each time that arms are judged; an arm that has its word is trained no more.
+        resume_period: epochs from one state in full precision, from which a killed training goes on, to the next.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Plan:
     rehearsal: float | None = None
     text: dict[str, object] = field(default_factory=dict)
     looks: tuple[int, ...] = ()
+    resume_period: int = 1
 
     @classmethod
     def read(cls, path: Path, download: bool = False) -> "Plan":
@@ -125,8 +127,10 @@ class Plan:
         data = dataset.beside(_text("data", written["data"]), folder)
         if not arm_names.is_model(model):
             raise UserError(f"model: {model!r} is neither a .pt file nor a model YAML", "model: yolo11n.pt")
-        names = written["arms"]
-        arms = arm_names.read(arm_names.split(names) if isinstance(names, str) else names, model, folder)
+        metric = METRICS[_task(data)]
+        train, names = _train(written.get("train"), metric), written["arms"]
+        listed = arm_names.split(names) if isinstance(names, str) else names
+        arms = arm_names.read(listed, model, folder, host.train_arguments(train)["epochs"])
         if len(arms) < 2:
             raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
         seeds, looks = _seeds(written.get("seeds"), claims(arms))
@@ -135,13 +139,12 @@ class Plan:
             dataset.described(data, download=True)
         if look or split not in ("test", "val"):
             split = _split(split, data)
-        metric = METRICS[_task(data)]
         margin = written.get("margin", 0.005)
         if type(margin) is not float or not 0 < margin < 1:
             raise UserError(
                 f"margin: {shown(margin)} is not a difference of {metric.name} between 0 and 1", "margin: 0.005"
             )
-        train, recipe = _train(written.get("train"), metric), Recipe.of(written.get("recipe") or {})
+        recipe = Recipe.of(written.get("recipe") or {})
         if recipe.padding and metric is not METRICS["classify"]:
             raise UserError("recipe: padding is for the images of classifiers", "leave it out")
         return cls(
@@ -151,7 +154,16 @@ class Plan:
             rehearsal=_share(written.get("rehearsal")),
             text={**written, "arms": names, "split": split},
             looks=looks,
+            resume_period=_period(written.get("resume_period", 1)),
         )
+
+    def arguments(self, arm: Arm) -> dict[str, object]:
+        """Training arguments of an arm, as far as they are not the host's own values."""
+        return {**self.train, **arm.train}
+
+    def epochs(self, arm: Arm) -> int:
+        """How many an arm is trained for."""
+        return int(host.train_arguments(self.arguments(arm))["epochs"])
 
     def cells(self, data_digest: str) -> list["Cell"]:
         """All cells, those of the first seed first, so that a study under way compares whole pairs."""
@@ -314,6 +326,12 @@ def _share(written: object) -> float | None:
     return written
 
 
+def _period(written: object) -> int:
+    if type(written) is not int or written < 1:
+        raise UserError(f"resume_period: {shown(written)} is no number of epochs", "resume_period: 5")
+    return written
+
+
 def _train(written: object, metric: Metric) -> dict[str, object]:
     written = {} if written is None else written
     if not isinstance(written, dict):
@@ -340,7 +358,7 @@ def _key(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) -
         "model": model_digest,
         "spec": str(arm.spec),
         "seed": seed,
-        "train": plan.train,
+        "train": plan.arguments(arm),
         "split": plan.split,
         "data": data_digest,
         "protocol": PROTOCOL,

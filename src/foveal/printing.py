@@ -1,4 +1,4 @@
-"""Where commands print: data to stdout, talk to stderr."""
+"""What commands share: where they print, which is data to stdout and talk to stderr, and an option."""
 
 import contextlib
 import importlib
@@ -6,6 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated
+
+import typer
+
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Load a .pt file that names more than layers, and run what it names.")
+]
 
 
 def say(text: str) -> None:

@@ -5,12 +5,13 @@ and nobody sees it in the result. Here
 
 - every epoch draws its order and augmentations from (seed, epoch) alone, whatever was drawn before it, so that arms see
   the same batches and a resumed epoch is the one that was lost;
-- `resume.pt`, written whole after each epoch, is the host's checkpoint with the state it leaves out: weights, averages
-  and optimizer in full precision, gradients not applied yet, and the record so far.
+- `resume.pt`, written whole after each epoch or each few, is the host's checkpoint in full precision, with the state
+  it leaves out: the weights beside their averages, gradients not applied yet, and the record so far.
 
 On a CPU a resumed run then equals an undisturbed one bit for bit. On a GPU they differ by what its kernels leave open.
 """
 
+import copy
 import hashlib
 import os
 import pickle
@@ -18,6 +19,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,26 +27,39 @@ import torch
 from torch import Tensor, nn
 
 from . import yolo as host
-from .answers import Answers
 from .bound import Bound
-from .detections import Detections
 from .errors import UserError
 from .files import require_intact, write_text, write_whole
 from .recipe import Recipe
+from .screening import require_harmless
+from .unpickling import Unwanted
 
-RESUME = "resume.pt"
+RESUME, PERIOD = "resume.pt", "resume_period.txt"
 RANK = int(os.environ.get("RANK", -1))  # of this process in multi-GPU training
 _NOT_YET = sys.maxsize
 
 
 def resumable(folder: Path) -> dict | None:
-    """The checkpoint from which a run in this folder goes on; None if there is none, or of another place."""
+    """The checkpoint from which a run in this folder goes on; None if there is none, or of another place.
+
+    Raises:
+        Unwanted: it would run more than layers.
+    """
     file = folder / RESUME
     try:
+        require_harmless(file)
         found = torch.load(file, map_location="cpu", weights_only=False)
         return found if Path(found["train_args"]["save_dir"]) == folder.resolve() else None
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):
+    except Unwanted:
+        raise
+    except (UserError, OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError):  # none, or damaged
         return None
+
+
+def period(folder: Path) -> int:
+    """After how many epochs each `resume.pt` is written into the folder of a run; 1 where that is not said."""
+    file = folder / PERIOD
+    return int(file.read_text()) if file.is_file() else 1
 
 
 class _Recording:
@@ -56,7 +71,8 @@ class _Recording:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.recipe, self.bound = Recipe.load(Path(self.save_dir)), Bound.load(Path(self.save_dir))
+        folder = Path(self.save_dir)
+        self.recipe, self.bound, self.period = Recipe.load(folder), Bound.load(folder), period(folder)
         self.record = {"start": {}, "batches": [], "seconds": [], "peak_bytes": None, "resumed": 0}
         self.record["data"] = self.bound and self.bound.digest
         self._digest, self._position, self._began = hashlib.blake2b(digest_size=8), -1, 0.0
@@ -95,8 +111,10 @@ class _Recording:
         self._last_step = self._iteration()
 
     def save_model(self):
-        """The host's, then everything that an exact continuation needs, if the epoch read what it should have."""
-        if self.bound:
+        """The host's, then everything that an exact continuation needs, if the epochs read what they should have."""
+        done = self.epoch + 1
+        due = done == self.epochs or done % self.period == 0
+        if self.bound and due:
             self.bound.require()
         saved = super().save_model()
         self.record["batches"].append(self._digest.hexdigest())
@@ -104,33 +122,46 @@ class _Recording:
         self.record["batch"] = self.batch_size
         peak = _peak_bytes(self.device)
         self.record["peak_bytes"] = peak and max(peak, self.record["peak_bytes"] or 0)
-        checkpoint = torch.load(self.last, map_location="cpu", weights_only=False)
-        checkpoint["foveal"] = {
+        if due:
+            state = self._state()
+            write_whole(self.save_dir / RESUME, lambda path: torch.save(state, path), require_intact)
+        return saved
+
+    def _state(self) -> dict[str, object]:
+        """The host's checkpoint, whose average and optimizer are rounded to 16 bits, with the exact ones in it."""
+        state = torch.load(self.last, map_location="cpu", weights_only=False, mmap=True)  # no tensor of it is read
+        state["ema"], state["optimizer"] = copy.copy(self.ema.ema), self.optimizer.state_dict()
+        state["ema"].criterion = None  # as the host has it
+        parameters = _plain(self.model).named_parameters()
+        state["foveal"] = {
             "model": _plain(self.model).state_dict(),
-            "average": self.ema.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "gradients": {n: p.grad for n, p in _plain(self.model).named_parameters() if p.grad is not None},
+            "gradients": {name: parameter.grad for name, parameter in parameters if parameter.grad is not None},
             "last_step": self._last_step,
             "record": self.record,
         }
-        write_whole(self.save_dir / RESUME, lambda path: torch.save(checkpoint, path), require_intact)
-        return saved
+        return state
 
     def resume_training(self, ckpt):
-        """The host's, then in full precision."""
+        """The host's, with what it forgets or leaves rounded."""
         super().resume_training(ckpt)
         if not self.resume or ckpt is None:
             return
         exact = ckpt["foveal"]
         _plain(self.model).load_state_dict(exact["model"])
-        self.ema.ema.load_state_dict(exact["average"])
-        self.optimizer.load_state_dict(exact["optimizer"])
         self.scaler.load_state_dict(exact["scaler"])
         self.record, self._last_step = exact["record"], exact["last_step"]
         self.record["resumed"] += 1
         self._unapplied, self._steps_in_time = exact["gradients"], False
         self._drop_lost_rows(ckpt["epoch"] + 1)
+
+    def final_eval(self):
+        """The host's, but for its evaluation of best.pt: a cell makes its own, and keeps what was found."""
+        validator, self.validator = self.validator, _Skipped(self.validator.args, self.metrics)
+        try:
+            super().final_eval()
+        finally:
+            self.validator = validator
 
     def _setup_scheduler(self):
         """The host's, or the recipe's."""
@@ -222,6 +253,17 @@ def _crop(transforms: list, size: int, padding: int) -> None:
     transforms[place : place + 1] = [known.Resize(size), known.RandomCrop(size, padding)]
 
 
+@dataclass(frozen=True)
+class _Skipped:
+    """In the place of a validator: answers with metrics that are known."""
+
+    args: object
+    metrics: dict[str, float]
+
+    def __call__(self, **_: object) -> dict[str, float]:
+        return dict(self.metrics)
+
+
 class _Epochs:
     """A loader of the host whose every epoch draws from (seed, epoch) alone."""
 
@@ -279,107 +321,3 @@ def _bytes(tensor: Tensor) -> bytes:
 def _plain(model: nn.Module) -> nn.Module:
     """The model inside the wrapper of multi-GPU training."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-
-class _Detecting:
-    """Mixed into a validator of the host: keeps every detection and its match."""
-
-    def init_metrics(self, model):
-        """The host's start of an evaluation."""
-        super().init_metrics(model)
-        self._kept = []
-
-    def _process_batch(self, preds, batch):
-        """The host's matching of one image."""
-        matched = super()._process_batch(preds, batch)
-        boxes, true_boxes = (self.scale_preds({"bboxes": b["bboxes"]}, batch)["bboxes"] for b in (preds, batch))
-        tensors = (boxes, preds["conf"], preds["cls"], true_boxes, batch["cls"])
-        self._kept.append((batch["im_file"], matched["tp"], *(t.cpu().numpy() for t in tensors)))
-        return matched
-
-    def detections(self) -> Detections:
-        """What was found: images by name, detections by falling confidence, equal ones in the host's order."""
-        paths, hits, boxes, confidences, labels, true_boxes, true_labels = zip(*self._kept, strict=True)
-        by_name = sorted(range(len(paths)), key=paths.__getitem__)
-        place = np.empty(len(paths), int)
-        place[by_name] = np.arange(len(paths))
-        confidence = np.concatenate(confidences).astype(np.float32)
-        order = np.argsort(-confidence)  # as in the host's `ap_per_class`, so that averages of it are the host's
-        return Detections(
-            name=np.array([Path(paths[index]).name for index in by_name]),
-            image=np.repeat(place, [len(of) for of in labels])[order],
-            box=np.concatenate([b.reshape(-1, 4) for b in boxes]).astype(np.float32)[order],
-            confidence=confidence[order],
-            label=np.concatenate(labels).astype(np.int32)[order],
-            hit=np.concatenate(hits)[order],
-            true_image=np.repeat(place, [len(of) for of in true_labels]),
-            true_box=np.concatenate([b.reshape(-1, 4) for b in true_boxes]).astype(np.float32),
-            true_label=np.concatenate(true_labels).astype(np.int32),
-        )
-
-
-class _DetectionValidator(_Detecting, host.DetectionValidator):
-    pass
-
-
-class _RTDETRValidator(_Detecting, host.RTDETRValidator):
-    pass
-
-
-class _Answering:
-    """Mixed into a validator of the host: names the images that its answers are for."""
-
-    def get_dataloader(self, dataset_path, batch_size):
-        """A loader in the order of the data set, where the host's shuffles."""
-        dataset = self.build_dataset(dataset_path)
-        if not len(dataset):
-            raise UserError(f"there is no image of the model's classes in {dataset_path}", "choose another split")
-        return torch.utils.data.DataLoader(dataset, batch_size, num_workers=self.args.workers)
-
-    def answers(self) -> Answers:
-        """What was answered, images by name; those that the host could not read are not among them."""
-        dataset = self.dataloader.dataset
-        names = [Path(file).relative_to(dataset.root).as_posix() for file, *_ in dataset.samples]
-        by_name = sorted(range(len(names)), key=names.__getitem__)
-        return Answers(
-            name=np.array([names[index] for index in by_name]),
-            ranked=torch.cat(self.pred).numpy()[by_name],
-            label=torch.cat(self.targets).numpy()[by_name],
-        )
-
-
-class _ClassificationValidator(_Answering, host.ClassificationValidator):
-    pass
-
-
-def evaluate(
-    weights: Path, data: str, split: str, folder: Path, **settings
-) -> tuple[Detections | Answers, dict[str, float]]:
-    """What a trained model finds or answers on one split, and the host's own averages of it.
-
-    Args:
-        weights: a .pt file.
-        data: a data file; for a classifier a folder.
-        split: "val" or "test", and there, because the host would judge a classifier on the other one without a word.
-        folder: for what the host writes.
-        settings: `imgsz`, `batch`, `device`, ...
-
-    Returns:
-        The detections, and `map50` and `map` (mAP50-95) as fractions; or the answers, and `top1` and `top5`.
-    """
-    model = host.load(weights)
-    if model.task == "classify":
-        kind = _ClassificationValidator
-    else:
-        kind = _RTDETRValidator if isinstance(model, host.RTDETR) else _DetectionValidator
-        settings = {"rect": True, **settings}
-    settings = {"plots": False, "save_json": False, "verbose": False, **settings}
-    settings |= {"data": data, "split": split, "mode": "val", "model": str(weights)}
-    settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
-    validator = kind(args=settings)
-    validator(model=model.model)
-    if model.task == "classify":
-        metrics = validator.metrics
-        return validator.answers(), {"top1": float(metrics.top1), "top5": float(metrics.top5)}
-    box = validator.metrics.box
-    return validator.detections(), {"map50": float(box.map50), "map": float(box.map)}

@@ -34,7 +34,7 @@ ORDER = ("helps", "hurts", "equivalent", "inconclusive", "never opened", "nothin
 def before(plan: Plan, found: Mapping[tuple[str, int], Result]) -> str:
     """What this many seeds can find, to be read before hours are spent; with the results there are."""
     seeds, level = plan.looks[-1], LEVEL / claims(plan.arms)
-    epochs = host.train_arguments(plan.train)["epochs"]
+    epochs = " or ".join(map(str, sorted({plan.epochs(arm) for arm in plan.arms})))
     most = "" if plan.looks == (seeds,) else "at most "
     lines = [f"{most}{len(plan.arms) * seeds} trainings of {epochs} epochs, {len(found)} of them finished"]
     if seeds < fewest_seeds(level):

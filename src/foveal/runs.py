@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import yaml
 
-from . import dataset
+from . import dataset, unpickling
 from . import yolo as host
 from .errors import UserError
 from .metric import METRICS
@@ -49,15 +49,15 @@ class Weights:
     judged: dict[str, float]
 
     @classmethod
-    def read(cls, file: Path) -> "Weights":
-        """Read a .pt file.
+    def read(cls, file: Path, trust: bool = False) -> "Weights":
+        """Read a .pt file; one that names more than layers only where it is trusted.
 
         Raises:
             UserError: it is damaged, or made with code that is not installed.
         """
         try:
             with host.refusing(file):
-                loaded = host.load(file)
+                loaded = host.load(file, trust)
                 tensors, checkpoint = loaded.model.state_dict(), loaded.ckpt
                 return cls(
                     version=checkpoint.get("version"),
@@ -76,11 +76,8 @@ class Weights:
 
 def _noted_start(file: Path) -> str | None:
     """The path that recent releases keep in a trained model; `host.load` puts the file's own in its place."""
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-    except NotImplementedError:  # it holds a path of another operating system
-        return None
-    start = getattr(checkpoint.get("ema") or checkpoint["model"], "pt_path", None)
+    checkpoint = unpickling.read(file, tensors=False).saved
+    start = (checkpoint.get("ema") or checkpoint["model"]).state.get("pt_path")
     return start and str(start)
 
 
@@ -105,8 +102,8 @@ class Run:
     unread: dict[str, str]
 
     @classmethod
-    def read(cls, name: str, folder: Path) -> "Run":
-        """Read a folder.
+    def read(cls, name: str, folder: Path, trust: bool = False) -> "Run":
+        """Read a folder; checkpoints that name more than layers only where it is trusted.
 
         Raises:
             UserError: it is none of a detector's training, or its arguments or its table cannot be read.
@@ -138,7 +135,7 @@ class Run:
         for kind in KINDS:
             if (file := folder / "weights" / f"{kind}.pt").is_file():
                 try:
-                    weights[kind] = Weights.read(file)
+                    weights[kind] = Weights.read(file, trust)
                 except UserError as error:
                     unread[kind] = f"{error.message}; {error.hint}"
         return cls(name, folder, arguments, judged, weights, unread)

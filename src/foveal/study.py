@@ -19,9 +19,9 @@ from pathlib import Path
 
 import yaml
 
-from . import dataset, verdicts, zoo
+from . import averages, dataset, verdicts, zoo
 from . import yolo as host
-from .cell import BUSY, CELLS, DATA, FAILURE, LOG, PLAN, Result, held, scan
+from .cell import BUSY, CELLS, DATA, FAILURE, KINDS, LOG, PLAN, Result, held, scan
 from .errors import UserError
 from .executors import Executor
 from .files import write_text
@@ -64,7 +64,7 @@ class Study:
         self.plan = Plan.read(folder / PLAN)
         self.contents = dataset.contents(self.plan.data, folder / DATA)
         self.cells = self.plan.cells(self.contents.digest)
-        self.epochs = int(host.train_arguments(self.plan.train)["epochs"])
+        self.epochs = {arm.name: self.plan.epochs(arm) for arm in self.plan.arms}
 
     @classmethod
     def prepare(cls, written: Mapping[str, object], beside: Path, folder: Path) -> "Study":
@@ -151,16 +151,16 @@ class Study:
 
     def seconds_left(self, states: list[State]) -> float | None:
         """Until all cells are finished, as far as finished and running ones tell."""
-        lasted = [state.result.seconds for state in states if state.result]
-        lasted += [
-            seconds * self.epochs / state.epochs
+        an_epoch = [state.result.seconds / state.epochs for state in states if state.result]
+        an_epoch += [
+            seconds / state.epochs
             for state in states
             if state.word == "running" and state.epochs and (seconds := _elapsed(self.path(state.cell)))
         ]
-        if not lasted:
+        if not an_epoch:
             return None
-        missing = sum(1 - state.epochs / self.epochs for state in states if state.word != "finished")
-        return statistics.median(lasted) * missing / max(1, sum(state.word == "running" for state in states))
+        missing = sum(self.epochs[state.cell.arm.name] - state.epochs for state in states)
+        return statistics.median(an_epoch) * missing / max(1, sum(state.word == "running" for state in states))
 
     def run(self, executor: Executor, say: Callable[[str], None]) -> None:
         """Train every cell that is due, look by look; returns when each is finished or has failed.
@@ -178,11 +178,18 @@ class Study:
             else:
                 arms = ", ".join(dict.fromkeys(cell.arm.name for cell in waiting if cell.arm.role != "baseline"))
                 say(f"no word yet on {arms}: going on")
-            self._train(waiting, executor, attempts, say)
+            with concurrent.futures.ThreadPoolExecutor(averages.AT_ONCE) as ahead:
+                self._train(waiting, executor, attempts, say, ahead)
 
     def _train(
-        self, waiting: deque[Cell], executor: Executor, attempts: Counter[str], say: Callable[[str], None]
+        self,
+        waiting: deque[Cell],
+        executor: Executor,
+        attempts: Counter[str],
+        say: Callable[[str], None],
+        ahead: concurrent.futures.Executor,
     ) -> None:
+        """Train cells, and let `ahead` average what the finished ones found, which needs no device."""
         running: dict[concurrent.futures.Future, Cell] = {}
         while waiting or running:
             for _ in range(len(waiting)):
@@ -203,6 +210,9 @@ class Study:
                 cell = running.pop(future)
                 if self._again(cell, future, attempts, say):
                     waiting.append(cell)
+                elif Result.load(self.path(cell)):
+                    for kind in KINDS:  # an error is raised again where they are needed
+                        ahead.submit(averages.load, self.path(cell), kind, self.plan.task)
 
     def _submit(self, cell: Cell, executor: Executor) -> concurrent.futures.Future:
         try:
@@ -277,7 +287,7 @@ class Study:
     def _state(self, cell: Cell) -> State:
         folder = self.path(cell)
         if result := Result.load(folder):
-            return State(cell, "finished", self.epochs, result=result)
+            return State(cell, "finished", self.epochs[cell.arm.name], result=result)
         epochs = len(rows(folder))
         if self._taken(cell):
             return State(cell, "running", epochs)

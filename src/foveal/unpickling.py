@@ -53,6 +53,10 @@ _DTYPES = {
 }
 
 
+class Unwanted(UserError):
+    """The file calls or names what no checkpoint needs."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a file holds.
@@ -75,7 +79,7 @@ class _Name(type):
 
     def __call__(cls, *args):
         if cls.path not in _CALLS:
-            raise UserError(
+            raise Unwanted(
                 f"the file calls {cls.path}, which no checkpoint needs: not executed",
                 "convert only files from people you trust, and ask for the weights alone otherwise",
             )
@@ -132,8 +136,12 @@ class Node(metaclass=_Name):
         }
 
 
-def read(path: Path) -> Contents:
+def read(path: Path, tensors: bool = True) -> Contents:
     """Read what `torch.save` wrote.
+
+    Args:
+        path: of a file.
+        tensors: with their values; else they are on torch's meta device, which is faster and takes no memory.
 
     Raises:
         UserError: no such file, one that is damaged or of another format, or one that calls what is not allowed.
@@ -145,7 +153,7 @@ def read(path: Path) -> Contents:
                     f"{str(path)!r} is not in the zip format that torch has written since 1.6",
                     "give a checkpoint such as best.pt; one of an older torch, if you trust it, must be saved again",
                 )
-            return _read(zipfile.ZipFile(file), path)
+            return _read(zipfile.ZipFile(file), path, tensors)
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror or error}", "check the path") from None
     except UserError:
@@ -155,7 +163,7 @@ def read(path: Path) -> Contents:
         raise UserError(f"{str(path)!r} is damaged or no checkpoint: {said}", "copy or download it again") from None
 
 
-def _read(archive: zipfile.ZipFile, path: Path) -> Contents:
+def _read(archive: zipfile.ZipFile, path: Path, tensors: bool) -> Contents:
     records = archive.namelist()
     tops = [name.rpartition("/")[0] for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if any(name.endswith("/constants.pkl") for name in records):
@@ -170,7 +178,7 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Contents:
     for opcode, argument, _ in pickletools.genops(program):
         if "PUT" in opcode.name and argument > len(program):
             raise ValueError("its pickle asks for more memory than it can need")  # the unpickler would try
-    reader = _Reader(program, archive, tops[0])
+    reader = _Reader(program, archive, tops[0], tensors)
     saved = reader.load()
     nodes = reader.nodes.values()
     return Contents(
@@ -183,9 +191,9 @@ def _read(archive: zipfile.ZipFile, path: Path) -> Contents:
 class _Reader(pickle.Unpickler):
     """Python's unpickler, given stand-ins for all names and the tensors' bytes from the zip."""
 
-    def __init__(self, program: bytes, archive: zipfile.ZipFile, top: str):
+    def __init__(self, program: bytes, archive: zipfile.ZipFile, top: str, tensors: bool):
         super().__init__(io.BytesIO(program), encoding="utf-8")
-        self.archive, self.top = archive, top
+        self.archive, self.top, self.tensors = archive, top, tensors
         self.nodes: dict[str, type[Node]] = {}
         self.storages: dict[str, Tensor] = {}
 
@@ -201,10 +209,16 @@ class _Reader(pickle.Unpickler):
         if kind != "storage":
             raise ValueError(f"it refers to a {kind!r}")
         if key not in self.storages:
-            content = bytearray(self.archive.read(f"{self.top}/data/{key}"))
-            dtype = _DTYPES[storage.path.removeprefix("torch.")]
-            self.storages[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+            record, dtype = f"{self.top}/data/{key}", _DTYPES[storage.path.removeprefix("torch.")]
+            self.storages[key] = self._values(record, dtype) if self.tensors else self._size(record, dtype)
         return self.storages[key]
+
+    def _values(self, record: str, dtype: torch.dtype) -> Tensor:
+        content = bytearray(self.archive.read(record))
+        return torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+
+    def _size(self, record: str, dtype: torch.dtype) -> Tensor:
+        return torch.empty(self.archive.getinfo(record).file_size // dtype.itemsize, dtype=dtype, device="meta")
 
 
 def _today(module: str) -> str:

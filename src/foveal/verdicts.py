@@ -56,9 +56,7 @@ def overall(kind: str) -> Value:
 
 def loaded(plan: Plan, folders: Mapping[tuple[str, int], Path]) -> dict[tuple[str, int], dict[str, dict[str, NDArray]]]:
     """The averages of finished cells, whose folders are given by arm and pair."""
-    return {
-        where: {kind: averages.load(folder, kind, plan.task) for kind in KINDS} for where, folder in folders.items()
-    }
+    return averages.loaded(folders, KINDS, plan.task)
 
 
 def judged(plan: Plan, found: Mapping[tuple[str, int], Result], averaged: Averages, kind: str) -> dict[str, Judged]:

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import averages, dataset, report
-from . import yolo as host
 from .answers import Answers
 from .cell import DATA, LOCK, PLAN
 from .detections import THRESHOLDS, Detections, iou, match
@@ -111,7 +110,6 @@ class Watched:
             "arms": [{"name": arm.name, "role": arm.role} for arm in study.plan.arms],
             "seeds": list(study.plan.seeds),
             "split": study.plan.split,
-            "epochs": study.epochs,
             "metric": study.plan.metric.name,
             "cells": [_cell(state, study) for state in states],
             "left": in_words(left) if left and math.isfinite(left) else None,
@@ -207,7 +205,7 @@ class _Quiet(Study):
                 shutil.copyfile(folder / DATA, cache)
             self.contents = dataset.contents(self.plan.data, cache)
         self.cells = self.plan.cells(self.contents.digest)
-        self.epochs = int(host.train_arguments(self.plan.train)["epochs"])
+        self.epochs = {arm.name: self.plan.epochs(arm) for arm in self.plan.arms}
         self.names = dataset.described(self.plan.data)["names"]
         self.photos = dataset.Photographs(self.plan.data, self.plan.split)
 
@@ -240,6 +238,7 @@ def _cell(state: State, study: _Quiet) -> dict[str, object]:
         "seed": state.cell.pair,
         "state": state.word,
         "epochs": state.epochs,
+        "planned": study.epochs[state.cell.arm.name],
         "reason": str(state.reason),
         "score": _number(state.result.scores[study.plan.metric.key]) if state.result else None,
         "curve": curve,

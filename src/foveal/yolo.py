@@ -46,6 +46,7 @@ from ultralytics.utils.metrics import Metric, compute_ap
 from . import arguments as typed
 from . import foreign, parser
 from .parser import Registered, count, split, unsaid  # noqa: F401  (`Registered` by checkpoints)
+from .screening import require_harmless
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
 
@@ -86,15 +87,21 @@ UNREADABLE = (
 )
 
 
-def load(source: str | PathLike) -> YOLO | RTDETR:
+def load(source: str | PathLike, trust: bool = False) -> YOLO | RTDETR:
     """The model in a .pt file, or one built from a model YAML or its name.
 
+    Args:
+        source: the file, or a name that the host knows.
+        trust: a .pt file whatever it runs when it is loaded; else one that names more than layers is refused.
+
     Raises:
-        UserError: no such file, or not one of a model.
+        UserError: no such file, or not one of a model, or one that is refused.
     """
     source = str(source)
     if not source.endswith((".pt", ".yaml", ".yml")):
         raise UserError(f"{source!r} is neither a .pt file nor a model YAML", "give one such as yolo11n.pt")
+    if source.endswith(".pt") and Path(source).is_file() and not trust:
+        require_harmless(Path(source))
     cls = RTDETR if is_rtdetr(source) else YOLO
     with refusing(source, "loaded"):
         try:

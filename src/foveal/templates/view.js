@@ -69,9 +69,9 @@ async function watch() {
 }
 
 function showRuns(before) {
-  const { arms, seeds, cells, epochs, metric, split, verdict, left } = progress;
+  const { arms, seeds, cells, metric, split, verdict, left } = progress;
   const count = (word) => cells.filter((cell) => cell.state === word).length;
-  const part = cells.reduce((sum, cell) => sum + (cell.state === "finished" ? 1 : cell.epochs / epochs), 0) / cells.length;
+  const part = cells.reduce((sum, cell) => sum + (cell.state === "finished" ? 1 : cell.epochs / cell.planned), 0) / cells.length;
   const words = ["running", "failed", "interrupted", "waiting"].filter(count).map((word) => `${count(word)} ${word}`);
   let said = `${count("finished")} of ${cells.length} runs finished`;
   if (words.length) said += `: ${words.join(", ")}`;
@@ -90,7 +90,7 @@ function showRuns(before) {
 
   const top = Math.max(0.01, ...cells.flatMap((cell) => cell.curve).filter((value) => value !== null));
   const line = (cell) => {
-    const points = cell.curve.map((value, i) => (value === null ? null : `${((i + 1) * 100) / Math.max(epochs, cell.curve.length)},${30 - (30 * value) / top}`));
+    const points = cell.curve.map((value, i) => (value === null ? null : `${((i + 1) * 100) / Math.max(cell.planned, cell.curve.length)},${30 - (30 * value) / top}`));
     const last = cell.curve.filter((value) => value !== null).at(-1);
     const label = last === undefined ? "no epoch yet" : `${metric} after ${cell.curve.length} epochs: ${last.toFixed(3)}`;
     const drawn = made("polyline", { class: "curve", points: points.filter(Boolean).join(" ") });
@@ -102,7 +102,7 @@ function showRuns(before) {
   at("runs").tBodies[0].replaceChildren(...arms.map((arm) => made("tr", {}, made("th", { scope: "row" }, arm.name), ...due.map((seed) => {
     const cell = cells.find((one) => one.arm === arm.name && one.seed === seed);
     if (!cell) return made("td", {}, "–"); // the arm has its word
-    const state = cell.state === "finished" ? (cell.score === null ? "?" : cell.score.toFixed(3)) : `${cell.state} ${cell.epochs}/${epochs}`;
+    const state = cell.state === "finished" ? (cell.score === null ? "?" : cell.score.toFixed(3)) : `${cell.state} ${cell.epochs}/${cell.planned}`;
     return made("td", { class: cell.state, title: cell.reason || null }, line(cell), made("span", { class: "state" }, state));
   }))));
   at("measure").textContent = `The lines are ${metric} by epoch, all on the same scale; the numbers are those of best.pt on ${split}.`;

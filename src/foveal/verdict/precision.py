@@ -1,12 +1,13 @@
 """Average precision of matched detections, on all images and on resampled ones."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 RECALLS = np.linspace(0, 1, 101)
+PART = 300  # resamples at a time, which fit a cache
 
 
 @dataclass(frozen=True)
@@ -55,28 +56,67 @@ def average_precision(
         in a resample.
     """
     counts = np.ones((1, 1 + _last(matches.image, truth.image)), np.int32) if counts is None else np.asarray(counts)
+    by_image = np.ascontiguousarray(counts.T, np.int32)  # [images, resamples]: each step below runs along memory
     order = np.argsort(-matches.confidence, kind="stable")
     classes = np.unique(truth.label)
-    mine = [order[matches.label[order] == label] for label in classes]
-    theirs = [truth.image[truth.label == label] for label in classes]
+    found = np.empty((len(counts), len(classes), matches.hit.shape[1]))
+    for index, label in enumerate(classes):
+        mine = _One.of(matches, order[matches.label[order] == label], truth.image[truth.label == label])
+        for start in range(0, len(counts), PART):
+            part = slice(start, start + PART)
+            found[part, index] = mine.resampled(np.ascontiguousarray(by_image[:, part]), definition)
+    return classes, found
 
-    def resampled(counts: NDArray) -> NDArray:
-        counts = np.ascontiguousarray(counts.T, np.int32)  # [images, resamples]: each step below runs along memory
-        found = np.empty((counts.shape[1], len(classes), matches.hit.shape[1]))
-        for index, (detections, images) in enumerate(zip(mine, theirs, strict=True)):
-            objects, weight = counts[images].sum(0), counts[matches.image[detections]]
-            seen = weight.cumsum(0, np.int32)
-            for threshold in range(found.shape[2]):
-                if matches.ignored is not None:
-                    counted = np.where(matches.ignored[detections, threshold, None], 0, weight)
-                    seen = counted.cumsum(0, np.int32)
-                hit = matches.hit[detections, threshold]
-                found[:, index, threshold] = _areas(weight[hit], seen[hit], seen[-1:], objects, definition)
+
+@dataclass(frozen=True)
+class _One:
+    """One class: its detections by falling confidence, and those rows of them that can change a curve.
+
+    Between two of these rows only the number of detections matters, which is the same at every threshold, except for
+    detections that are ignored at some thresholds and not at others; they have rows of their own.
+
+    Attributes:
+        image: of each detection, (detections,).
+        counted: whether it counts at every threshold, (detections,).
+        rows: indices of detections that hit, or are ignored, at some thresholds, (rows,).
+        hit: of these, (rows, thresholds).
+        sometimes: of these, whether it counts at some thresholds, and at this one, (rows, thresholds); None if none.
+        objects: image of each object, (objects,).
+    """
+
+    image: NDArray
+    counted: NDArray
+    rows: NDArray
+    hit: NDArray
+    sometimes: NDArray | None
+    objects: NDArray
+
+    @classmethod
+    def of(cls, matches: Matches, mine: NDArray, objects: NDArray) -> "_One":
+        hit = matches.hit[mine]
+        if matches.ignored is None:
+            rows = np.flatnonzero(hit.any(1))
+            return cls(matches.image[mine], np.ones(len(mine), bool), rows, hit[rows], None, objects)
+        ignored = matches.ignored[mine]
+        varying = (ignored != ignored[:, :1]).any(1)
+        rows = np.flatnonzero(hit.any(1) | varying)
+        sometimes = varying[rows, None] & ~ignored[rows] if varying.any() else None
+        return cls(matches.image[mine], ~(varying | ignored[:, 0]), rows, hit[rows], sometimes, objects)
+
+    def resampled(self, counts: NDArray, definition: str) -> NDArray:
+        """Average precision, (resamples, thresholds), of images that count so often, (images, resamples)."""
+        objects, weight, all_seen = counts[self.objects].sum(0), counts[self.image[self.rows]], counts[self.image]
+        all_seen[~self.counted] = 0
+        np.cumsum(all_seen, 0, out=all_seen)
+        seen, total = all_seen[self.rows], all_seen[-1:]
+        found = np.empty((counts.shape[1], self.hit.shape[1]))
+        for threshold, hit in enumerate(self.hit.T):
+            more = 0
+            if self.sometimes is not None:
+                more = np.where(self.sometimes[:, threshold, None], weight, 0).cumsum(0, np.int32)
+            here, end = seen + more, total + (more if self.sometimes is None else more[-1:])
+            found[:, threshold] = _areas(weight[hit], here[hit], end, objects, definition)
         return found
-
-    # In parts that fit a cache.
-    parts = np.array_split(counts, math.ceil(len(counts) / 50))
-    return classes, np.concatenate([resampled(part) for part in parts])
 
 
 def mean_average_precision(found: NDArray) -> tuple[NDArray, NDArray]:
@@ -110,17 +150,23 @@ def _areas(weight: NDArray, seen: NDArray, total: NDArray, objects: NDArray, def
     recall = hits / np.maximum(objects, 1)
     if definition == "coco":
         envelope = np.concatenate([envelope, np.zeros_like(envelope[:1])])
-        reached = [np.searchsorted(column, RECALLS) for column in recall.T]
-        return missing + np.take_along_axis(envelope, np.array(reached).T, 0).mean(0)
+        return missing + np.take_along_axis(envelope, _place(recall, right=False), 0).mean(0)
     # Between two hits the curve is a line, level where a detection between them missed.
     missed = np.diff(seen - weight, axis=0, prepend=0) > np.concatenate([np.zeros_like(weight[:1]), weight[:-1]])
     left = np.where(missed, envelope, np.concatenate([np.ones_like(envelope[:1]), envelope[:-1]]))
-    before = np.concatenate([np.zeros_like(recall[:1]), recall[:-1]])
     tail = hits[-1:] / np.maximum(total, 1) if definition == "ultralytics-8.3" else np.zeros_like(recall[:1])
-    # Corners of the curve: both ends of each line, the end of the hits, and (1, 0).
-    x = np.stack([before, recall], 1).reshape(-1, recall.shape[1])
-    y = np.stack([left, envelope], 1).reshape(x.shape)
-    x = np.concatenate([x, recall[-1:], np.ones_like(tail)]).T
-    y = np.concatenate([y, tail, np.zeros_like(tail)]).T
-    curves = np.array([np.interp(RECALLS, *corners) for corners in zip(x, y, strict=True)])
-    return missing + (curves[:, 1:] + curves[:, :-1]).mean(1) / 2
+    # Each line from its left end to its right one, and the last from the end of the hits to (1, 0).
+    x = np.concatenate([np.zeros_like(recall[:1]), recall]), np.concatenate([recall, np.ones_like(tail)])
+    y = np.concatenate([left, tail]), np.concatenate([envelope, np.zeros_like(tail)])
+    slope = (y[1] - y[0]) / np.where(x[1] > x[0], x[1] - x[0], 1)
+    line = _place(recall, right=True)
+    curves = np.take_along_axis(y[0] - slope * x[0], line, 0) + np.take_along_axis(slope, line, 0) * RECALLS[:, None]
+    curves[-1, line[-1] == len(recall)] = 0.0  # at the end of the last one, which is a point where all was found
+    return missing + (curves[1:] + curves[:-1]).mean(0) / 2
+
+
+def _place(recall: NDArray, right: bool) -> NDArray:
+    """How many hits have a recall below each of `RECALLS`, or no higher if `right`: (101, resamples)."""
+    columns = torch.from_numpy(np.ascontiguousarray(recall.T))
+    wanted = torch.from_numpy(RECALLS).expand(len(columns), -1).contiguous()
+    return torch.searchsorted(columns, wanted, right=right).numpy().T

@@ -1,0 +1,66 @@
+"""Whether a .pt file can be loaded without running what its maker put into it, found out before it is loaded.
+
+To load a checkpoint is to run a program that may name any function and call it. So it is read first by `unpickling`,
+which builds nothing: all it calls must be what tensors and dictionaries are made with, and all it names must be layers
+of torch, Ultralytics, foveal or the zoos. A file that names anything else is loaded only where a user says so.
+"""
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .unpickling import Unwanted, read
+
+# Where layers come from, and what Ultralytics keeps on a model beside them.
+LAYERS = ("torch.nn.modules", "ultralytics.nn", "torchvision", "timm", "foveal")
+BESIDE = ("ultralytics.utils.loss", "ultralytics.utils.tal", "foveal")
+FUNCTIONS = ("torch.nn.functional", "torch._C._nn")  # kept on layers as their activation
+CAUTION = "load only files from people you trust: foveal add, export, explain and audit then take it with --trust"
+
+
+def require_harmless(path: Path) -> None:
+    """Check that a .pt file runs nothing but layers of known packages when it is loaded.
+
+    Raises:
+        Unwanted: it calls what no checkpoint needs, or names what is no layer of these packages or is not installed.
+        UserError: it is damaged, or of a format that cannot be read without running it.
+    """
+    try:
+        contents = read(path, tensors=False)
+    except Unwanted as error:
+        raise Unwanted(f"{str(path)!r} is not loaded: {error.message}", CAUTION) from None
+    for name in sorted(contents.names):
+        found, is_there = _named(name)
+        if not is_there:
+            raise Unwanted(
+                f"{str(path)!r} needs {name}, which is not installed here",
+                f"if it is an attention that was pasted into Ultralytics, foveal convert {path} needs no such code",
+            )
+        if not _is_harmless(name, found):
+            raise Unwanted(f"{str(path)!r} is not loaded: it names {name}, whose code would run", CAUTION)
+
+
+def _named(name: str) -> tuple[object, bool]:
+    """What a name stands for, and whether it stands for anything; modules of unknown packages are not imported."""
+    module, _, last = name.rpartition(".")
+    try:
+        if not _within(module, (*LAYERS, *BESIDE, *FUNCTIONS)) or module.endswith("__main__"):
+            return None, importlib.util.find_spec(module.partition(".")[0]) is not None
+        home = torch._C._nn if module == "torch._C._nn" else importlib.import_module(module)  # it has no file
+    except (ImportError, ValueError):
+        return None, False
+    return getattr(home, last, None), hasattr(home, last)
+
+
+def _is_harmless(name: str, found: object) -> bool:
+    module = name.rpartition(".")[0]
+    if isinstance(found, type):
+        return _within(module, BESIDE) or (_within(module, LAYERS) and issubclass(found, nn.Module))
+    return callable(found) and module in FUNCTIONS
+
+
+def _within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
