@@ -146,7 +146,7 @@ def test_a_cell_that_another_process_holds_is_waited_for(tmp_path, monkeypatch):
     assert len(study.results()) == 4
 
 
-def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path):
+def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path, monkeypatch, capsys):
     study, said = prepared(tmp_path), []
     cells = by_key(study)
     study.run(Scripted(lambda key, _: fake(study, cells[key]) and 0), said.append)
@@ -159,7 +159,13 @@ def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path):
         room.run(tmp_path, study.cells[0].key)
     changed.run(Scripted(lambda key, _: fake(changed, by_key(changed)[key]) and 0), said.append)
     assert "the data set is another than when this study last ran: labels/train/0003.txt" in said
-    assert "4 finished cells are of other data, versions or arguments: kept, and not counted" in said
+    left_over = "4 finished cells are of other data, versions or arguments: kept, and not counted"
+    assert f"{left_over}; 0 of this plan count" in said
+    monkeypatch.setattr(sys, "argv", ["foveal", "study", "status", str(tmp_path)])
+    cli.main()
+    told = capsys.readouterr()
+    assert f"{left_over}; 4 of this plan count" in told.err
+    assert "4 of 4 finished" in told.out
     assert len(changed.results()) == 4
 
 

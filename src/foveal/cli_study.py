@@ -94,9 +94,13 @@ def study_status(
     _load_studies()
     from .study import POLL, Study, in_words
 
+    told: set[str] = set()
     while True:
         study = Study(folder)
         states = study.states()
+        for sentence in [new for new in study.news() if new not in told]:
+            say(sentence)
+            told.add(sentence)
         if as_json:
             print_json([_state_entry(state, study) for state in states])
         else:

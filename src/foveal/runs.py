@@ -70,6 +70,8 @@ class Weights:
                     start=_noted_start(file),
                     judged=dict(checkpoint.get("train_metrics") or {}),
                 )
+        except unpickling.Unwanted:
+            raise
         except UserError as error:
             raise UserError(error.message, "read it where the code that trained it is installed") from None
 

@@ -16,7 +16,7 @@ from .unpickling import Unwanted, read
 
 # Where layers come from, and what Ultralytics keeps on a model beside them.
 LAYERS = ("torch.nn.modules", "ultralytics.nn", "torchvision", "timm", "foveal")
-BESIDE = ("ultralytics.utils.loss", "ultralytics.utils.tal", "foveal")
+BESIDE = ("ultralytics.utils.loss", "ultralytics.utils.tal", "torchvision.transforms", "foveal")
 FUNCTIONS = ("torch.nn.functional", "torch._C._nn")  # kept on layers as their activation
 CAUTION = "load only files from people you trust: foveal add, export, explain and audit then take it with --trust"
 

@@ -27,6 +27,7 @@ from .executors import Executor
 from .files import write_text
 from .plan import Cell, Plan, load
 
+CONTENTS = "contents.json"  # digests of the data set when it last ran
 BEGUN = "begun.json"  # what decides a verdict, as it was when the first cell was trained
 ATTEMPTS = 3  # of a cell whose process is killed; one that raises waits for the next `run`
 SCARCE = 100e6  # bytes of disk; less is worth a word where something failed
@@ -149,6 +150,24 @@ class Study:
         arms = sorted(arm.name for arm in plan.arms)
         return {"arms": arms, "looks": list(plan.looks), "margin": plan.margin, "split": plan.split}
 
+    def news(self) -> list[str]:
+        """What is another than when this study last ran, and which finished cells count; a sentence each."""
+        said = []
+        with contextlib.suppress(
+            OSError, AttributeError, RecursionError, TypeError, ValueError
+        ):  # none yet, or damaged
+            earlier = dataset.Contents(**json.loads((self.folder / CONTENTS).read_text()))
+            if changed := self.contents.difference(earlier):
+                said.append(f"the data set is another than when this study last ran: {changed}")
+        if left_over := self.left_over():
+            said.append(
+                f"{left_over} finished cells are of other data, versions or arguments: kept, and not counted; "
+                f"{len(self.results())} of this plan count"
+            )
+        for key, (was, is_now) in (self.changed() or {}).items():
+            said.append(f"{key} was {was} when the study began and is {is_now} now: the report says so")
+        return said
+
     def seconds_left(self, states: list[State]) -> float | None:
         """Until all cells are finished, as far as finished and running ones tell."""
         an_epoch = [state.result.seconds / state.epochs for state in states if state.result]
@@ -258,22 +277,13 @@ class Study:
             print(error, file=sys.stderr)
 
     def _note_contents(self, say: Callable[[str], None]) -> None:
-        """Keep the digests of the data set, and say what differs from those of an earlier run."""
-        notes = self.folder / "contents.json"
-        now = {"digest": self.contents.digest, "files": self.contents.files}
-        with contextlib.suppress(
-            OSError, AttributeError, RecursionError, TypeError, ValueError
-        ):  # none yet, or damaged
-            earlier = dataset.Contents(**json.loads(notes.read_text()))
-            if changed := self.contents.difference(earlier):
-                say(f"the data set is another than when this study last ran: {changed}")
-        if left_over := self.left_over():
-            say(f"{left_over} finished cells are of other data, versions or arguments: kept, and not counted")
-        write_text(notes, json.dumps(now))
+        """Say what is another than when this study last ran, and note how things are now."""
         if not self.results():  # nobody has seen anything yet
             write_text(self.folder / BEGUN, json.dumps(self._decisive()))
-        for key, (was, is_now) in (self.changed() or {}).items():
-            say(f"{key} was {was} when the study began and is {is_now} now: the report says so")
+        for sentence in self.news():
+            say(sentence)
+        now = {"digest": self.contents.digest, "files": self.contents.files}
+        write_text(self.folder / CONTENTS, json.dumps(now))
 
     def _taken(self, cell: Cell) -> bool:
         if not self.path(cell).is_dir():

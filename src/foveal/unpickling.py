@@ -292,5 +292,8 @@ _CALLS = {
     "numpy.dtype": _forgotten,
     "numpy.ndarray": _forgotten,  # named by _reconstruct
     SETTINGS: _settings,
+    "types.SimpleNamespace": _forgotten,
+    "timm.layers.format.Format": _forgotten,
+    "torchvision.transforms.functional.InterpolationMode": _forgotten,
     "foveal.surgery._restore": _attended,
 }

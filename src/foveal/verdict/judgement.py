@@ -6,7 +6,8 @@ several arms are compared, both are taken at the level that Holm's steps give an
 together are wrong in no more than 5 % of studies.
 
     helps, hurts    the interval excludes 0, and would do so without the run that speaks most for it, and with one run
-                    more that lies three standard deviations on the other side
+                    more that lies far on the other side: three and a half standard deviations away, four and a half
+                    where there are several looks, because their errors add up
     equivalent      neither, and the interval lies within the margin: two one-sided tests, each at half of the level
     inconclusive    neither, and the plan has no look left, or no number of seeds could tell
 
@@ -35,7 +36,7 @@ from .differences import (
 from .looks import Looks, SignFlips, fewest_seeds
 
 LEARNED = 4  # margins that the metric of one of both must reach before a difference means anything
-BAD_RUN = 3.0  # standard deviations by which a run may miss that a claim must bear
+BAD_RUN, BAD_RUN_OF_LOOKS = 3.5, 4.5  # standard deviations by which a run may miss that a claim must bear
 UPPER = 0.8  # how sure the limit of a spread is from which more seeds are counted
 MOST_SEEDS = 1000
 
@@ -153,7 +154,8 @@ def _decide(differences: NDArray, resampled: NDArray, margin: float, looks: Look
     following = next((seeds for seeds in looks.seeds if seeds > len(differences)), None)
     word, reason, needed, more = "inconclusive", "", None, None
     excluded = low > 0 or high < 0
-    if excluded and _bears_a_run(differences, resampled, looks.nominal(level)):
+    worst = BAD_RUN_OF_LOOKS if looks.seeds[1:] else BAD_RUN
+    if excluded and _bears_a_run(differences, resampled, looks.nominal(level), worst):
         word = "helps" if low > 0 else "hurts"
     elif -margin < low and high < margin:
         word = "equivalent"
@@ -183,15 +185,15 @@ def _described(differences: NDArray, resampled: NDArray) -> dict[str, float]:
     }
 
 
-def _bears_a_run(differences: NDArray, resampled: NDArray, level: float) -> bool:
-    """Whether a claim stays without the run that speaks most for it, and with a bad one more."""
+def _bears_a_run(differences: NDArray, resampled: NDArray, level: float, worst: float) -> bool:
+    """Whether a claim stays without the run that speaks most for it, and with one more that misses by `worst`."""
     n, side = len(differences), float(np.sign(differences.mean()))
     rest = np.arange(n) != (side * differences).argmax()
     fewer, drawn = differences[rest], resampled[rest]
     reachable = max(level, 2.0 ** (2 - n))  # what one seed less can show
     if side * fewer.mean() <= 0 or max(sign_flip(fewer), two_level_p(fewer, drawn)) > reachable:
         return False
-    more = np.append(differences, differences.mean() - side * BAD_RUN * differences.std(ddof=1))
+    more = np.append(differences, differences.mean() - side * worst * differences.std(ddof=1))
     seeds, images = more.var(ddof=1) / (n + 1), float(variances(differences, resampled)[1])
     reach = stats.t.ppf(1 - level / 2, freedom(seeds, images, n + 1)) * math.sqrt(seeds + images)
     return bool(side * more.mean() > reach)
