@@ -111,6 +111,7 @@ def test_an_arm_that_is_meant_to_differ_is_said_and_breaks_nothing(findings):
     said = "AdamW, lr0 0.001; all other training arguments are the same; 2x epochs is meant to differ in epochs"
     assert found["optimizer"] == (True, said)
     assert [found[check][0] for check in ("batches", "seeds", "start")] == [True] * 3
+    assert found["batches"][1] == "all arms saw the same batches at each seed, in every epoch, 2x epochs aside"
     written["2x epochs 1"] = {**own, "lr0": 0.002}
     assert findings(ARMS["baseline"], LONGER, arguments=written, **cells)["optimizer"] == (
         False,

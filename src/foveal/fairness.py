@@ -1,6 +1,6 @@
 """Were the arms treated alike? One finding for each thing that must hold."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def check(
         return [Finding("evaluator", None, "nothing is finished yet")]
     values, declared = list(results.values()), {arm.name: arm.train for arm in plan.arms if arm.train}
     return [
-        *_batches({where: of for where, of in results.items() if where[0] not in declared}),
+        *_batches(results, declared),
         _epochs(epochs, results),
         _same("batch", {r.batch for r in values}, "{} images in every batch"),
         _arguments(folders, declared),
@@ -130,18 +130,19 @@ def _learned(values: list[Result], metric: Metric) -> Finding:
     return Finding("learned", False, f"{metric.name} is 0 in every run: trained so briefly, equal arms say nothing")
 
 
-def _batches(results: Mapping[tuple[str, int], Result]) -> list[Finding]:
-    """Arms that draw from the same seed see the same batches, and no two seeds do."""
+def _batches(results: Mapping[tuple[str, int], Result], aside: Collection[str]) -> list[Finding]:
+    """Arms that draw from the same seed see the same batches, and no two seeds do; some arms are left aside."""
     by_seed: dict[int, set[tuple[str, ...]]] = {}
-    for result in results.values():
+    for result in (result for (arm, _), result in results.items() if arm not in aside):
         by_seed.setdefault(result.seed, set()).add(tuple(result.batches))
     unequal = sorted(seed for seed, found in by_seed.items() if len(found) > 1)
     every = [found for seen in by_seed.values() for found in seen]
     alike = len(every) - len(set(every))
+    without = f", {' and '.join(aside)} aside" if aside else ""
     return [
         Finding("batches", False, f"arms saw different batches at seed {', '.join(map(str, unequal))}")
         if unequal
-        else Finding("batches", True, "all arms saw the same batches at each seed, in every epoch"),
+        else Finding("batches", True, f"all arms saw the same batches at each seed, in every epoch{without}"),
         Finding("seeds", not alike, "two seeds saw the same batches" if alike else "no two seeds saw the same batches"),
     ]
 
