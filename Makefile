@@ -10,7 +10,7 @@ RELEASES := 8.3.200 8.4.0 8.4.60 8.4.137 8.4.150 8.4.190
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-floor releases check format docs calibration bench
+.PHONY: help setup demo test test-floor test-newest releases check format docs calibration bench
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,7 +35,9 @@ demo: ## A small study on drawn images, from nothing to its report
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/foveal demo
 
-test: $(VENV)/ready test-floor ## Run all tests, also against the oldest supported Ultralytics
+test: test-floor test-newest ## Run all tests, also against the oldest supported Ultralytics
+
+test-newest: $(VENV)/ready ## Run all tests against the newest Ultralytics
 	$(PYTEST)
 
 test-floor: $(FLOOR)/ready ## Run what every supported Ultralytics must pass against the oldest

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from foveal import cli
 from helpers import GOLDEN, in_fresh_process, run
@@ -68,3 +69,24 @@ def test_what_begins_from_a_clone_stands_behind_the_first_picture():
         assert all(f"\n{command}:" in makefile for command in commands)
         assert text.index("```console") < text.index("![") < text.index(block) < text.index("\n## ")
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_workflows_call_what_is_there():
+    makefile = (ROOT / "Makefile").read_text()
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
+    matrices = {name: job.get("strategy", {}).get("matrix", {}) for name, job in workflow["jobs"].items()}
+    assert all(f"\n{target}:" in makefile for target in ("check", *matrices["linux"]["tests"]))
+    oldest = re.search(r'requires-python = ">=(\d\.\d+)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert matrices["linux"]["python"][0] == oldest
+    (installed,) = [
+        step["run"] for step in workflow["jobs"]["elsewhere"]["steps"] if "pip install" in step.get("run", "")
+    ]
+    extras = re.search(r"\[(.*?)\]", installed)[1].split(",")
+    assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)
+
+
+def test_forms_ask_for_what_the_doctor_says():
+    form = yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE/fault.yml").read_text())
+    asked = {field["id"]: field for field in form["body"]}
+    assert "foveal doctor" in asked["doctor"]["attributes"]["label"]
+    assert asked["doctor"]["validations"]["required"]
