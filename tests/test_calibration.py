@@ -54,7 +54,7 @@ def test_looks_take_fewer_seeds_where_there_is_much_to_see():
         return row["mean_seeds"]
 
     assert mean_seeds(4) < mean_seeds(2) < mean_seeds(1)
-    assert mean_seeds(2) < 12
+    assert mean_seeds(2) < 14  # of 24
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,7 @@ def test_the_page_is_of_what_is_stored():
 
 
 def test_skewed_seeds_are_wrong_less_often_than_plain_tests():
-    fixed = [row for row in STORED["rows"] if row["kind"] in SKEWED and len(row["looks"]) == 1]
-    assert {row["looks"][0] for row in fixed} == {6, 8, 10, 20}
-    assert max(row["wrong"][0] for row in fixed) <= 0.09  # 9 to 16 % by sign flips and a t test alone
+    rows = [row for row in STORED["rows"] if row["kind"] in SKEWED]
+    assert {len(row["looks"]) > 1 for row in rows} == {True, False}
+    assert {row["looks"][0] for row in rows} == {6, 8, 10, 20}
+    assert max(row["wrong"][0] for row in rows) <= 0.08  # 9 to 16 % by sign flips and a t test alone
