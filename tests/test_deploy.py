@@ -362,7 +362,7 @@ def test_a_model_with_attention_passes(form, mode, attended, tmp_path, monkeypat
 def test_a_size_that_is_frozen_is_named(how, form, size, layer, weights, tmp_path, monkeypatch, capsys):
     file = frozen(how, weights, tmp_path)
     (tmp_path / f"frozen.{form}").write_text("an earlier one")
-    code, out, _ = command(monkeypatch, capsys, "export", file, f"format={form}", "dynamic=True", "imgsz=96")
+    code, out, _ = command(monkeypatch, capsys, "export", file, f"format={form}", "dynamic=True", "imgsz=96", "--trust")
     assert code == 1
     assert size in out
     assert layer in out

@@ -593,7 +593,7 @@ def test_bad_models(weights, images, tmp_path):
     assert "has no attention" in refusal(explain, weights, images, output=tmp_path / "out").message
     broken = tmp_path / "broken.pt"
     broken.write_bytes(weights.read_bytes()[:5000])
-    assert "cannot be loaded" in refusal(explain, broken, images, output=tmp_path / "out").message
+    assert "is damaged or no checkpoint" in refusal(explain, broken, images, output=tmp_path / "out").message
     assert "there is no file" in refusal(explain, tmp_path / "x.pt", images, output=tmp_path / "out").message
 
 
