@@ -78,7 +78,10 @@ class Weights:
 
 def _noted_start(file: Path) -> str | None:
     """The path that recent releases keep in a trained model; `host.load` puts the file's own in its place."""
-    checkpoint = unpickling.read(file, tensors=False).saved
+    try:
+        checkpoint = unpickling.read(file, tensors=False).saved
+    except UserError:  # it was trusted, and is not run a second time to ask
+        return None
     start = (checkpoint.get("ema") or checkpoint["model"]).state.get("pt_path")
     return start and str(start)
 
