@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
-from foveal import results, verdicts
+from foveal import averages, results, verdicts
 from foveal.averages import RESAMPLES
 from foveal.cell import KINDS, RESULT
 from foveal.detections import save_arrays
@@ -49,7 +49,7 @@ def trained(study: Study, effects: dict[str, float], deviation: float = 0.002, *
 
 def judged(study: Study, kind: str = "best"):
     found = study.results()
-    said = verdicts.judged(study.plan, found, verdicts.loaded(study.plan, study.folders(found)), kind)
+    said = verdicts.judged(study.plan, found, averages.loaded(study.folders(found), KINDS, study.plan.task), kind)
     return {name: of.verdict for name, of in said.items()}
 
 

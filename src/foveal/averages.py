@@ -86,11 +86,10 @@ def loaded(
 ) -> dict[_Where, dict[str, dict[str, NDArray]]]:
     """`load` for each kind of weights of several cells."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        begun = [(where, kind, pool.submit(load, folders[where], kind, task)) for where in folders for kind in kinds]
-        found: dict[_Where, dict[str, dict[str, NDArray]]] = {where: {} for where in folders}
-        for where, kind, future in begun:
-            found[where][kind] = future.result()
-    return found
+        begun = {
+            where: {kind: pool.submit(load, folder, kind, task) for kind in kinds} for where, folder in folders.items()
+        }
+    return {where: {kind: future.result() for kind, future in of.items()} for where, of in begun.items()}
 
 
 def over_classes(found: NDArray) -> NDArray:

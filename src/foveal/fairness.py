@@ -151,8 +151,8 @@ def _epochs(planned: Mapping[str, int], results: Mapping[tuple[str, int], Result
     short = sorted({f"{of.epochs} of {planned[arm]}" for (arm, _), of in results.items() if of.epochs != planned[arm]})
     if short:
         return Finding("epochs", False, f"not all epochs in every run: {', '.join(short)}")
-    told = ", ".join(map(str, sorted({planned[arm] for arm, _ in results})))
-    return Finding("epochs", True, f"all {told.replace(', ', ' or ')} epochs in every run, none stopped early")
+    told = " or ".join(map(str, sorted({planned[arm] for arm, _ in results})))
+    return Finding("epochs", True, f"all {told} epochs in every run, none stopped early")
 
 
 def _arguments(folders: Mapping[tuple[str, int], Path], declared: Mapping[str, Mapping[str, object]]) -> Finding:

@@ -15,7 +15,7 @@ from . import averages, classifier, dataset, fairness, recording, study_gates, t
 from . import yolo as host
 from .answers import Answers
 from .arms import Arm
-from .cell import LOG, Result, chosen_on, refused
+from .cell import KINDS, LOG, Result, chosen_on, refused
 from .costs import costs, device_of
 from .detections import SIZES, Detections
 from .errors import UserError
@@ -71,7 +71,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     if not any(arm == "baseline" for arm, _ in found):
         raise _nothing_finished(study)
     folders = study.folders(found)
-    averaged = verdicts.loaded(plan, folders)
+    averaged = averages.loaded(folders, KINDS, plan.task)
     cost = costs(study, found, measure)
     described = dataset.described(plan.data)
     names = list(described["names"].values())

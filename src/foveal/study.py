@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import csv
 import errno
+import functools
 import json
 import os
 import shlex
@@ -65,7 +66,6 @@ class Study:
         self.plan = Plan.read(folder / PLAN)
         self.contents = dataset.contents(self.plan.data, folder / DATA)
         self.cells = self.plan.cells(self.contents.digest)
-        self.epochs = {arm.name: self.plan.epochs(arm) for arm in self.plan.arms}
 
     @classmethod
     def prepare(cls, written: Mapping[str, object], beside: Path, folder: Path) -> "Study":
@@ -89,6 +89,11 @@ class Study:
             write_text(folder / PLAN, text)
         return cls(folder)
 
+    @functools.cached_property
+    def epochs(self) -> dict[str, int]:
+        """How many each arm is trained for, by its name."""
+        return {arm.name: self.plan.epochs(arm) for arm in self.plan.arms}
+
     def path(self, cell: Cell) -> Path:
         """The folder of a cell."""
         return self.folder / CELLS / cell.key
@@ -108,7 +113,7 @@ class Study:
         found = self.results()
         reached = verdicts.reached(self.plan, found)
         if self._seeds_due[0] != reached:
-            averaged = verdicts.loaded(self.plan, self.folders(found))
+            averaged = averages.loaded(self.folders(found), KINDS, self.plan.task)
             judged = verdicts.judged(self.plan, found, averaged, "best")
             self._seeds_due = reached, verdicts.due(self.plan, judged)
         seeds = self._seeds_due[1]

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import averages
 from .arms import Arm
 from .cell import KINDS, Result
 from .plan import Plan, claims
@@ -52,11 +50,6 @@ def differences(
 def overall(kind: str) -> Value:
     """The metric of a kind of weights, on all images and on resampled ones."""
     return lambda of: of[kind]["overall"]
-
-
-def loaded(plan: Plan, folders: Mapping[tuple[str, int], Path]) -> dict[tuple[str, int], dict[str, dict[str, NDArray]]]:
-    """The averages of finished cells, whose folders are given by arm and pair."""
-    return averages.loaded(folders, KINDS, plan.task)
 
 
 def judged(plan: Plan, found: Mapping[tuple[str, int], Result], averaged: Averages, kind: str) -> dict[str, Judged]:

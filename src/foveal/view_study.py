@@ -205,7 +205,6 @@ class _Quiet(Study):
                 shutil.copyfile(folder / DATA, cache)
             self.contents = dataset.contents(self.plan.data, cache)
         self.cells = self.plan.cells(self.contents.digest)
-        self.epochs = {arm.name: self.plan.epochs(arm) for arm in self.plan.arms}
         self.names = dataset.described(self.plan.data)["names"]
         self.photos = dataset.Photographs(self.plan.data, self.plan.split)
 

@@ -111,10 +111,10 @@ class _One:
         seen, total = all_seen[self.rows], all_seen[-1:]
         found = np.empty((counts.shape[1], self.hit.shape[1]))
         for threshold, hit in enumerate(self.hit.T):
-            more = 0
+            here, end = seen, total
             if self.sometimes is not None:
                 more = np.where(self.sometimes[:, threshold, None], weight, 0).cumsum(0, np.int32)
-            here, end = seen + more, total + (more if self.sometimes is None else more[-1:])
+                here, end = seen + more, total + more[-1:]
             found[:, threshold] = _areas(weight[hit], here[hit], end, objects, definition)
         return found
 
