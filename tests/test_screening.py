@@ -206,9 +206,12 @@ def test_rows_and_settings_run_layers_only(where, change):
     "activation", ["nn.SiLU()", "torch.nn.LeakyReLU(0.1, inplace=True)", "nn.modules.activation.ReLU()"]
 )
 def test_activations_that_are_layers_pass(activation):
-    cfg = host.load("yolo11n.yaml").model.yaml | {"activation": activation}
-    Path("fine.yaml").write_text(yaml.safe_dump(cfg))
+    """And a model built afterwards has the usual one; older hosts leave it the last model's."""
+    usual = host.load("yolo11n.yaml").model
+    Path("fine.yaml").write_text(yaml.safe_dump(usual.yaml | {"activation": activation}))
     assert foveal.add("fine.yaml", "se", output="out.yaml").tensors[0]
+    assert type(host.load("out.yaml").model.model[0].act).__name__ in activation
+    assert type(host.load("yolo11n.yaml").model.model[0].act) is type(usual.model[0].act) is nn.SiLU
 
 
 def test_layers_of_known_packages_pass():

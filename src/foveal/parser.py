@@ -148,6 +148,7 @@ def _built(original: Callable, cfg: dict, ch: int, verbose: bool):
         UserError: a row whose layer cannot be built; it is named.
     """
     written = copy.deepcopy(insert.rows(cfg))  # the host fills in arguments
+    activation = tasks.Conv.default_act  # older hosts leave the activation of one model to those built after it
     try:
         return original(cfg, ch, verbose)
     except _UNBUILDABLE as error:
@@ -157,6 +158,8 @@ def _built(original: Callable, cfg: dict, ch: int, verbose: bool):
         row = written[index]
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
         raise UserError(f"row {index}, {shown(row)}, cannot be built: {said}", _buildable(row)) from error
+    finally:
+        tasks.Conv.default_act = activation
 
 
 def _buildable(row: list) -> str:
