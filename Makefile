@@ -25,7 +25,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@touch $@
 
 $(FLOOR)/ready: $(VENV)/ready
-	oldest=$$($(BIN)/python -c "from foveal.releases import OLDEST; print(OLDEST)") && \
+	oldest=$$($(BIN)/python -c "from foveal.hosts.ultralytics import OLDEST; print(OLDEST)") && \
 		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(FLOOR) ultralytics==$$oldest
 	touch $@
 

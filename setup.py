@@ -16,13 +16,13 @@ class BuildLibrary(build_ext):
         return []
 
 
-KERNELS = "src/foveal/kernels"
+KERNELS = "src/foveal/kernels/ema/cpp"
 setup(
     ext_modules=[
         Extension(
-            "foveal.kernels.libema_cpu",
-            sources=[f"{KERNELS}/ema_cpu.cpp"],
-            depends=[f"{KERNELS}/{name}.h" for name in ("ema_steps", "ema_slab", "lanes")],
+            "foveal.kernels.ema.libema",
+            sources=[f"{KERNELS}/ema.cpp"],
+            depends=[f"{KERNELS}/{name}.h" for name in ("steps", "slab", "lanes")],
             # Not -ffast-math: NaN must stay NaN, and linking with it changes the whole process's arithmetic.
             extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi"],
             extra_link_args=["-pthread", "-ldl"],

@@ -15,9 +15,12 @@ from pathlib import Path
 import torch
 from matrix import attended
 
-from foveal import ATTENTIONS, IdentityStart, deploy, exporter, runtime, timing
-from foveal import yolo as host
+from foveal import ATTENTIONS, IdentityStart
+from foveal.bench import timing
+from foveal.deploy import checked_export
 from foveal.files import write_whole
+from foveal.hosts import ultralytics as host
+from foveal.hosts.ultralytics import exporter, runtime
 
 RESULTS = Path(__file__).parent / "results" / "deployed.json"
 SIZE, ROUNDS = 640, 25
@@ -31,11 +34,11 @@ def compared(file: Path, form: str, gain: float | None, folder: Path) -> dict:
         if gain is not None and isinstance(start, IdentityStart):
             start.gain.data.fill_(gain)
     given = exporter.settings({"format": form, "imgsz": SIZE, "device": "cpu"})
-    networks = {"stock": host.load(file).model, "deployed": deploy.deployed(loaded.model)}
+    networks = {"stock": host.load(file).model, "deployed": checked_export.deployed(loaded.model)}
     networks["stock"].load_state_dict(loaded.model.state_dict())
     files = {name: exporter.write(loaded, network, folder, name, given).path for name, network in networks.items()}
     image = exporter.pictures(exporter.PICTURES[:1], (SIZE, SIZE), 3)
-    runs = {name: runtime.runtime(path, "cpu") for name, path in files.items()}
+    runs = {name: runtime.start(path, "cpu") for name, path in files.items()}
     calls = {name: lambda run=run: run([image]) for name, run in runs.items()}
     for call in calls.values():
         call()

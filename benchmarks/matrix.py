@@ -18,10 +18,10 @@ import torch
 
 import foveal
 from foveal import ATTENTIONS, IdentityStart
-from foveal import yolo as host
+from foveal.bench.timing import environment
 from foveal.deploy import export
 from foveal.files import write_whole
-from foveal.timing import environment
+from foveal.hosts import ultralytics as host
 
 RESULTS = Path(__file__).parent / "results" / "export.json"
 SIZE = 160

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 
-from foveal import timing
-from foveal.demo import draw_data
+from foveal.bench import timing
 from foveal.files import write_text
-from foveal.plan import FAIR
 from foveal.study import Study
+from foveal.study.demo import draw_data
+from foveal.study.plan import FAIR
 
 RESULTS = Path(__file__).parent / "results" / "recording.json"
 SIZE, SHARE = 160, 5  # pixels; training images for each one of val

@@ -3,8 +3,9 @@
 python benchmarks/releases.py [RELEASE ...]
 
 Each release is installed into a folder of its own beside the environment's, with nothing that it depends on, and
-tests/test_life.py runs with it. Without arguments these are the releases of src/foveal/releases.json, where results
-are kept, and the one of the environment; docs/releases.py makes the page. Exit code 1: a step failed.
+tests/whole/test_life.py runs with it. Without arguments these are the releases of releases.json beside
+foveal.hosts.ultralytics, where results are kept, and the one of the environment; docs/releases.py makes the page. Exit
+code 1: a step failed.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from foveal.files import write_text
-from foveal.releases import FILE, OLDEST, RUN, numbers
+from foveal.hosts.ultralytics import OLDEST, RUN, numbers
+from foveal.hosts.ultralytics.releases import FILE
 
 ROOT = Path(__file__).parents[1]
 LIFE = ROOT / "tests" / "test_life.py"

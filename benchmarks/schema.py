@@ -5,7 +5,7 @@ import json
 import types
 import typing
 
-from foveal.bench import SCHEMA, Benchmark
+from foveal.bench.benchmark import SCHEMA, Benchmark
 
 _PLAIN = {str: "string", bool: "boolean", int: "integer", float: "number", types.NoneType: "null", dict: "object"}
 

@@ -1,6 +1,6 @@
 """Writes the page of the releases of Ultralytics that were run: python docs/releases.py > docs/releases.md."""
 
-from foveal.releases import NEWEST, OLDEST, RUN, numbers
+from foveal.hosts.ultralytics import NEWEST, OLDEST, RUN, numbers
 
 WORDS = {"passed": "ok", "failed": "**fails**", "skipped": "no"}
 
@@ -8,10 +8,10 @@ HEAD = f"""# Releases
 
 foveal supports the releases of Ultralytics from {OLDEST} to {NEWEST}. Continuous integration runs its tests with these
 two. Those between are run on request, by the same tests: `make releases` installs each into a folder of its own, runs
-the life of a model with it on drawn images ([tests/test_life.py](../tests/test_life.py)), and writes
-[releases.json](../src/foveal/releases.json), of which this page is made. `.venv/bin/python benchmarks/releases.py
-8.4.100` adds a release. `foveal doctor` says whether the one in use is among these. A newer release is tried, an older
-one refused.
+the life of a model with it on drawn images ([tests/whole/test_life.py](../tests/whole/test_life.py)), and writes
+[releases.json](../src/foveal/hosts/ultralytics/releases.json), of which this page is made. `.venv/bin/python
+benchmarks/releases.py 8.4.100` adds a release. `foveal doctor` says whether the one in use is among these. A newer
+release is tried, an older one refused.
 
 "no" is what the release itself cannot do, with or without an attention; "refused" is an error that says so, and no
 file.

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from PIL import Image
+
+from data import SHARED, unpack_cifar100
 
 # A busy machine is no failure, and a failing example must come back in the next run.
 hypothesis.settings.register_profile("foveal", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("foveal")
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def _isolate_ultralytics() -> None:
@@ -56,20 +55,6 @@ def bccd(tmp_path_factory) -> Path:
     data = root / "data.yaml"
     data.write_text(f"path: {root}\ntrain: images/train\nval: images/val\nnames: [RBC, WBC, Platelets]\n")
     return data
-
-
-def unpack_cifar100(target: Path, classes: int = 100, each: int = 100) -> Path:
-    """The slice of CIFAR-100 as a folder for classifiers, with so many classes and images of each in each split."""
-    for split in ("train", "test"):
-        for mosaic in sorted((SHARED / "cifar100_subset" / split).glob("*.webp"))[:classes]:
-            folder = target / split / mosaic.stem
-            folder.mkdir(parents=True)
-            with Image.open(mosaic) as tiles:
-                for tile in range(each):
-                    row, column = divmod(tile, 10)
-                    place = (32 * column, 32 * row, 32 * column + 32, 32 * row + 32)
-                    tiles.crop(place).save(folder / f"{tile:02}.png")
-    return target
 
 
 @pytest.fixture(scope="session")

@@ -1,53 +1,25 @@
 """Attention modules for YOLO detectors.
 
-Importing this package loads nothing else, not even torch: each public name below is resolved on first use.
+Importing this package loads nothing else, not even torch: each public name is resolved on first use. The names stand in
+`__init__.pyi`, which type checkers read as well; so do those of each package below.
 """
 
-from importlib import import_module
+import sys
+import types
+
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ATTENTIONS": "attention",
-    "Attention": "attention",
-    "CBAM": "attention",
-    "Card": "attention",
-    "ChannelAttentionBlock": "attention",
-    "CoordAttention": "attention",
-    "ECA": "attention",
-    "EMAttention": "attention",
-    "FocusedLinearAttention": "attention",
-    "HybridAttentionBlock": "attention",
-    "IdentityStart": "surgery",
-    "LSKA": "attention",
-    "LSKBlock": "attention",
-    "MHSA": "attention",
-    "MSDA": "attention",
-    "NAM": "attention",
-    "OverlappingCrossAttentionBlock": "attention",
-    "Placebo": "attention",
-    "SeaAttention": "attention",
-    "ShuffleAttention": "attention",
-    "SimAM": "attention",
-    "Spec": "spec",
-    "SqueezeExcitation": "attention",
-    "TripletAttention": "attention",
-    "UserError": "errors",
-    "add": "graft",
-    "attach": "attaching",
-    "detach": "attaching",
-    "export": "deploy",
-    "fuse": "fusion",
-}
-
-__all__ = ["__version__", *_HOMES]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module 'foveal' has no attribute {name!r}")
-    return getattr(import_module(f"foveal.{_HOMES[name]}"), name)
+def _keep_address(name: str, home: str, names: list[str]) -> None:
+    """Files name these where they lay when the first files were written, so `foveal.NAME` is still there."""
+    module = types.ModuleType(f"foveal.{name}", f"What moved to foveal.{home}.{name}.")
+    module.__getattr__, *_ = lazy_loader.attach(f"foveal.{home}", submod_attrs={name: names})
+    sys.modules[module.__name__] = globals()[name] = module
 
 
-def __dir__() -> list[str]:
-    return sorted(__all__)
+_keep_address("classifier", "hosts.ultralytics", ["Answer", "Normalise"])
+_keep_address("fusion", "deploy", ["Zero", "fuse", "left"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
-from ..kernels import memory_format
+from ..tensors import memory_format
 
 FORMS = ("reference", "fast", "kernel")
 PLAIN = FORMS[:2]  # in plain torch operations, for every dtype and device

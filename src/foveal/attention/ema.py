@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import ema as kernels
-from . import _ema_closed
+from ..kernels.ema import closed_form, transformed, why_not
+from ..kernels.ema import ema as operator
 from ._base import Attention, Card, Form, Number, exporting, instance_norm, require_divisor, size
 
 _TAPS = [(i, j) for i in range(3) for j in range(3)]
@@ -122,17 +122,17 @@ class EMAttention(Attention):
 
     def why_not(self, x: Tensor) -> str:
         """Why the kernel cannot run on `x`, in one sentence, or ""."""
-        return kernels.why_not(x, self._groups(x))
+        return why_not(x, self._groups(x))
 
     def fast(self, x: Tensor) -> Tensor:
         """The same function without the C-channel convolution and without the norm's affine output."""
-        if x.device.type == "cpu" and not (exporting() or torch.compiler.is_compiling() or kernels.transformed()):
-            return _ema_closed.ema(x, self._weights(), self._groups(x), self.gn.eps)
+        if x.device.type == "cpu" and not (exporting() or torch.compiler.is_compiling() or transformed()):
+            return closed_form.ema(x, self._weights(), self._groups(x), self.gn.eps)
         return self._weigh(x, self._fast_map(x))
 
     def kernel(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """The same function and gradients, a slab at a time in one pass over memory."""
-        return kernels.ema(x, self._weights(), gain, self._groups(x), self.gn.eps)
+        return operator(x, self._weights(), gain, self._groups(x), self.gn.eps)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`spatial`: the map of each group, (B, groups, H, W)."""

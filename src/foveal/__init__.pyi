@@ -1,0 +1,32 @@
+from .attention import ATTENTIONS as ATTENTIONS
+from .attention import CBAM as CBAM
+from .attention import ECA as ECA
+from .attention import LSKA as LSKA
+from .attention import MHSA as MHSA
+from .attention import MSDA as MSDA
+from .attention import NAM as NAM
+from .attention import Attention as Attention
+from .attention import Card as Card
+from .attention import ChannelAttentionBlock as ChannelAttentionBlock
+from .attention import CoordAttention as CoordAttention
+from .attention import EMAttention as EMAttention
+from .attention import FocusedLinearAttention as FocusedLinearAttention
+from .attention import HybridAttentionBlock as HybridAttentionBlock
+from .attention import LSKBlock as LSKBlock
+from .attention import OverlappingCrossAttentionBlock as OverlappingCrossAttentionBlock
+from .attention import Placebo as Placebo
+from .attention import SeaAttention as SeaAttention
+from .attention import ShuffleAttention as ShuffleAttention
+from .attention import SimAM as SimAM
+from .attention import SqueezeExcitation as SqueezeExcitation
+from .attention import TripletAttention as TripletAttention
+from .deploy import export as export
+from .deploy import fuse as fuse
+from .errors import UserError as UserError
+from .hosts.ultralytics import add as add
+from .surgery import IdentityStart as IdentityStart
+from .surgery import Spec as Spec
+from .surgery import attach as attach
+from .surgery import detach as detach
+
+__version__: str

@@ -1,0 +1,133 @@
+"""The commands about what comes in from elsewhere and what goes out: `foveal convert` and `foveal export`."""
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from ..errors import UserError
+from .printing import Trust, load_host, only_talk, print_json, print_table, say
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def convert(
+    model: Annotated[str, typer.Argument(help="A checkpoint trained with a pasted attention.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="[default: as in OLD-foveal.pt]")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    said: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as", metavar="ROW=SPEC", help="What a row or a class is, as in 10=simam or MyGate=cbam(first=max)."
+        ),
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the old code, which must be importable, and compare outputs.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """A checkpoint trained with a pasted attention, as one of foveal.
+
+    The pasted code need not be there, and is not run if it is, unless --trust says so: the file is read without
+    executing anything it names. Compared is then what the file stores, and no file stores whether its code adds the
+    input to the output.
+    """
+    load_host()
+    from ..convert import convert as call
+
+    done = call(model, output=output or None, force=force, trust=trust, said=_told(said or []))
+    if as_json:
+        return print_json(dataclasses.asdict(done))
+    print_table(("row", "was", "is"), [(each.row, each.was, each.spec) for each in done.attentions])
+    kept, total = done.tensors
+    print()
+    print(f"tensors kept  {kept}/{total}, with equal values (from the checkpoint's {done.weights!r})")
+    for name in done.shifted:
+        print(f"shifted       {name}: takes up what the old layer has and ours has not, so that outputs stay")
+    if done.added:
+        print(
+            f"added         {len(done.added)} tensors that change nothing, for biases and norms that the copy has not"
+        )
+    if done.apart is not None:
+        print(f"outputs       of the old code and of ours are {done.apart:.1g} of the largest apart")
+    print(f"written       {done.output}")
+    if done.untested:
+        say(
+            f"Only stored values were compared, not outputs: {done.untested}. No file tells whether its code adds the "
+            "input to the output (out + x), which this model does not."
+        )
+    for each in done.attentions:
+        for assumed in each.assumed:
+            say(
+                f"Warning: row {each.row} was taken for {each.spec}, which the file alone cannot tell: {assumed}. "
+                "Say what it is with --as, or have outputs compared with --trust."
+            )
+
+
+def _told(said: list[str]) -> dict[str, str]:
+    """`10=simam` as a key and a value."""
+    pairs = [text.partition("=") for text in said]
+    if wrong := next((text for text, (key, _, value) in zip(said, pairs, strict=True) if not (key and value)), None):
+        raise UserError(f"cannot read --as {wrong!r}", "write for example --as 10=simam")
+    return {key.strip(): value for key, _, value in pairs}
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A .pt file, or a model YAML or its name.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE|FLAG]...", help="As for yolo export: format=onnx dynamic.")
+    ] = None,
+    trust: Trust = False,
+    as_json: _Json = False,
+) -> None:
+    """Ultralytics' exporter, then the file is run and compared with PyTorch.
+
+    foveal export yolo11n-ema.pt format=onnx dynamic imgsz=640
+
+    With dynamic at three sizes, on one image and on four. Boxes are in pixels. A file that differs from PyTorch by
+    more than rounding, and by more than the same model without attention does in that format, does not get its name:
+    the exit code is then 1. What was found is written beside it, as yolo11n-ema.onnx.parity.json.
+    """
+    load_host()
+    from ..deploy import by
+    from ..deploy import export as call
+    from ..hosts.ultralytics import key_values
+
+    with only_talk():
+        found = call(model, trust=trust, **key_values(arguments or []))
+    if as_json:
+        print_json(dataclasses.asdict(found))
+    else:
+        heads = ("size", "batch", "boxes (rms)", "confidences (rms)", "rest (rms)", "boxes found", "unmatched", "")
+        rows = [
+            (
+                f"{by(case.size)}{_rounded(case.exact)}{', without nms' * case.raw}",
+                case.batch,
+                *_numbers(case.apart),
+                case.wrong or ("no box" if case.apart.empty else "agrees"),
+            )
+            for case in found.cases
+        ]
+        if found.effect:
+            rows.append(("what attentions change", "", *_numbers(found.effect), "for comparison"))
+        for exact, apart in found.plain.items():
+            rows.append((f"without attention{_rounded(exact)}", "", *_numbers(apart), "for comparison"))
+        if rows:
+            print_table(heads, rows)
+        print(f"\n{found.wrong or 'the file computes what the model computes'}")
+    if found.wrong:
+        raise typer.Exit(1)
+    if any(case.raw for case in found.cases):
+        say("No box was found, so what was compared is the model without nms; data=my.yaml compares boxes, too.")
+    say(f"written  {found.output}")
+
+
+def _rounded(exact: bool) -> str:
+    return "" if exact else ", rounding"
+
+
+def _numbers(apart) -> list[str]:
+    if apart is None:
+        return [""] * 5
+    pairs = [f"{d.largest:.1e} ({d.rms:.1e})" if d else "" for d in (apart.boxes, apart.scores, apart.rest)]
+    return [*pairs, *("" if count is None else str(count) for count in (apart.kept, apart.unmatched))]

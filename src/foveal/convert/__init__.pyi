@@ -1,0 +1,1 @@
+from .conversion import convert as convert

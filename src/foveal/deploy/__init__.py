@@ -1,0 +1,5 @@
+"""Models fused and exported, and exported files compared with their models."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,341 @@
+"""`foveal.export`: Ultralytics' exporter, and then the proof that the file computes what the model computes.
+
+The file is written into a folder of its own, run by its own runtime at the size it was traced at and, if its sizes are
+meant to be dynamic, at a larger one and one that is not square, on one image at a time and on four; raw outputs and
+boxes are compared with PyTorch. Only a file that passes gets its name.
+
+What a format loses anyway is no fault of an attention. Where a difference exceeds rounding, and a thousandth of what
+the attentions change at all, the same model without them is exported, too, and twice the root mean square of what it
+loses at the traced size is allowed. (Not its largest difference, which of thousands of background boxes is a matter of
+chance; and not at other sizes, where a fault of the model itself would excuse itself.) OpenVINO rounds to 16 bits on
+some CPUs unless told not to, and that hides faults: its files are judged in full precision, and once more at the traced
+size as `yolo predict` runs them.
+
+A file with suppression in it that finds no box shows nothing. The same model is then exported without suppression, too,
+and its raw outputs are compared.
+"""
+
+import copy
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..attention import Attention
+from ..errors import UserError
+from ..files import write_text
+from ..hosts import ultralytics as host
+from ..hosts.ultralytics import CannotExportError, Written, dataset, exporter, runtime
+from ..surgery import IdentityStart, attended
+from . import first_difference, parity
+from .fusion import fuse
+from .parity import Apart
+
+ROUNDING = {"boxes": 1e-3, "scores": 1e-5, "rest": 1e-4}  # largest differences that pass in any format
+SHARE = 1e-3  # of what the attentions change, as root mean squares, is rounding, too
+FACTOR = 2.0  # and otherwise the rms difference may be so many times that of the plain model
+NAMES = {
+    "boxes": ("boxes", " pixels"),
+    "scores": ("confidences", ""),
+    "rest": ("masks, key points, angles, depths or scores of pixels", " of the largest"),
+}
+BATCHES = (1, 4)
+NOTHING = "no box was found that could be compared: give data=my.yaml with images on which the model finds something"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size and batch at which a file was run.
+
+    Attributes:
+        size: rows and columns.
+        batch: images at a time.
+        exact: whether the runtime was told to keep full precision, where it has that choice.
+        apart: the differences, None where it did not run.
+        wrong: what is wrong, in words, or "".
+        raw: whether what was run is the model exported without its suppression, because with it no box was found.
+    """
+
+    size: tuple[int, int]
+    batch: int
+    exact: bool
+    apart: Apart | None
+    wrong: str
+    raw: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` found.
+
+    Attributes:
+        source: the model file.
+        output: the file or folder; it is there only if everything is right.
+        settings: as they were given.
+        versions: of what wrote and ran it.
+        cases: everything that was run.
+        effect: how far the model is from itself without attentions, both in PyTorch; None where nobody asked.
+        plain: what the same model loses without attentions, by whether it ran exactly; empty where nobody asked.
+        wrong: what is wrong in one sentence, or "".
+    """
+
+    source: str
+    output: str
+    settings: dict[str, object]
+    versions: dict[str, str]
+    cases: tuple[Case, ...]
+    effect: Apart | None
+    plain: dict[bool, Apart]
+    wrong: str
+
+
+def export(model: str | os.PathLike, *, trust: bool = False, **settings: object) -> Exported:
+    """Export a model and compare the file with it.
+
+    The file stands beside the model and has the host's name for it; what was found is written beside it, as
+    `yolo11n-ema.onnx.parity.json`.
+
+    Args:
+        model: a .pt file, or a model YAML or its name.
+        trust: load a .pt file that names more than layers of known packages, and run what it names.
+        settings: as Ultralytics takes them: format, imgsz, dynamic, half, int8, data, batch, nms, ...
+
+    Raises:
+        UserError: no such model, or settings that cannot work. Nothing is written then.
+    """
+    given = exporter.settings(settings)
+    source = Path(model)
+    loaded = host.load(source, trust)
+    if source.suffix != ".pt":
+        source = Path.cwd() / source.name
+    try:
+        folder = tempfile.TemporaryDirectory(dir=source.parent, prefix=".foveal-")
+    except OSError as error:
+        raise UserError(f"cannot write beside {source}: {error}", "copy the model elsewhere") from None
+    with folder, host.unsaid(folder.name):
+        exported, written = _tried(loaded, source, Path(folder.name), given)
+        target = Path(exported.output)
+        if written and not exported.wrong:
+            _move(written, target)
+    report = target.with_name(f"{target.name}.parity.json")
+    text = json.dumps(dataclasses.asdict(exported), indent=1, default=str)
+    write_text(report, text)
+    return exported
+
+
+def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, object]) -> tuple[Exported, Path | None]:
+    """Export into a folder and judge; the file is returned, too, if there is one."""
+
+    def found(name: str, wrong: str, cases=(), effect=None, plain=None) -> Exported:
+        target, versions = source.with_name(name), _versions(given)
+        return Exported(str(source), str(target), given, versions, tuple(cases), effect, plain or {}, wrong)
+
+    with host.refusing(source):  # a file can hold anything
+        weights = deployed(loaded.model)
+    try:
+        written = exporter.write(loaded, weights, folder, source.stem, given)
+    except CannotExportError as error:
+        where = f"{'at any size but' if given.get('dynamic') else 'at'} {by(error.size)} pixels"
+        return found(f"{source.stem}.{given['format']}", f"{where} it cannot be exported: {error}"), None
+    files = _pictures(given)
+    cases, effect, plain = _judged(loaded, written, files, folder, given)
+    if nothing := [case for case in cases if case.apart and case.apart.empty]:
+        raw = _raw(loaded, folder, given)
+        if raw is None:
+            cases = [dataclasses.replace(case, wrong=NOTHING) if case in nothing else case for case in cases]
+        else:
+            more, raw_effect, raw_plain = _judged(loaded, raw, files, folder, _without_nms(given))
+            cases += [dataclasses.replace(case, raw=True) for case in more]
+            effect, plain = effect or raw_effect, plain or raw_plain
+    broken = next((case for case in cases if case.wrong), None)
+    if broken is None:
+        return found(written.path.name, "", cases, effect, plain), written.path
+    wrong = f"at {by(broken.size)} pixels, batch {broken.batch}{', without nms' * broken.raw}: {broken.wrong}"
+    run = raw if broken.raw else written
+    if given["format"] == "onnx" and broken.wrong != NOTHING:
+        images = exporter.pictures(files[:1], broken.size, run.channels)
+        wrong += f"; {layer}" if (layer := first_difference.first(run, images)) else ""
+    return found(written.path.name, wrong, cases, effect, plain), written.path
+
+
+def _judged(
+    loaded: host.YOLO, written: Written, files: list[Path], folder: Path, given: dict[str, object]
+) -> tuple[list[Case], Apart | None, dict[bool, Apart]]:
+    """Everything that was run with what is wrong with it, and what was measured to tell."""
+    cases, effect, plain = _run(written, files, given), None, {}
+    if any(case.apart and _wrong(case, None, None) for case in cases):
+        effect = _effect(written, files)
+    if any(case.apart and _wrong(case, effect, None) for case in cases):
+        plain = _plain(loaded, folder, files, given)
+    return (
+        [dataclasses.replace(case, wrong=_wrong(case, effect, plain.get(case.exact))) for case in cases],
+        effect,
+        plain,
+    )
+
+
+def _raw(loaded: host.YOLO, folder: Path, given: dict[str, object]) -> Written | None:
+    """The same model exported without its suppression; None where it has none or cannot be exported so."""
+    if not given.get("nms"):
+        return None
+    try:
+        return exporter.write(loaded, deployed(loaded.model), folder, "raw", _without_nms(given))
+    except CannotExportError:
+        return None
+
+
+def _without_nms(given: dict[str, object]) -> dict[str, object]:
+    # Without the word, because False asks for a head without suppression where a model has two.
+    return {key: value for key, value in given.items() if key != "nms"}
+
+
+def deployed(model: nn.Module) -> nn.Module:
+    """A copy whose attentions are in their cheapest form for inference; the rest is the host's to fuse."""
+    model = copy.deepcopy(model).eval()
+    for name, attention in _attentions(model):
+        _replace(model, name, fuse(nn.Sequential(attention).eval())[0])
+    return model
+
+
+def without_attentions(model: nn.Module) -> nn.Module:
+    """A copy with nothing in the place of each attention."""
+    model = copy.deepcopy(model).eval()
+    for name, _ in _attentions(model):
+        _replace(model, name, nn.Identity())
+    return model
+
+
+def _attentions(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The attentions with their starts, by name, and whatever else is attached to a layer as one."""
+    named = [
+        (f"{name}.attention.{place}", attention)
+        for name, layer in model.named_modules()
+        if attended(layer)
+        for place, attention in layer.attention.named_children()
+    ]
+    named += [item for item in model.named_modules() if isinstance(item[1], (IdentityStart, Attention))]
+    outer = {}
+    for name, module in sorted(named, key=lambda item: item[0].count(".")):
+        if not any(f"{name}.".startswith(f"{other}.") for other in outer):
+            outer[name] = module
+    return [*outer.items()]
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    old = model.get_submodule(name)
+    for key in ("i", "f", "type", "np"):  # what the host keeps on rows
+        if hasattr(old, key):
+            setattr(module, key, getattr(old, key))
+    model.set_submodule(name, module)
+
+
+def _pictures(given: dict[str, object]) -> list[Path]:
+    """Four photographs, of the data if some are given."""
+    found = dataset.images(str(given["data"]), "val")[: BATCHES[-1]] if given.get("data") else exporter.PICTURES
+    return [found[index % len(found)] for index in range(BATCHES[-1])]
+
+
+def _sizes(written: Written) -> list[tuple[int, int]]:
+    """The size it was traced at; where others must work, a larger one and one that is not square."""
+    height, width = written.size
+    if not written.dynamic:
+        return [written.size]
+    step = written.stride
+    larger = tuple(step * (1 + side * 5 // 4 // step) for side in (height, width))
+    oblong = (max(step, height // 2 // step * step), width if width > step else 2 * step)
+    return list(dict.fromkeys([written.size, larger, oblong]))
+
+
+def _run(written: Written, files: list[Path], given: dict[str, object]) -> list[Case]:
+    sizes = [(size, True) for size in _sizes(written)]
+    if given["format"] == "openvino":
+        sizes.append((written.size, False))
+    cases, runs = [], {}
+    for size, exact in sizes:
+        try:
+            runs[exact] = runs.get(exact) or runtime.start(written.path, given.get("device"), exact)
+        except runtime.CannotRunError as error:
+            return [Case(size, written.batch, exact, None, f"the file does not load: {error}")]
+        images = exporter.pictures(files, size, written.channels)
+        for batch in BATCHES if written.dynamic else (written.batch,):
+            found = _compared(written, runs[exact], images, size, batch)
+            wrong, apart = (found, None) if isinstance(found, str) else ("", found)
+            cases.append(Case(size, batch, exact, apart, wrong))
+    return cases
+
+
+def _compared(written: Written, run: runtime.Runtime, images: Tensor, size: tuple[int, int], batch: int) -> Apart | str:
+    """All images, so many at a time."""
+    images = images.repeat(-(-batch // len(images)), 1, 1, 1)
+    groups = images[: len(images) // batch * batch].split(batch)
+    try:
+        outputs = run(groups)
+    except runtime.CannotRunError as error:
+        return f"the file does not run: {error}"
+    found = [
+        parity.apart(written.outputs(written.model, group), got, written.kind, size)
+        for group, got in zip(groups, outputs, strict=True)
+    ]
+    return next((each for each in found if isinstance(each, str)), None) or parity.worst(found)
+
+
+def _wrong(case: Case, effect: Apart | None, plain: Apart | None) -> str:
+    if case.apart is None:
+        return case.wrong
+    for key, (name, unit) in NAMES.items():
+        ours, whole, theirs = (getattr(found, key, None) for found in (case.apart, effect, plain))
+        if ours is None or ours.largest <= ROUNDING[key] or (whole and ours.rms <= SHARE * whole.rms < math.inf):
+            continue
+        if theirs and ours.rms <= FACTOR * theirs.rms:
+            continue
+        besides = f"; without attention {theirs.largest:.2g}, {theirs.rms:.2g}" if theirs else ""
+        return f"{name} differ by up to {ours.largest:.2g}{unit}, rms {ours.rms:.2g}{besides}"
+    if case.apart.unmatched and not getattr(plain, "unmatched", 0):
+        return f"{case.apart.unmatched} boxes are found by only one of the file and PyTorch"
+    return ""
+
+
+def _effect(written: Written, files: list[Path]) -> Apart | None:
+    """What the attentions change at the traced size; None if the outputs have other shapes without them."""
+    bare, images = without_attentions(written.model), exporter.pictures(files, written.size, written.channels)
+    images = images.repeat(-(-written.batch // len(images)), 1, 1, 1)[: written.batch]
+    outputs = (written.outputs(model, images) for model in (written.model, bare))
+    found = parity.apart(*outputs, written.kind, written.size)
+    return found if isinstance(found, Apart) else None
+
+
+def _plain(loaded: host.YOLO, folder: Path, files: list[Path], given: dict[str, object]) -> dict[bool, Apart]:
+    """What the same model loses without its attentions at the traced size, exactly run and not, as far as it runs."""
+    bare = without_attentions(loaded.model)
+    try:
+        written = exporter.write(exporter.standing_in(loaded, bare), copy.deepcopy(bare), folder, "plain", given)
+    except CannotExportError:
+        return {}
+    cases = [case for case in _run(dataclasses.replace(written, dynamic=False), files, given) if case.apart]
+    return {case.exact: case.apart for case in cases}
+
+
+def _move(written: Path, target: Path) -> None:
+    """Put what was written in its place; a folder that is there already is another export of the same name."""
+    for script in written.glob("*.py"):  # by pnnx, which notes where it wrote
+        script.write_text(script.read_text().replace(str(written), str(target)))
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(written, target)
+
+
+def _versions(given: dict[str, object]) -> dict[str, str]:
+    names = ("foveal", "torch", "ultralytics", *exporter.PACKAGES.get(given["format"], ()))
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def by(size: tuple[int, int]) -> str:
+    """Rows and columns, as 640 x 480."""
+    return " x ".join(map(str, size))

@@ -1,0 +1,9 @@
+from . import averages as averages
+from .answers import Answers as Answers
+from .detections import SIZES as SIZES
+from .detections import THRESHOLDS as THRESHOLDS
+from .detections import Detections as Detections
+from .detections import iou as iou
+from .detections import match as match
+from .tasks import METRICS as METRICS
+from .tasks import Metric as Metric

@@ -1,0 +1,199 @@
+"""What a model found on a set of images, stored so that every average can be computed again; knows numpy only."""
+
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from ..files import write_whole
+from ..verdict import Matches, Truth
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+# COCO's names for areas in pixels of the original image. Here the area is that of the box, and what is exactly between
+# two sizes is of the larger one only.
+SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
+
+_T = TypeVar("_T")
+
+# What numpy and zipfile raise for a file that is cut short or has wrong bytes in it.
+UNREADABLE = (
+    *(AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections of one model on the images of a split, and what is there.
+
+    Boxes are corners (left, top, right, bottom) in pixels of the original image.
+
+    Attributes:
+        name: file name of each image, (images,).
+        image: index of each detection's image, (detections,).
+        box: (detections, 4).
+        confidence: (detections,).
+        label: class index, (detections,).
+        hit: whether the host counts it as found, at each of `THRESHOLDS`, (detections, 10).
+        true_image: index of each object's image, (objects,).
+        true_box: (objects, 4).
+        true_label: (objects,).
+        rule: by which the host takes average precision, a definition of `verdict.average_precision`.
+    """
+
+    name: NDArray
+    image: NDArray
+    box: NDArray
+    confidence: NDArray
+    label: NDArray
+    hit: NDArray
+    true_image: NDArray
+    true_box: NDArray
+    true_label: NDArray
+    rule: NDArray = field(default_factory=lambda: np.array("ultralytics"))  # older files do not say it
+
+    def save(self, path: Path) -> None:
+        """Write a compressed .npz file, as a whole."""
+        save_arrays(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Detections":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: no such file, or another one.
+        """
+        return load_arrays(path, cls, "detections")
+
+    def truth(self) -> Truth:
+        """The objects, for `verdict.average_precision`."""
+        return Truth(self.true_image, self.true_label)
+
+    def matches(self) -> Matches:
+        """The detections as the host matched them, for `verdict.average_precision`."""
+        return Matches(self.image, self.confidence, self.label, self.hit)
+
+    def of_size(self, name: str) -> tuple[Matches, Truth]:
+        """Detections and objects of one of `SIZES`, matched after COCO's rules.
+
+        Objects of other sizes are there to be matched, but they and what matches them count neither way, and so do
+        detections of another size that match nothing.
+        """
+        low, high = SIZES[name]
+        areas, true_areas = _area(self.box), _area(self.true_box)
+        other, true_other = ((a < low) | (a >= high) for a in (areas, true_areas))
+        hit = np.zeros((len(self.image), len(THRESHOLDS)), bool)
+        ignored = np.repeat(other[:, None], len(THRESHOLDS), 1)  # also where there is nothing to be matched
+        for mine, theirs in self._pairs():
+            found = match(iou(self.box[mine], self.true_box[theirs]), true_other[theirs])
+            passed = true_other[theirs][found] & (found >= 0)
+            hit[mine] = (found >= 0) & ~passed
+            ignored[mine] = passed | ((found < 0) & other[mine, None])
+        counted = ~true_other
+        return (
+            Matches(self.image, self.confidence, self.label, hit, ignored),
+            Truth(self.true_image[counted], self.true_label[counted]),
+        )
+
+    def scores(self, confidence: float = 0.25) -> NDArray:
+        """F1 of each image at IoU 0.5, (images,): 1 where all is found and nothing else, or nothing is there."""
+        kept = np.flatnonzero(self.confidence >= confidence)
+        found = np.zeros(len(self.name))
+        for mine, theirs in self._pairs(kept):
+            hits = match(iou(self.box[mine], self.true_box[theirs]), np.zeros(len(theirs), bool), THRESHOLDS[:1])
+            found[self.image[mine[0]]] += (hits >= 0).sum()
+        both = np.bincount(self.image[kept], minlength=len(found)) + np.bincount(self.true_image, minlength=len(found))
+        return np.where(both > 0, 2 * found / np.maximum(both, 1), 1.0)
+
+    def _pairs(self, among: NDArray | None = None) -> Iterator[tuple[NDArray, NDArray]]:
+        """Detections, by falling confidence, and objects of the same image and class, where there are any of both."""
+        among = np.arange(len(self.image)) if among is None else among
+        classes = 1 + max((int(labels.max()) for labels in (self.label, self.true_label) if len(labels)), default=0)
+        mine = _grouped(self.image[among] * classes + self.label[among], -self.confidence[among])
+        theirs = _grouped(self.true_image * classes + self.true_label, np.zeros(len(self.true_image)))
+        for key in mine.keys() & theirs.keys():
+            yield among[mine[key]], theirs[key]
+
+
+def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
+    """Write arrays by name into a compressed .npz file, as a whole."""
+
+    def write(part: Path) -> None:
+        with part.open("wb") as file:  # savez would append a suffix to a path
+            np.savez_compressed(file, **arrays)
+
+    def check(part: Path) -> None:
+        with np.load(part) as read:
+            if any(read[name].tobytes() != np.asarray(array).tobytes() for name, array in arrays.items()):
+                raise UserError(f"{path} was read back with other values than were written", "try another disk")
+
+    write_whole(path, write, check)
+
+
+def load_arrays(path: Path, kind: type[_T], word: str) -> _T:
+    """An object of a class whose attributes are the arrays of a file that `save_arrays` wrote.
+
+    Raises:
+        UserError: no such file, or one with other arrays; `word` says what was looked for.
+    """
+    try:
+        with np.load(path) as arrays:
+            return kind(**arrays)
+    except UNREADABLE as error:
+        raise UserError(
+            f"cannot read {word} from {path}: {error}", "delete its folder and run the study again"
+        ) from None
+
+
+def iou(boxes: NDArray, others: NDArray) -> NDArray:
+    """Intersection over union of each box with each other, (boxes, others)."""
+    boxes, others = boxes.astype(float), others.astype(float)
+    corners = np.maximum(boxes[:, None, :2], others[None, :, :2]), np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = (corners[1] - corners[0]).clip(0).prod(-1)
+    return shared / np.maximum(_area(boxes)[:, None] + _area(others)[None] - shared, 1e-12)
+
+
+def match(overlaps: NDArray, ignored: NDArray, thresholds: NDArray = THRESHOLDS) -> NDArray:
+    """COCO's assignment of detections to objects of one image and class.
+
+    Each detection in turn takes the free object it overlaps most, one that counts before one that does not.
+
+    Args:
+        overlaps: intersection over union, detections by falling confidence, (detections, objects).
+        ignored: objects that do not count, (objects,).
+        thresholds: smallest overlaps that match.
+
+    Returns:
+        Index of the object that each detection takes at each threshold, -1 for none, (detections, thresholds).
+    """
+    taken = np.full((len(overlaps), len(thresholds)), -1)
+    free = np.ones((len(thresholds), overlaps.shape[1]), bool)
+    for index in np.flatnonzero((overlaps >= thresholds[0]).any(1)):
+        fits = free & (overlaps[index] >= thresholds[:, None])
+        counting = fits & ~ignored
+        fits = np.where(counting.any(1, keepdims=True), counting, fits)
+        # Of equal ones the last, as in COCO's own loop.
+        best = overlaps.shape[1] - 1 - np.where(fits, overlaps[index], -1)[:, ::-1].argmax(1)
+        matched = np.flatnonzero(fits.any(1))
+        taken[index, matched] = best[matched]
+        free[matched, best[matched]] = False
+    return taken
+
+
+def _area(boxes: NDArray) -> NDArray:
+    return (boxes[:, 2:] - boxes[:, :2]).clip(0).astype(float).prod(-1)
+
+
+def _grouped(keys: NDArray, order: NDArray) -> dict[int, NDArray]:
+    """Indices of each key, in the given order."""
+    indices = np.lexsort((order, keys))
+    found, starts = np.unique(keys[indices], return_index=True)
+    return dict(zip(found.tolist(), np.split(indices, starts)[1:], strict=True))

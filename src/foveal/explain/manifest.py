@@ -1,0 +1,220 @@
+"""What a page reads in a folder that somebody else may have made: names that stay inside, numbers, and manifests."""
+
+import functools
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+
+MANIFEST = "manifest.json"
+NUMBERS = ("mean", "deviation", "low", "high", "initial", "inside", "outside")
+# What reading a file raises whose content is not what it should be.
+MALFORMED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RecursionError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+
+
+def inside(folder: Path, name: object) -> Path | None:
+    """The file of a name below a folder; None if there is none, or if it lies elsewhere, by a link or by its name."""
+    if not isinstance(name, str):
+        return None
+    try:
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, a circle of links, or a name with a null byte
+        return None
+
+
+def index(text: str, count: int) -> int | None:
+    """A number below `count` from a request; None for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < count else None
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Changes when a file does; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+@dataclass(frozen=True)
+class Album:
+    """A folder of `foveal explain`, read.
+
+    Attributes:
+        about: the model, its task, and what was found by its ablation.
+        images: with their boxes or answers, and maps; pictures by number, None for one that is not there.
+        pictures: files, all in the folder.
+    """
+
+    about: dict[str, object]
+    images: list[dict]
+    pictures: tuple[Path, ...]
+
+
+def album(folder: Path) -> Album:
+    """Read the manifest of a folder of `foveal explain`.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    return _album(folder, stamp(folder / MANIFEST))
+
+
+@functools.lru_cache(16)
+def _album(folder: Path, _: object) -> Album:
+    pictures: list[Path] = []
+
+    def number(name: object) -> int | None:
+        if (path := inside(folder, name)) is None:
+            return None
+        pictures.append(path)
+        return len(pictures) - 1
+
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["kind"] != "explain":
+            raise ValueError(f"its kind is {manifest['kind']!r}")
+        where = {str(one["id"]): one for one in manifest["attentions"]}
+        images = [
+            {
+                "name": str(image["name"]),
+                "picture": number(image["picture"]),
+                "width": _sure(image["width"]),
+                "height": _sure(image["height"]),
+                "boxes": [_box(box) for box in image["boxes"]],
+                "true_boxes": [_box(box) for box in image["true_boxes"] or ()],
+                "answers": [_answer(answer) for answer in image.get("classes", ())],
+                "maps": _maps(image, where, number),
+            }
+            for image in manifest["images"]
+        ]
+        about = {
+            "model": str(manifest["model"]),
+            "task": str(manifest["task"]),
+            "ablation": _ablation(manifest.get("ablation")),
+        }
+    except MALFORMED as error:
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder / MANIFEST} cannot be read: {said}", "make it again with foveal explain") from None
+    return Album(about, images, tuple(pictures))
+
+
+def _maps(image: dict, where: dict[str, dict], number: Callable[[object], int | None]) -> list[dict]:
+    """All pictures of an image, those of one attention together."""
+    maps: dict[str, list[dict]] = {attention: [] for attention in where}
+    for key, read in (("gates", _gate), ("cams", _cam)):
+        for found in image[key]:
+            attention = str(found["attention"])
+            maps[attention] += read(found, where[attention], number)
+    return [one for each in maps.values() for one in each]
+
+
+def _box(found: dict) -> dict[str, object]:
+    confidence = found.get("confidence")
+    return {
+        "box": [_sure(side) for side in found["box"]],
+        "label": str(found["label"]),
+        "confidence": None if confidence is None else _sure(confidence),
+    }
+
+
+def _answer(found: dict) -> dict[str, object]:
+    return {"label": str(found["label"]), "confidence": _sure(found["confidence"])}
+
+
+def _gate(found: dict, attention: dict, number: Callable[[object], int | None]) -> Iterator[dict]:
+    """A gate has one picture, and may have others beside it."""
+    numbers = {key: value for key in NUMBERS if (value := _finite(found.get(key))) is not None}
+    for key, value in found.items():
+        if key == "picture" or (isinstance(value, str) and value.startswith("pictures/")):
+            title = f"{found['gate']}" if key == "picture" else f"{found['gate']}, {key.replace('_', ' ')}"
+            one = {"title": title, "where": _named(attention), "picture": number(value), "numbers": numbers}
+            yield one | {"apart": key == "strip"}  # its groups side by side cannot lie on the photograph
+
+
+def _cam(found: dict, attention: dict, number: Callable[[object], int | None]) -> Iterator[dict]:
+    for key in ("before", "after"):
+        title = f"{found['method']} {key}"
+        yield {"title": title, "where": _named(attention), "picture": number(found[key])} | {
+            "numbers": {},
+            "apart": False,
+        }
+
+
+def _named(attention: dict) -> str:
+    name = f"{attention['name']} in row {attention['row']}, {attention['layer']}"
+    if (gain := attention.get("gain")) is None:
+        return name
+    mean, low, high = (float(gain[key]) for key in ("mean", "low", "high"))
+    said = f"{name}, gain {mean:.3f} ({low:.3f} to {high:.3f})".replace("-", "−")
+    return said  # else a gate of 0.5 would be taken for halving
+
+
+def _ablation(found: dict | None) -> dict[str, object] | None:
+    if found is None:
+        return None
+    rows = [{"attention": str(row["attention"])} | _frozen(row) for row in found["rows"]]
+    return {"metric": str(found["metric"]), "trained": _finite(found["trained"]), "rows": rows}
+
+
+def _frozen(row: dict) -> dict[str, float | None]:
+    return {key: _finite(row.get(key)) for key in ("frozen", "removed")}
+
+
+def _sure(value: object) -> float:
+    if (number := _finite(value)) is None:
+        raise ValueError(f"{value!r} is no number")
+    return number
+
+
+def _finite(value: object) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if number else None
+
+
+class Explained:
+    """A folder of `foveal explain` that is looked at.
+
+    Args:
+        folder: with a manifest.
+
+    Raises:
+        UserError: it is damaged.
+    """
+
+    kind = "explain"
+    page = "index.html"
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.task = album(folder).about["task"]
+
+    def data(self, name: str, *numbers: str) -> dict | None:
+        """All of it, as JSON takes it: `album`."""
+        if (name, numbers) != ("album", ()):
+            return None
+        found = album(self.folder)
+        return {**found.about, "images": found.images, "page": inside(self.folder, self.page) is not None}
+
+    def picture(self, name: str, *numbers: str) -> Path | None:
+        """A picture of the manifest, `map/NUMBER`."""
+        pictures = album(self.folder).pictures
+        chosen = index(numbers[0], len(pictures)) if name == "map" and len(numbers) == 1 else None
+        return None if chosen is None else pictures[chosen]
+
+    def written(self, name: str) -> Path | None:
+        """The page."""
+        return inside(self.folder, name) if name == self.page else None

@@ -1,0 +1,224 @@
+"""Attentions inside unmodified Ultralytics: what is registered there, its trainers, its model files.
+
+Importing this module registers them in the host's parser, see `parser`. Nothing of Ultralytics is copied or rewritten,
+so a YAML or a checkpoint with attentions then works with `from ultralytics import YOLO`, and the loader that brings
+over pretrained weights finds every tensor under its old name.
+
+Every layer with an attention holds a reference to `Registered`. A checkpoint names it, so loading the checkpoint
+imports this module: training, resuming and tuning such a file work in a process that never heard of foveal.
+"""
+
+import contextlib
+import copy
+import pickle
+import struct
+import sys
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from ...errors import UserError
+from .releases import OLDEST, too_old
+
+try:
+    import ultralytics
+except ModuleNotFoundError as missing:
+    if missing.name != "ultralytics":
+        raise
+    raise UserError("Ultralytics is not installed", "pip install 'foveal[yolo]'") from None
+
+
+if too_old(ultralytics.__version__):
+    raise UserError(
+        f"Ultralytics {ultralytics.__version__} is older than foveal can work with",
+        f"pip install 'ultralytics>={OLDEST}'",
+    )
+
+from ultralytics import cfg as grammar
+from ultralytics.models import rtdetr, yolo
+from ultralytics.nn import tasks  # noqa: F401  (for rooms that have no other door to the host)
+from ultralytics.utils import ASSETS
+from ultralytics.utils.metrics import Metric, compute_ap
+
+from ...checkpoints import foreign, require_harmless
+from . import arguments as typed
+from . import parser
+from .parser import Registered, count, split, unsaid  # noqa: F401  (`Registered` by checkpoints)
+
+PHOTOGRAPH = ASSETS / "bus.jpg"
+
+
+parser.register()
+
+
+# Training --------------------------------------------------------------------------------------------------------
+
+
+from .trainers import *  # noqa: E402, F403  (the host's trainers by name, and its models that have trainers)
+from .trainers import RTDETR, YOLO  # noqa: E402
+
+# Judging -----------------------------------------------------------------------------------------------------------
+
+
+# How this release ends a curve that reaches recall 0.5 at full precision: see `verdict.average_precision`.
+AVERAGE_PRECISION = "ultralytics" if compute_ap([0.5], [1.0])[0] < 0.6 else "ultralytics-8.3"
+DetectionValidator, RTDETRValidator = yolo.detect.DetectionValidator, rtdetr.val.RTDETRValidator
+ClassificationValidator = yolo.classify.ClassificationValidator
+
+
+def fitness(precision: float, recall: float, map50: float, map50_95: float) -> float:
+    """By what this release chooses best.pt of a detector, and stops early."""
+    judged = Metric()
+    judged.mean_results = lambda: [precision, recall, map50, map50_95]
+    return float(judged.fitness())
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+
+# What releases of the host raise for a file that is cut short, no model, or made with code that is not there, and
+# for a model whose parts do not fit.
+UNREADABLE = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
+    *(RuntimeError, SyntaxError, TypeError, ValueError, pickle.UnpicklingError, struct.error, yaml.YAMLError),
+)
+
+
+def load(source: str | PathLike, trust: bool = False) -> YOLO | RTDETR:
+    """The model in a .pt file, or one built from a model YAML or its name.
+
+    Args:
+        source: the file, or a name that the host knows.
+        trust: a .pt file whatever it runs when it is loaded; else one that names more than layers is refused.
+
+    Raises:
+        UserError: no such file, or not one of a model, or one that is refused.
+    """
+    source = str(source)
+    if not source.endswith((".pt", ".yaml", ".yml")):
+        raise UserError(f"{source!r} is neither a .pt file nor a model YAML", "give one such as yolo11n.pt")
+    if source.endswith(".pt") and Path(source).is_file() and not trust:
+        require_harmless(Path(source))
+    cls = RTDETR if is_rtdetr(source) else YOLO
+    with refusing(source, "loaded"):
+        try:
+            return cls(source)
+        except OSError:
+            if Path(source).exists():
+                raise
+        # the host looked for it on the network, too
+        raise UserError(f"there is no file {source!r}", "the host also knows names such as yolo11n.yaml")
+
+
+@contextlib.contextmanager
+def refusing(source: object, done: str = "used") -> Iterator[None]:
+    """Say of a model file that it cannot be loaded or used, where the host fails on what is in it.
+
+    Raises:
+        UserError: for whatever a model raises whose parts are missing, of other kinds or do not fit.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        if elsewhere := foreign.diagnosed(str(source), error):
+            raise elsewhere from None
+        reason = " ".join(str(error).partition("\nException raised from")[0].split())[:300].rstrip(".")
+        named = (
+            "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        )  # a KeyError says no more than the key
+        raise UserError(
+            f"{str(source)!r} cannot be {done} as a model: {named}{reason}", "give one such as yolo11n.pt"
+        ) from None
+
+
+def is_rtdetr(source: str) -> bool:
+    """Whether a file or name is one of RT-DETR's: by its name, as the host tells it, or by the rows of a YAML."""
+    path = Path(source)
+    if "rtdetr" in path.stem.lower():
+        return True
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return path.suffix != ".pt" and "RTDETRDecoder" in path.read_text(encoding="utf-8")
+    return False
+
+
+def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
+    """A new model of the same kind from other rows, with fresh weights and the names and settings of `model`."""
+    built = type(model)(copy.deepcopy(cfg), ch=cfg.get("channels", 3), nc=cfg["nc"], verbose=False)
+    kept = ("names", "args", "task", "nc", "kpt_shape", "kpt_names")
+    for name in kept:
+        if hasattr(model, name):
+            setattr(built, name, copy.deepcopy(getattr(model, name)))
+    return built
+
+
+def channels(model: nn.Module) -> int:
+    """How many an image must have that the model reads: as many as the data that it was trained on."""
+    return model.yaml.get("channels", 3)
+
+
+def train_arguments(given: dict) -> dict:
+    """All training arguments, the host's own values where none is given.
+
+    Raises:
+        UserError: one the host does not know, or a value it refuses.
+    """
+    try:
+        grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
+        return vars(grammar.get_cfg(overrides=given))
+    except (SyntaxError, TypeError, ValueError) as error:
+        said = str(error).strip().partition("\n\n")[0]
+        raise UserError(f"training arguments: {said}", "write for example epochs=50 imgsz=640") from None
+
+
+def blocks(channels: int) -> dict[str, tuple[nn.Module, int]]:
+    """The host's own attention blocks by name, and how many heads attend from every position to every other."""
+    from ultralytics.nn.modules import block, conv
+
+    heads = max(1, channels // 64)  # as its PSA block chooses them
+    return {"CBAM": (conv.CBAM(channels), 0), "PSA's Attention": (block.Attention(channels, num_heads=heads), heads)}
+
+
+def checkpoint(model: nn.Module, like: dict) -> dict:
+    """What the host's loader expects in a .pt file: `model`, with the training arguments of the checkpoint `like`."""
+    fresh = dict.fromkeys(("best_fitness", "ema", "updates", "optimizer"))
+    said = {key: like[key] for key in ("train_args", "license", "docs") if key in like}
+    return {"epoch": -1, **fresh, **said, "model": model, "version": ultralytics.__version__}
+
+
+def command(arguments: list[str]) -> None:
+    """The stock `yolo` command with attentions registered and our trainers, and `tune`, which stock has in Python only.
+
+    Raises:
+        UserError: the host does not know an argument.
+    """
+    ultralytics.YOLO, ultralytics.RTDETR = YOLO, RTDETR
+    try:
+        if "tune" in arguments:
+            _tune([argument for argument in arguments if argument != "tune"])
+        else:
+            sys.argv[:] = ["yolo", *arguments]  # in place: the host keeps a reference to this list
+            grammar.entrypoint()
+    except SyntaxError as error:
+        said = str(error).strip().partition("\n\n")[0]  # the rest is the host's manual
+        raise UserError(
+            said, "an attention is no argument here: put it in with foveal add and train that file"
+        ) from None
+    except FileNotFoundError as error:
+        raise UserError(str(error).strip(), "check the path") from None
+
+
+def _tune(arguments: list[str]) -> None:
+    given, words = typed.read(arguments)
+    given |= dict.fromkeys({"use_ray"} & {*words}, True)
+    if others := [word for word in words if word not in {"use_ray", *grammar.TASKS}]:
+        raise typed.no_argument(others[0])
+    own = {key: given.pop(key) for key in ("iterations", "use_ray") if key in given}
+    grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
+    if "model" not in given:
+        raise UserError("tune needs a model", "add for example model=yolo11n-ema.pt")
+    load(given.pop("model")).tune(**own, **given)

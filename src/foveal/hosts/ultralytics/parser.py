@@ -1,0 +1,316 @@
+"""The host's model parser, with attentions: what importing foveal.yolo registers in Ultralytics.
+
+`ultralytics.nn.tasks.parse_model` is wrapped by a function that takes the attentions out of the rows, lets the original
+build the rest, and attaches them. A class that the host's namespace has under one of our names stays the host's, since
+the user put it there: ours is then called `foveal.ema`.
+"""
+
+import contextlib
+import copy
+import difflib
+import functools
+import inspect
+import re
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+import ultralytics
+from torch import nn
+from ultralytics.nn import tasks
+from ultralytics.utils import LOGGER
+
+from ...attention import ATTENTIONS, Attention, find, known
+from ...errors import UserError, shown
+from ...kernels.ema import flops
+from ...surgery import attachment
+from ...surgery import rows as insert
+
+_ACTIVATION = re.compile(r"(torch\.)?nn\.(modules\.activation\.)?[A-Z]\w*\([\w=., -]*\)")
+
+# What layers raise that cannot be built from a row's arguments, or whose weights cannot be downloaded.
+_UNBUILDABLE = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+)
+
+
+class Registered:
+    """Named by every checkpoint with an attention, so that loading one imports `foveal.yolo`."""
+
+
+Registered.__module__ = "foveal.yolo"
+torch.serialization.add_safe_globals([Registered])
+
+
+class _Widths(nn.Module):
+    """A last row that receives the parser's own list of widths."""
+
+    def __init__(self, widths: list[int]):
+        super().__init__()
+        self.widths = list(widths)
+
+
+def register() -> None:
+    """Wrap the host's parser and its loader of weights, once.
+
+    Raises:
+        UserError: this release has another parser.
+    """
+    original = getattr(tasks, "parse_model", None)
+    if original is None or list(inspect.signature(original).parameters)[:2] != ["d", "ch"]:
+        raise _parser_changed()
+    with contextlib.suppress(ImportError):  # older hosts count modules only
+        from thop.profile import functional_hooks
+
+        functional_hooks[torch.ops.foveal.ema.default] = lambda args, _, out: flops(args[0].shape, args[1].shape) // 2
+    tasks.FovealWidths = _Widths
+    tasks.parse_model = functools.wraps(original)(functools.partial(_parse_model, original))
+    tasks.BaseModel.load = _refusing_other_classes(tasks.BaseModel.load)
+
+
+def counts_kernel() -> bool | None:
+    """Whether the GFLOPs that the host prints count EMA's kernel; None where its thop counts modules only."""
+    try:
+        from thop.profile import functional_hooks
+    except ImportError:
+        return None
+    return torch.ops.foveal.ema.default in functional_hooks
+
+
+def split(cfg: Mapping) -> tuple[dict, dict[int, insert.Placed]]:
+    """As `insert.split`, where classes in the host's namespace keep their names."""
+    return insert.split(cfg, vars(tasks).keys())
+
+
+# Building --------------------------------------------------------------------------------------------------------
+
+
+def _parse_model(original: Callable, d: dict, ch: int, verbose: bool = True):
+    """Build a model's rows with the host's parser, then attach the attentions that stand in them."""
+    require_activation(d)
+    cfg, placed = split(d)
+    _require_known(insert.rows(cfg), insert.rows(d))
+    if not placed:
+        return _built(original, d, ch, verbose)
+    cfg["head"].append([-1, 1, "FovealWidths", ["ch"]])
+    with unsaid(_Widths.__name__):
+        layers, save = _built(original, cfg, ch, verbose)
+    *layers, last = layers
+    if not isinstance(last, _Widths) or len(last.widths) != len(layers):
+        raise _parser_changed()
+    for index, specs in _specs(placed, last.widths, d).items():
+        layers[index] = _place(layers[index], specs, placed[index].own_row, last.widths[index], verbose)
+    return nn.Sequential(*layers), save
+
+
+def require_activation(cfg: Mapping) -> None:
+    """The text of `activation`, which the host evaluates, is a layer of torch's with plain arguments.
+
+    Raises:
+        UserError: it is something else.
+    """
+    text = cfg.get("activation")
+    if text and not (isinstance(text, str) and _ACTIVATION.fullmatch(text)):
+        raise UserError(
+            f"the model's activation is {shown(text)}, which the host would execute", "write for example nn.SiLU()"
+        )
+
+
+def _require_known(together: list[list], written: list[list]) -> None:
+    """Every row names a module that is there; the host would call whatever else a name stands for.
+
+    Raises:
+        UserError: the first that does not; the hint is the nearest thing that works.
+    """
+    for index, row in enumerate(together):
+        name = row[2]
+        home, _, last = name.rpartition(".")
+        found = getattr(nn, last, None) if home == "nn" else getattr(tasks, name, None)
+        if home == "torchvision.ops" or (isinstance(found, type) and issubclass(found, nn.Module)):
+            continue
+        raise UserError(
+            f"row {index}, {shown(written[index])}, names {name!r}, which neither Ultralytics "
+            f"{ultralytics.__version__} nor foveal knows",
+            _near(name),
+        )
+
+
+def _near(name: str) -> str:
+    block, _, attention = name.replace("-", "_").rpartition("_")
+    if known(attention) and hasattr(tasks, block):
+        short = find(attention).card.name
+        return f"write {block}+{short} for {short} behind a {block}; inside the block it is another model"
+    layers = [key for key, value in vars(tasks).items() if isinstance(value, type) and issubclass(value, nn.Module)]
+    ours = {alias: cls.card.name for cls in ATTENTIONS.values() for alias in (cls.card.name, *cls.card.aliases)}
+    by_folded = {key.casefold(): key for key in layers} | {key.casefold(): ours[key] for key in ours}
+    near = difflib.get_close_matches(name.casefold().removesuffix("_module"), by_folded, n=1)
+    if near:
+        return f"did you mean {by_folded[near[0]]}?"
+    return f"put the class into ultralytics.nn.tasks as {name}, or write one of those that foveal list names"
+
+
+def _built(original: Callable, cfg: dict, ch: int, verbose: bool):
+    """What the host's parser builds.
+
+    Raises:
+        UserError: a row whose layer cannot be built; it is named.
+    """
+    written = copy.deepcopy(insert.rows(cfg))  # the host fills in arguments
+    activation = tasks.Conv.default_act  # older hosts leave the activation of one model to those built after it
+    try:
+        return original(cfg, ch, verbose)
+    except _UNBUILDABLE as error:
+        index = _row_of(error)
+        if index is None:
+            raise
+        row = written[index]
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
+        raise UserError(f"row {index}, {shown(row)}, cannot be built: {said}", _buildable(row)) from error
+    finally:
+        tasks.Conv.default_act = activation
+
+
+def _buildable(row: list) -> str:
+    """What to write instead of a row that cannot be built."""
+    if "anchors" in row[3]:  # of YOLOv5's own repository
+        return f"write {[each for each in row[3] if each != 'anchors']}: Ultralytics' heads have no anchors"
+    if "DEFAULT" in row[3]:
+        return (
+            f"write {[None if each == 'DEFAULT' else each for each in row[3]]} for a layer without downloaded weights"
+        )
+    return "compare the row with one of Ultralytics' own YAMLs, such as yolo11.yaml"
+
+
+def _row_of(error: BaseException) -> int | None:
+    """The number of the row that the host's parser was at; None where it was at none."""
+    found = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "parse_model" and frame.f_globals is vars(tasks):
+            found = frame.f_locals.get("i")
+    return found
+
+
+@contextlib.contextmanager
+def unsaid(word: str) -> Iterator[None]:
+    """Keep the host from logging lines with a word in them, because it names what no user has seen."""
+
+    def is_other(record) -> bool:
+        return word not in record.getMessage()
+
+    LOGGER.addFilter(is_other)
+    try:
+        yield
+    finally:
+        LOGGER.removeFilter(is_other)
+
+
+def _specs(placed: Mapping[int, insert.Placed], widths: list[int], d: dict) -> dict[int, tuple]:
+    """The attentions of each row, their arguments complete.
+
+    Raises:
+        UserError: rows whose numbers do not fit, all in one message.
+    """
+    found, wrong = {}, {}
+    for index, at_row in placed.items():
+        try:
+            found[index] = at_row.read(widths[index], insert.scaled(d))
+        except UserError as error:
+            wrong[index] = error
+    if wrong:
+        said = [f"row {index} ({placed[index].specs[0].name}) {error.message}" for index, error in wrong.items()]
+        scale = f" at scale {d['scale']!r}" if d.get("scale") else ""
+        raise UserError("; ".join(said) + scale, " and ".join(dict.fromkeys(error.hint for error in wrong.values())))
+    return found
+
+
+def _place(layer: nn.Module, specs: tuple, own_row: bool, width: int, verbose: bool) -> nn.Module:
+    """The row's layer with its attentions, carrying what the host keeps on every layer."""
+    repeats = len(layer) if own_row and isinstance(layer, nn.Sequential) else 1
+    specs = specs * repeats
+    with torch.random.fork_rng(devices=[]):  # what the host draws later must be what it draws for the plain model
+        attentions = [attachment.build(spec, width) for spec in specs]
+    if own_row:
+        placed = attentions[0] if repeats == 1 else nn.Sequential(*attentions)
+        placed.i, placed.f, placed.type = layer.i, layer.f, f"foveal.{specs[0].name}"
+    else:
+        placed = layer
+        for attention in attentions:
+            attachment.attach(layer, attention)
+    placed.foveal = Registered
+    placed.np = count(placed)
+    if verbose:  # lines under the host's table, in its columns
+        for spec, module in zip(specs, attentions, strict=True):
+            name = f"foveal.{spec.name}"
+            LOGGER.info(f"{layer.i:>3}{'attention':>20}{1:>3}{count(module):10.0f}  {name:<45}[{width}] {spec}")
+    return placed
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _parser_changed() -> UserError:
+    return UserError(
+        f"the model parser of Ultralytics {ultralytics.__version__} is not the one foveal knows",
+        "install the release that foveal's constraints.txt names",
+    )
+
+
+# Weights -----------------------------------------------------------------------------------------------------------
+
+
+def _refusing_other_classes(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def load(self, weights, *args, **kwargs):
+        """Load weights, unless a row means another class in them than in this model."""
+        source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+        require_same_classes(source, self)
+        return original(self, weights, *args, **kwargs)
+
+    return load
+
+
+def require_same_classes(source: nn.Module, model: nn.Module) -> None:
+    """Check that rows which two models share are the same attention in both, where they are ours in the second.
+
+    Raises:
+        UserError: such a row; weights loaded across would train another module in silence.
+    """
+    if _has_rows(source) and _has_rows(model):
+        rows = [each.yaml["backbone"] + each.yaml["head"] for each in (source, model)]
+        for index, (theirs, ours, there, here) in enumerate(zip(*rows, source.model, model.model, strict=False)):
+            if theirs[2] == ours[2]:
+                require_same_class(index, ours, there, here)
+
+
+def require_same_class(index: int, row: list, there: nn.Module, here: nn.Module) -> None:
+    """Check that a row which is an attention of ours in one model was one in another.
+
+    Raises:
+        UserError: it is a class of somebody else there.
+    """
+    if _is_attention(here) and not _is_attention(there):
+        name = insert.base_module(row)
+        raise UserError(
+            f"row {index}, {shown(row)}, is {described(there)} in the file, and its row builds foveal's {name}, which "
+            "is another module",
+            f"put that class into ultralytics.nn.tasks as {name}; foveal's is always called foveal.{name.lower()}",
+        )
+
+
+def _is_attention(layer: nn.Module) -> bool:
+    while isinstance(layer, nn.Sequential) and len(layer):
+        layer = layer[0]
+    return isinstance(layer, Attention | attachment.IdentityStart)
+
+
+def _has_rows(model: nn.Module) -> bool:
+    cfg = getattr(model, "yaml", None)
+    return isinstance(cfg, dict) and "backbone" in cfg and isinstance(getattr(model, "model", None), nn.Sequential)
+
+
+def described(layer: nn.Module) -> str:
+    """Module and name of a layer's class, without attentions."""
+    cls = getattr(type(layer), "_attended_base", type(layer))
+    return f"{cls.__module__}.{cls.__qualname__}"

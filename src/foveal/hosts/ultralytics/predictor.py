@@ -1,0 +1,102 @@
+"""Ultralytics' predictor and validator, run on a copy of a network and without talk."""
+
+import contextlib
+import copy
+import operator
+from collections.abc import Callable, Iterator
+from os import PathLike
+
+from torch import nn
+
+from ...errors import UserError
+from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
+
+# isort: split
+from ultralytics.models.rtdetr import RTDETRPredictor
+from ultralytics.utils import LOGGER
+
+# Tasks whose answers are no boxes, and by what the host judges them.
+WITHOUT_BOXES = {"classify": ("top-1", "top1"), "semantic": ("mIoU", "miou"), "depth": ("delta1", "delta1")}
+
+
+def predictor(model: host.YOLO | host.RTDETR, **settings):
+    """The host's predictor for a model, ready to run on a copy of it: `model` stays as it is.
+
+    Args:
+        model: a loaded model.
+        settings: `imgsz`, `device`, `conf`, ...
+
+    Raises:
+        UserError: the host refuses the settings, such as a device that is not there.
+    """
+    defaults = {"mode": "predict", "task": model.task, "rect": True, "batch": 1, "save": False, "verbose": False}
+    with _refusing():
+        made = model.task_map[model.task]["predictor"](overrides={**defaults, **settings})
+        made.setup_model(copy.deepcopy(model.model), verbose=False)
+    return made
+
+
+def predict(predictor, image: PathLike):
+    """The host's result for one image.
+
+    Raises:
+        UserError: the host cannot, for example because its images are too small for the model.
+    """
+    with _refusing():
+        (result,) = predictor(source=str(image))
+    return result
+
+
+def stretches(predictor) -> bool:
+    """Whether a predictor brings images to its size without keeping their proportions."""
+    return isinstance(predictor, RTDETRPredictor) or getattr(predictor, "scale_fill", False)
+
+
+def evaluate(
+    model: host.YOLO | host.RTDETR, network: nn.Module, before_batch: Callable[[], None] | None = None, **settings
+) -> float:
+    """The host's verdict on a network: mAP50-95 of its boxes, or what `WITHOUT_BOXES` says.
+
+    Args:
+        model: which task it has.
+        network: judged; the host fuses it, so give a copy.
+        before_batch: called before each batch.
+        settings: `data`, `split`, `imgsz`, `batch`, `device`, `project`, ...
+
+    Raises:
+        UserError: the host refuses the settings or the data.
+    """
+    quiet = {"plots": False, "save_json": False, "verbose": False}
+    defaults = {"mode": "val", "task": model.task, "rect": model.task != "classify", **quiet}
+    with _refusing(), _without_talk():
+        validator = model.task_map[model.task]["validator"](args={**defaults, **settings})
+        if before_batch:
+            validator.add_callback("on_val_batch_start", lambda _: before_batch())
+        validator(model=network)
+    return float(operator.attrgetter(metric(model.task)[1])(validator.metrics))
+
+
+def metric(task: str) -> tuple[str, str]:
+    """What the host judges a task by: its name, and where the host's metrics have it."""
+    return WITHOUT_BOXES.get(task, ("mAP50-95", "box.map"))
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Say what the host says of data, settings or images that it cannot use."""
+    try:
+        yield
+    except host.UNREADABLE as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"Ultralytics refuses: {said}", "try the same with foveal yolo predict or val") from None
+
+
+@contextlib.contextmanager
+def _without_talk() -> Iterator[None]:
+    """The host's log and progress bars say nothing but warnings."""
+    level = LOGGER.level
+    LOGGER.setLevel("WARNING")
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)

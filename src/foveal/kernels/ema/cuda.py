@@ -1,0 +1,249 @@
+"""EMA on CUDA, in Triton: what fits the kernels, how they cut it into tiles, and their launches.
+
+Three launches forward and four backward, whatever the shape. Where there are slabs enough to fill the GPU and each
+stays in a multiprocessor's cache, the forward pass is one launch that reads x once and writes y once.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .cuda_backward import NUMBERS, gradients_kernel, reduce_kernel, slope_kernel, strips_kernel
+from .cuda_forward import apply_kernel, gates_kernel, single_kernel, sums_kernel
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+SIDE = 1024  # the largest H and W: a whole row and a whole column are register tiles
+WIDTH = 256  # the most channels of a group, likewise
+ON_CHIP = 96 * 1024  # the largest slab of the one launch: two of them stay in the 256 KB next to a multiprocessor
+KEEP = 8  # with more channels a group than this the map is kept for backward: it is less than 1/8 of x in fp32
+# Elements of a tile: FEW where two or three tiles are alive at once, MANY where a dozen are. 128 threads then hold 4 to
+# 16 of each, and for sm_90 no launch spills. The one launch takes 256 threads: with twice the tiles it would need 245
+# registers a thread, and only one program would fit a multiprocessor. None of this is tuned on hardware yet.
+FEW, MANY = 2048, 512
+# Fused multiply-adds by name, because the default differs between releases of Triton.
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
+
+
+class Tiles(NamedTuple):
+    """Tiles of a kernel: [rows, columns, channels] of planes and [positions, groups, inner] of slabs."""
+
+    rows: int
+    columns: int
+    channels: int
+    positions: int
+    groups: int
+    inner: int
+
+
+def tiles(channels: int, height: int, width: int, groups: int, itemsize: int, last: bool, elements: int) -> Tiles:
+    """Cut planes and slabs into tiles of about `elements`; `last` says channels_last.
+
+    Lanes that follow each other shall read memory that follows each other. Contiguous planes are read along the rows,
+    one channel at a time, or several where a plane is smaller than a tile. In channels_last a tile takes at least the
+    32 bytes of channels that memory delivers at once, of several groups where they are narrow.
+    """
+    per_group = channels // groups
+    columns = _power(width)
+    if last:
+        sector = min(32 // itemsize, _power(channels))
+        several = min(sector, max(1, elements // columns))
+        inner = min(sector, _power(per_group))
+        together = min(max(1, sector // inner), _power(groups))
+    else:
+        several = min(max(1, elements // (_power(height) * columns)), _power(per_group))
+        inner = together = 1
+    rows = min(max(1, elements // (columns * several)), _power(height))
+    # Two positions of a tile of the map are its neighbours' and not its own.
+    # In channels_last most tiles alive are [positions, groups] and thus smaller.
+    positions = min(max(16, (2 if last else 1) * elements // (together * inner)), _power(height * width + 2))
+    return Tiles(rows, columns, several, positions, together, inner)
+
+
+def one_launch(programs: int, program_bytes: int, multiprocessors: int) -> bool:
+    """Whether the forward pass is one launch: its programs fill the GPU, and what each reads thrice stays on chip."""
+    return programs >= multiprocessors and program_bytes <= ON_CHIP
+
+
+def why_not(x: Tensor, groups: int | None = None) -> str:
+    """Why the kernels cannot run on x (B, C, H, W), cut into `groups`: one sentence, or "" if they can."""
+    interpreted = not isinstance(sums_kernel, triton.JITFunction)
+    _, channels, height, width = x.shape
+    if not hasattr(tl, "gather"):
+        return f"the kernel needs a newer Triton than {triton.__version__}, which lacks tl.gather"
+    if x.device.type != "cuda" and not (interpreted and x.device.type == "cpu"):
+        return f"the kernel runs on CUDA, but x is on {x.device.type}"
+    if x.dtype not in DTYPES:
+        return f"the kernel takes float32, float16 and bfloat16, but x is {str(x.dtype).removeprefix('torch.')}"
+    if max(height, width) > SIDE:
+        return f"the kernel takes maps up to {SIDE} x {SIDE}, but x is {height} x {width}"
+    if groups and channels // groups > WIDTH:
+        return f"the kernel takes up to {WIDTH} channels a group, but here are {channels // groups}"
+    if channels * height * width >= 2**31:
+        return f"the kernel takes samples below 2**31 elements, but here are {channels * height * width}"
+    if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0):
+        return f"the kernel needs compute capability 8.0, but {torch.cuda.get_device_name(x.device)} has less"
+    return ""
+
+
+def saved_numel(batch: int, channels: int, height: int, width: int, groups: int) -> int:
+    """Numbers in fp32 that `forward` saves for `backward`, besides x."""
+    return sum(_sections(batch, channels, height, width, groups))
+
+
+def forward(x: Tensor, weights: Sequence[Tensor], groups: int, eps: float, save: bool) -> tuple[Tensor, Tensor]:
+    """The output of EMA and what `backward` needs.
+
+    Args:
+        x: (B, C, H, W), contiguous or channels_last, for which `why_not` has nothing to say.
+        weights: of conv1x1, its bias, gn, its bias, conv3x3, its bias; of any dtypes.
+        groups: a divisor of C.
+        eps: of the norm.
+        save: whether `backward` will be called.
+
+    Returns:
+        y like x with its strides, and fp32 numbers, `saved_numel(*x.shape, groups)` of them, none without `save`.
+    """
+    batch, channels, height, width = x.shape
+    per_group = channels // groups
+    y = torch.empty_like(x)
+    keep = save and per_group > KEEP
+    sizes = _sections(*x.shape, groups)[: 6 if keep else 5]
+    saved = x.new_empty(sum(sizes), dtype=torch.float32)
+    none = x.new_empty(0, dtype=torch.float32)
+    if not x.numel():
+        return y, saved if save else none
+    a, b, windows, stats, mixed, *maps = saved.split(sizes)
+    sigma = maps[0] if keep else none
+    conv1, bias1, gamma, beta, conv3, bias3 = (weight.contiguous() for weight in weights)
+    rows, columns = torch.empty_like(a), torch.empty_like(b)
+    size = (channels, height, width, *_strides(x))
+    cut = [*x.shape[1:], groups, x.element_size(), size[4] > 1]
+    group = {"CG": per_group, "CP": _power(per_group)}
+    with torch.cuda.device_of(x):
+        planes, slabs = tiles(*cut, FEW), tiles(*cut, MANY)
+        programs = batch * triton.cdiv(groups, slabs.groups)
+        if one_launch(programs, slabs.groups * per_group * height * width * x.element_size(), _multiprocessors(x)):
+            mine = x.new_empty(programs * (9 * per_group + 1), dtype=torch.float32)
+            single_kernel[(programs,)](
+                x, y, sigma, rows, columns, windows, a, b, stats, mixed, mine, conv1, bias1, gamma, beta, conv3, bias3,
+                *size, programs // batch, eps, KEEP=keep, **group, **_planes(planes), **_strips(planes, per_group),
+                BP=slabs.positions, BG=slabs.groups, BS=slabs.inner, **OPTIONS | {"num_warps": 8},
+            )  # fmt: skip
+            return y, saved if save else none
+        blocks = triton.cdiv(channels, planes.channels)
+        sums_kernel[(batch * blocks + per_group,)](
+            x, rows, columns, windows, conv3, bias3, beta, mixed, *size, blocks, **group, **_planes(planes),
+            **OPTIONS,
+        )  # fmt: skip
+        gates_kernel[(batch * blocks,)](
+            x, rows, columns, windows, a, b, stats, conv1, bias1, conv3, bias3, *size, blocks, eps,
+            CG=per_group, **_planes(planes), **_strips(planes, per_group), **OPTIONS,
+        )  # fmt: skip
+        blocks, cuts = triton.cdiv(groups, slabs.groups), triton.cdiv(height * width, slabs.positions - 2)
+        apply_kernel[(batch * blocks * cuts,)](
+            x, y, sigma, a, b, stats, mixed, gamma, beta, *size, blocks, cuts, KEEP=keep, **group, **_slabs(slabs),
+            **OPTIONS,
+        )  # fmt: skip
+    return y, saved if save else none
+
+
+def backward(
+    dy: Tensor, x: Tensor, saved: Tensor, weights: Sequence[Tensor], groups: int, eps: float
+) -> tuple[Tensor, ...]:
+    """The gradients of x, with its strides, and of the six weights, each in its own dtype.
+
+    Args:
+        dy: gradient of the output, with the strides of x.
+        x: what `forward` was given.
+        saved: what it returned with `save`.
+        weights: what it was given, as are
+        groups: and
+        eps: the last two.
+    """
+    batch, channels, height, width = x.shape
+    per_group, slabs, plane = channels // groups, batch * groups, batch * channels
+    dx = torch.empty_like(x)
+    gradients = [torch.zeros(weight.shape, dtype=weight.dtype, device=x.device) for weight in weights]
+    if not x.numel():
+        return dx, *gradients
+    kept = per_group > KEEP
+    a, b, windows, stats, mixed, *sigma = saved.split(_sections(*x.shape, groups)[: 6 if kept else 5])
+    conv1, _, gamma, beta, conv3, bias3 = (weight.contiguous() for weight in weights)
+    sizes = [slabs * height * width] * (1 if kept else 2) + [plane * height] * 3 + [plane * width] * 3
+    sizes += [plane * n for n in (9, 9, per_group, 1, NUMBERS.value)]
+    scratch = iter(x.new_empty(sum(sizes), dtype=torch.float32).split(sizes))
+    sigma = sigma[0] if kept else next(scratch)
+    slope, rows, da, along, columns, db, across, taps, corners, d_conv1, d_bias1, numbers = scratch
+    size = (channels, height, width, *_strides(x))
+    cut = [*x.shape[1:], groups, x.element_size(), size[4] > 1]
+    group = {"CG": per_group, "CP": _power(per_group)}
+    with torch.cuda.device_of(x):
+        part = tiles(*cut, MANY)
+        blocks, cuts = triton.cdiv(groups, part.groups), triton.cdiv(height * width, part.positions - 2)
+        slope_kernel[(batch * blocks * cuts,)](
+            x, dy, sigma, slope, a, b, stats, mixed, gamma, beta, *size, blocks, cuts, KEPT=kept, **group,
+            **_slabs(part), **OPTIONS,
+        )  # fmt: skip
+        blocks = triton.cdiv(channels, part.channels)
+        reduce_kernel[(batch * blocks,)](
+            x, slope, a, b, stats, gamma, rows, columns, da, db, taps, numbers, *size, blocks, **group,
+            **_planes(part), **OPTIONS,
+        )  # fmt: skip
+        strip = {"BH": _power(height), "BW": _power(width)}
+        strips_kernel[(plane,)](
+            da, db, rows, columns, numbers, along, across, corners, d_conv1, d_bias1, conv1, gamma, beta, conv3,
+            height, width, **group, **strip, BI=_clamp(FEW // max(strip.values()), _power(per_group)),
+            **OPTIONS,
+        )  # fmt: skip
+        blocks, cuts = triton.cdiv(groups, part.groups), triton.cdiv(height * width, part.positions)
+        taps_tile = _power(9 * per_group)
+        gradients_kernel[(per_group + batch * blocks * cuts,)](
+            x, dy, dx, sigma, slope, a, b, stats, windows, mixed, numbers, taps, along, across, corners, d_conv1,
+            d_bias1, beta, conv3, bias3, *gradients, slabs, *size, blocks, cuts, **group, JP=taps_tile,
+            BS=_clamp(FEW // taps_tile, 64), **_slabs(part), **OPTIONS,
+        )  # fmt: skip
+    return dx, *gradients
+
+
+def _power(n: int) -> int:
+    """The first power of 2 from n on."""
+    return 1 << (n - 1).bit_length()
+
+
+def _clamp(n: int, most: int) -> int:
+    return max(1, min(n, most))
+
+
+def _sections(batch: int, channels: int, height: int, width: int, groups: int) -> list[int]:
+    """Sizes of the saved numbers: gates of rows and columns, window means, statistics, mixed kernel, perhaps maps."""
+    per_group, plane = channels // groups, batch * channels
+    maps = [batch * groups * height * width] if per_group > KEEP else []
+    return [plane * height, plane * width, plane * 9, plane * 3, 9 * per_group + 1, *maps]
+
+
+def _strides(x: Tensor) -> tuple[int, int]:
+    """Steps from channel to channel and from column to column; a step of one row is W of the latter in both formats."""
+    channels, height, width = x.shape[1:]
+    return (height * width, 1) if x.is_contiguous() else (1, channels)
+
+
+def _multiprocessors(x: Tensor) -> int:
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+
+
+def _planes(cut: Tiles) -> dict[str, int]:
+    return {"BH": cut.rows, "BW": cut.columns, "BC": cut.channels}
+
+
+def _slabs(cut: Tiles) -> dict[str, int]:
+    return {"BP": cut.positions, "BG": cut.groups, "BI": cut.inner}
+
+
+def _strips(cut: Tiles, per_group: int) -> dict[str, int]:
+    """Channels of a group, and taps of its 3x3 kernels, that `gate_planes` mixes at a time."""
+    inner = FEW // (cut.channels * max(cut.rows, cut.columns))
+    return {"BI": _clamp(inner, _power(per_group)), "BJ": _clamp(FEW // cut.channels, _power(9 * per_group))}

@@ -1,0 +1,337 @@
+"""EMA on CUDA, in Triton: the backward pass in closed form. Shapes and tiles as in the forward pass.
+
+With s = sigmoid(z), `slope` = dL/dz (one plane per group) and t = x*a*b, of each plane
+    D = sum(slope), Z = sum(slope * (t - mean)), k = weight2 * gamma / deviation,
+    dL/dt = k * (slope - D/N - (t - mean) * Z / (N * deviation^2)),
+and dL/dx adds up dy*s, the mixed 3x3 kernel over slope, a*b * dL/dt, and what the row means, the column means and the
+nine window means pass on: a vector along the rows, one along the columns, and a number for each corner.
+"""
+
+import triton
+import triton.language as tl
+
+from .cuda_forward import gate_map, softmax
+
+NUMBERS = tl.constexpr(6)  # about a plane: D, Z / (N * deviation^2), k, weight2, Z / deviation, dL/d(logit of weight2)
+
+
+@triton.jit(do_not_specialize=["H", "W"])
+def slope_kernel(
+    X, DY, SIGMA, SLOPE, A, B, STATS, MIXED, GAMMA, BETA, C, H, W, SC, SP, BLOCKS, TILES, KEPT: tl.constexpr,
+    CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+):  # fmt: skip
+    """dL/dz of each group's map, from sum(x * dy) over its channels; the map itself where forward did not keep it."""
+    n = tl.program_id(0) // TILES
+    g = n % BLOCKS * BG + tl.arange(0, BG)
+    ok = g * CG < C
+    plane = (n // BLOCKS).to(tl.int64) * C
+    X, DY = X + plane * H * W, DY + plane * H * W
+    SIGMA, SLOPE = SIGMA + plane // CG * H * W, SLOPE + plane // CG * H * W
+    A, B, STATS = A + plane * H, B + plane * W, STATS + plane * 3
+    pos = tl.program_id(0) % TILES * (BP - 2) - 1 + tl.arange(0, BP)
+    inner = (tl.arange(0, BP) > 0) & (tl.arange(0, BP) < BP - 1) & (pos < H * W)
+    here = inner[:, None] & ok[None, :]
+    at_map = (g * H * W)[None, :] + pos[:, None]
+    if KEPT:
+        sigma = tl.load(SIGMA + at_map, here, 0.0)
+    else:
+        sigma = gate_map(X, A, B, STATS, MIXED, GAMMA, BETA, g, ok, pos, H, W, SC, SP, CG, CP, BP, BG, BI)
+        tl.store(SIGMA + at_map, sigma, here)
+    slope = tl.zeros([BP, BG], tl.float32)
+    for i0 in range(0, CG, BI):
+        i = i0 + tl.arange(0, BI)
+        at = ((g * CG)[:, None] + i[None, :])[None, :, :] * SC + (pos * SP)[:, None, None]
+        mask = inner[:, None, None] & (ok[:, None] & (i < CG)[None, :])[None, :, :]
+        x = tl.load(X + at, mask, 0.0).to(tl.float32)
+        slope += tl.sum(x * tl.load(DY + at, mask, 0.0).to(tl.float32), 2)
+    tl.store(SLOPE + at_map, slope * sigma * (1.0 - sigma), here)
+
+
+@triton.jit
+def reduce_kernel(
+    X, SLOPE, A, B, STATS, GAMMA, ROWS, COLUMNS, DA, DB, TAPS, PLANES, C, H, W, SC, SP, BLOCKS,
+    CG: tl.constexpr, CP: tl.constexpr, BC: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
+):  # fmt: skip
+    """All sums over planes: D, Z, the correlations of slope and x, and the gradients at the strips' logits (DA, DB)."""
+    n = tl.program_id(0)
+    plane = (n // BLOCKS).to(tl.int64) * C
+    ch = n % BLOCKS * BC + tl.arange(0, BC)
+    ok = ch < C
+    X, SLOPE = X + plane * H * W, SLOPE + plane // CG * H * W
+    A, DA, ROWS = A + plane * H, DA + plane * H, ROWS + plane * H
+    B, DB, COLUMNS = B + plane * W, DB + plane * W, COLUMNS + plane * W
+    STATS, TAPS, PLANES = STATS + plane * 3, TAPS + plane * 9, PLANES + plane * NUMBERS
+    first = ch // CG * CG
+    w = tl.arange(0, BW)
+    there = (w < W)[:, None] & ok[None, :]
+    b = tl.load(B + (ch * W)[None, :] + w[:, None], there, 0.0)
+    mean = tl.load(STATS + ch * 3, ok, 0.0)
+    rstd = tl.load(STATS + ch * 3 + 1, ok, 0.0)
+    row = X + (ch * SC)[None, :] + (w * SP)[:, None]
+    slopes = SLOPE + (ch // CG * H * W)[None, :] + w[:, None]
+    d_sum = tl.zeros([BH, BW, BC], tl.float32)
+    z_sum = tl.zeros([BH, BW, BC], tl.float32)
+    t00 = tl.zeros([BH, BW, BC], tl.float32)
+    t01 = tl.zeros([BH, BW, BC], tl.float32)
+    t02 = tl.zeros([BH, BW, BC], tl.float32)
+    t10 = tl.zeros([BH, BW, BC], tl.float32)
+    t11 = tl.zeros([BH, BW, BC], tl.float32)
+    t12 = tl.zeros([BH, BW, BC], tl.float32)
+    t20 = tl.zeros([BH, BW, BC], tl.float32)
+    t21 = tl.zeros([BH, BW, BC], tl.float32)
+    t22 = tl.zeros([BH, BW, BC], tl.float32)
+    for h0 in range(0, H, BH):
+        h = h0 + tl.arange(0, BH)
+        a = tl.load(A + (ch * H)[None, :] + h[:, None], (h < H)[:, None] & ok[None, :], 0.0)
+        inside = (h < H)[:, None, None] & there[None, :, :]
+        at = row[None, :, :] + (h * W * SP)[:, None, None]
+        x = tl.load(at, inside, 0.0).to(tl.float32)
+        before = tl.load(at - SP, inside & (w > 0)[None, :, None], 0.0).to(tl.float32)
+        after = tl.load(at + SP, inside & (w < W - 1)[None, :, None], 0.0).to(tl.float32)
+        at_slope = slopes[None, :, :] + (h * W)[:, None, None]
+        slope = tl.load(at_slope, inside, 0.0)
+        d_sum += slope
+        z_sum += slope * (x * a[:, None, :] * b[None, :, :] - mean[None, None, :])
+        t10 += slope * before
+        t11 += slope * x
+        t12 += slope * after
+        slope = tl.load(at_slope + W, inside & (h < H - 1)[:, None, None], 0.0)
+        t00 += slope * before
+        t01 += slope * x
+        t02 += slope * after
+        slope = tl.load(at_slope - W, inside & (h > 0)[:, None, None], 0.0)
+        t20 += slope * before
+        t21 += slope * x
+        t22 += slope * after
+    at_taps = TAPS + ch * 9
+    tl.store(at_taps, tl.sum(tl.sum(t00, 1), 0), ok)
+    tl.store(at_taps + 1, tl.sum(tl.sum(t01, 1), 0), ok)
+    tl.store(at_taps + 2, tl.sum(tl.sum(t02, 1), 0), ok)
+    tl.store(at_taps + 3, tl.sum(tl.sum(t10, 1), 0), ok)
+    tl.store(at_taps + 4, tl.sum(tl.sum(t11, 1), 0), ok)
+    tl.store(at_taps + 5, tl.sum(tl.sum(t12, 1), 0), ok)
+    tl.store(at_taps + 6, tl.sum(tl.sum(t20, 1), 0), ok)
+    tl.store(at_taps + 7, tl.sum(tl.sum(t21, 1), 0), ok)
+    tl.store(at_taps + 8, tl.sum(tl.sum(t22, 1), 0), ok)
+
+    d_all = tl.sum(tl.sum(d_sum, 1), 0)
+    z_all = tl.sum(tl.sum(z_sum, 1), 0)
+    o = tl.arange(0, CP)
+    logits = tl.load(
+        STATS + (first * 3 + 2)[None, :] + (o * 3)[:, None], (o < CG)[:, None] & ok[None, :], -float("inf")
+    )
+    weight2 = tl.sum(tl.where(o[:, None] == (ch - first)[None, :], softmax(logits), 0.0), 0)
+    k = weight2 * rstd * tl.load(GAMMA + ch - first, ok, 0.0).to(tl.float32)
+    e = d_all / (H * W * 1.0)
+    q = z_all * rstd * rstd / (H * W * 1.0)
+    at_numbers = PLANES + ch * NUMBERS
+    tl.store(at_numbers, d_all, ok)
+    tl.store(at_numbers + 1, q, ok)
+    tl.store(at_numbers + 2, k, ok)
+    tl.store(at_numbers + 3, weight2, ok)
+    tl.store(at_numbers + 4, z_all * rstd, ok)
+
+    columns = tl.zeros([BW, BC], tl.float32)
+    db = tl.zeros([BW, BC], tl.float32)
+    for h0 in range(0, H, BH):
+        h = h0 + tl.arange(0, BH)
+        strip = (h < H)[:, None] & ok[None, :]
+        at_strip = (ch * H)[None, :] + h[:, None]
+        a = tl.load(A + at_strip, strip, 0.0)
+        inside = (h < H)[:, None, None] & there[None, :, :]
+        x = tl.load(row[None, :, :] + (h * W * SP)[:, None, None], inside, 0.0).to(tl.float32)
+        slope = tl.load(slopes[None, :, :] + (h * W)[:, None, None], inside, 0.0)
+        t = x * a[:, None, :] * b[None, :, :] - mean[None, None, :]
+        dt = k[None, None, :] * (slope - e[None, None, :] - q[None, None, :] * t)
+        tl.store(ROWS + at_strip, tl.sum(x, 1), strip)
+        tl.store(DA + at_strip, tl.sum(dt * x * b[None, :, :], 1) * a * (1.0 - a), strip)
+        columns += tl.sum(x, 0)
+        db += tl.sum(dt * x * a[:, None, :], 0)
+    tl.store(COLUMNS + (ch * W)[None, :] + w[:, None], columns, there)
+    tl.store(DB + (ch * W)[None, :] + w[:, None], db * b * (1.0 - b), there)
+
+
+@triton.jit
+def strips_kernel(
+    DA, DB, ROWS, COLUMNS, PLANES, ALONG, ACROSS, CORNERS, DW1, DB1, W1, GAMMA, BETA, W3, H, W,
+    CG: tl.constexpr, CP: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BI: tl.constexpr,
+):  # fmt: skip
+    """For each plane: what its means pass on to dL/dx, and its slab's share of the gradients of conv1x1."""
+    n = tl.program_id(0).to(tl.int64)
+    c = (n % CG).to(tl.int32)
+    base = n - c
+    DA, DB, PLANES = DA + base * H, DB + base * W, PLANES + base * NUMBERS
+    o = tl.arange(0, CP)
+    weight2 = tl.load(PLANES + o * NUMBERS + 3, o < CG, 0.0)
+    d_weight2 = tl.load(GAMMA + o, o < CG, 0.0).to(tl.float32) * tl.load(PLANES + o * NUMBERS + 4, o < CG, 0.0)
+    d_weight2 += tl.load(BETA + o, o < CG, 0.0).to(tl.float32) * tl.load(PLANES + o * NUMBERS, o < CG, 0.0)
+    d_logit = weight2 * (d_weight2 - tl.sum(weight2 * d_weight2, 0))
+    tl.store(PLANES + c * NUMBERS + 5, tl.sum(tl.where(o == c, d_logit, 0.0), 0))
+
+    tap = tl.arange(0, 16)
+    mask = (o < CG)[:, None] & (tap < 9)[None, :]
+    taps = tl.load(W3 + ((o * CG + c) * 9)[:, None] + tap[None, :], mask, 0.0).to(tl.float32)
+    d_window = tl.sum(d_logit[:, None] * taps, 0) / (H * W * 1.0)
+    # Every element is in all nine windows but for the edges: see `sum_planes`. Corners were taken away twice.
+    i = tap // 3
+    j = tap % 3
+    h = tl.arange(0, BH)
+    w = tl.arange(0, BW)
+    along = tl.where(h == 0, 0.0, tl.sum(tl.where(i == 2, d_window, 0.0), 0))
+    along += tl.where(h == H - 1, 0.0, tl.sum(tl.where(i == 0, d_window, 0.0), 0))
+    along += tl.sum(tl.where(i == 1, d_window, 0.0), 0)
+    across = -tl.where(w == 0, tl.sum(tl.where(j == 2, d_window, 0.0), 0), 0.0)
+    across -= tl.where(w == W - 1, tl.sum(tl.where(j == 0, d_window, 0.0), 0), 0.0)
+    tl.store(CORNERS + n * 9 + tap, d_window, tap < 9)
+
+    rows = tl.load(ROWS + n * H + h, h < H, 0.0)
+    columns = tl.load(COLUMNS + n * W + w, w < W, 0.0)
+    for u0 in range(0, CG, BI):
+        u = u0 + tl.arange(0, BI)
+        w1 = tl.load(W1 + u * CG + c, u < CG, 0.0).to(tl.float32)
+        da = tl.load(DA + (u * H)[None, :] + h[:, None], (u < CG)[None, :] & (h < H)[:, None], 0.0)
+        db = tl.load(DB + (u * W)[None, :] + w[:, None], (u < CG)[None, :] & (w < W)[:, None], 0.0)
+        along += tl.sum(w1[None, :] * da, 1) / W
+        across += tl.sum(w1[None, :] * db, 1) / H
+        share = tl.sum(da * rows[:, None], 0) / W + tl.sum(db * columns[:, None], 0) / H
+        tl.store(DW1 + (base + u) * CG + c, share, u < CG)
+    own = tl.sum(tl.load(DA + c * H + h, h < H, 0.0), 0) + tl.sum(tl.load(DB + c * W + w, w < W, 0.0), 0)
+    tl.store(DB1 + n, own)
+    tl.store(ALONG + n * H + h, along, h < H)
+    tl.store(ACROSS + n * W + w, across, w < W)
+
+
+@triton.jit
+def sum_parameters(
+    o, STATS, WINDOWS, PLANES, TAPS, DW1, DB1, BETA, W3, B3, G_W1, G_B1, G_GAMMA, G_BETA, G_W3, G_B3, SLABS,
+    CG: tl.constexpr, CP: tl.constexpr, JP: tl.constexpr, BS: tl.constexpr,
+):  # fmt: skip
+    """The gradients of what belongs to output channel o, over all slabs in a fixed order."""
+    c = tl.arange(0, CP)
+    j = tl.arange(0, JP)
+    g_w3 = tl.zeros([JP], tl.float32)
+    mixed = tl.zeros([JP], tl.float32)
+    g_w1 = tl.zeros([CP], tl.float32)
+    sums = tl.zeros([BS], tl.float32)  # one lane a slab; lanes are summed at the end
+    g_b1, g_b3, g_gamma, g_beta = sums, sums, sums, sums
+    for s0 in range(0, SLABS, BS):
+        s = (s0 + tl.arange(0, BS)).to(tl.int64)
+        ok = s < SLABS
+        n = s * CG + o
+        d = tl.load(PLANES + n * NUMBERS, ok, 0.0)
+        weight2 = tl.load(PLANES + n * NUMBERS + 3, ok, 0.0)
+        d_logit = tl.load(PLANES + n * NUMBERS + 5, ok, 0.0)
+        sums += d
+        g_gamma += weight2 * tl.load(PLANES + n * NUMBERS + 4, ok, 0.0)
+        g_beta += weight2 * d
+        g_b1 += tl.load(DB1 + n, ok, 0.0)
+        g_b3 += d_logit
+        at = (s * CG * 9)[:, None] + j[None, :]
+        known = ok[:, None] & (j < CG * 9)[None, :]
+        g_w3 += tl.sum(d_logit[:, None] * tl.load(WINDOWS + at, known, 0.0), 0)
+        mixed += tl.sum(tl.load(TAPS + at, known, 0.0), 0)
+        known = ok[:, None] & (c < CG)[None, :]
+        g_w1 += tl.sum(tl.load(DW1 + (n * CG)[:, None] + c[None, :], known, 0.0), 0)
+    d_all = tl.sum(sums, 0)
+    share = softmax(tl.load(BETA + c, c < CG, -float("inf")).to(tl.float32))
+    own = tl.sum(tl.where(c == o, share, 0.0), 0)
+    total = 0.0
+    mine = 0.0
+    for k in range(CG):  # dL/d(share of k), then through the softmax
+        d_share = tl.sum(mixed * tl.load(W3 + k * CG * 9 + j, j < CG * 9, 0.0).to(tl.float32), 0)
+        d_share += tl.load(B3 + k).to(tl.float32) * d_all
+        total += d_share * tl.sum(tl.where(c == k, share, 0.0), 0)
+        mine += tl.where(k == o, d_share, 0.0)
+    tl.store(G_W1 + o * CG + c, g_w1.to(G_W1.dtype.element_ty), c < CG)
+    tl.store(G_B1 + o, tl.sum(g_b1, 0).to(G_B1.dtype.element_ty))
+    tl.store(G_GAMMA + o, tl.sum(g_gamma, 0).to(G_GAMMA.dtype.element_ty))
+    tl.store(G_BETA + o, (tl.sum(g_beta, 0) + own * (mine - total)).to(G_BETA.dtype.element_ty))
+    tl.store(G_W3 + o * CG * 9 + j, (g_w3 + own * mixed).to(G_W3.dtype.element_ty), j < CG * 9)
+    tl.store(G_B3 + o, (tl.sum(g_b3, 0) + own * d_all).to(G_B3.dtype.element_ty))
+
+
+@triton.jit
+def sum_input(
+    n, X, DY, DX, SIGMA, SLOPE, A, B, STATS, MIXED, PLANES, ALONG, ACROSS, CORNERS, C, H, W, SC, SP, BLOCKS, TILES,
+    CG: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+):  # fmt: skip
+    """dL/dx on one tile of positions; slope and its neighbours are loaded once for all channels of a group."""
+    block = n // TILES
+    g = block % BLOCKS * BG + tl.arange(0, BG)
+    ok = g * CG < C
+    plane = (block // BLOCKS).to(tl.int64) * C
+    X, DY, DX = X + plane * H * W, DY + plane * H * W, DX + plane * H * W
+    SIGMA, SLOPE = SIGMA + plane // CG * H * W, SLOPE + plane // CG * H * W
+    A, ALONG, B, ACROSS = A + plane * H, ALONG + plane * H, B + plane * W, ACROSS + plane * W
+    STATS, PLANES, CORNERS = STATS + plane * 3, PLANES + plane * NUMBERS, CORNERS + plane * 9
+    pos = n % TILES * BP + tl.arange(0, BP)
+    h = pos // W
+    w = pos % W
+    top, bottom, start, end = h == 0, h == H - 1, w == 0, w == W - 1
+    here = (pos < H * W)[:, None] & ok[None, :]
+    sigma = tl.load(SIGMA + (g * H * W)[None, :] + pos[:, None], here, 0.0)[:, :, None]
+    at = SLOPE + (g * H * W)[None, :] + pos[:, None]
+    # s<i><j>: the slope that meets this element through tap (i, j) of the mixed kernel.
+    s00 = tl.load(at + W + 1, here & (~bottom & ~end)[:, None], 0.0)[:, :, None]
+    s01 = tl.load(at + W, here & (~bottom)[:, None], 0.0)[:, :, None]
+    s02 = tl.load(at + W - 1, here & (~bottom & ~start)[:, None], 0.0)[:, :, None]
+    s10 = tl.load(at + 1, here & (~end)[:, None], 0.0)[:, :, None]
+    s11 = tl.load(at, here, 0.0)[:, :, None]
+    s12 = tl.load(at - 1, here & (~start)[:, None], 0.0)[:, :, None]
+    s20 = tl.load(at - W + 1, here & (~top & ~end)[:, None], 0.0)[:, :, None]
+    s21 = tl.load(at - W, here & (~top)[:, None], 0.0)[:, :, None]
+    s22 = tl.load(at - W - 1, here & (~top & ~start)[:, None], 0.0)[:, :, None]
+    for i0 in range(0, CG, BI):
+        i = i0 + tl.arange(0, BI)
+        ch = (g * CG)[:, None] + i[None, :]
+        known = ok[:, None] & (i < CG)[None, :]
+        mask = here[:, :, None] & known[None, :, :]
+        element = (ch * SC)[None, :, :] + (pos * SP)[:, None, None]
+        x = tl.load(X + element, mask, 0.0).to(tl.float32)
+        dx = sigma * tl.load(DY + element, mask, 0.0).to(tl.float32)
+        at_row = (ch * H)[None, :, :] + h[:, None, None]
+        at_column = (ch * W)[None, :, :] + w[:, None, None]
+        dx += tl.load(ALONG + at_row, mask, 0.0) + tl.load(ACROSS + at_column, mask, 0.0)
+        ab = tl.load(A + at_row, mask, 0.0) * tl.load(B + at_column, mask, 0.0)
+        mean = tl.load(STATS + ch * 3, known, 0.0)[None, :, :]
+        e = tl.load(PLANES + ch * NUMBERS, known, 0.0)[None, :, :] / (H * W * 1.0)
+        q = tl.load(PLANES + ch * NUMBERS + 1, known, 0.0)[None, :, :]
+        k = tl.load(PLANES + ch * NUMBERS + 2, known, 0.0)[None, :, :]
+        dx += k * ab * (s11 - e - q * (x * ab - mean))
+        tap = MIXED + i * 9
+        dx += tl.load(tap, i < CG, 0.0)[None, None, :] * s00
+        dx += tl.load(tap + 1, i < CG, 0.0)[None, None, :] * s01
+        dx += tl.load(tap + 2, i < CG, 0.0)[None, None, :] * s02
+        dx += tl.load(tap + 3, i < CG, 0.0)[None, None, :] * s10
+        dx += tl.load(tap + 4, i < CG, 0.0)[None, None, :] * s11
+        dx += tl.load(tap + 5, i < CG, 0.0)[None, None, :] * s12
+        dx += tl.load(tap + 6, i < CG, 0.0)[None, None, :] * s20
+        dx += tl.load(tap + 7, i < CG, 0.0)[None, None, :] * s21
+        dx += tl.load(tap + 8, i < CG, 0.0)[None, None, :] * s22
+        corner = CORNERS + ch * 9
+        dx += tl.where((bottom & end)[:, None, None], tl.load(corner, known, 0.0)[None, :, :], 0.0)
+        dx += tl.where((bottom & start)[:, None, None], tl.load(corner + 2, known, 0.0)[None, :, :], 0.0)
+        dx += tl.where((top & end)[:, None, None], tl.load(corner + 6, known, 0.0)[None, :, :], 0.0)
+        dx += tl.where((top & start)[:, None, None], tl.load(corner + 8, known, 0.0)[None, :, :], 0.0)
+        tl.store(DX + element, dx.to(DX.dtype.element_ty), mask)
+
+
+@triton.jit(do_not_specialize=["H", "W"])
+def gradients_kernel(
+    X, DY, DX, SIGMA, SLOPE, A, B, STATS, WINDOWS, MIXED, PLANES, TAPS, ALONG, ACROSS, CORNERS, DW1, DB1,
+    BETA, W3, B3, G_W1, G_B1, G_GAMMA, G_BETA, G_W3, G_B3, SLABS, C, H, W, SC, SP, BLOCKS, TILES,
+    CG: tl.constexpr, CP: tl.constexpr, JP: tl.constexpr, BS: tl.constexpr,
+    BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+):  # fmt: skip
+    """The first programs sum parameters, one for each channel of a group, while the others write dL/dx."""
+    n = tl.program_id(0)
+    if n < CG:
+        sum_parameters(
+            n, STATS, WINDOWS, PLANES, TAPS, DW1, DB1, BETA, W3, B3, G_W1, G_B1, G_GAMMA, G_BETA, G_W3, G_B3, SLABS,
+            CG, CP, JP, BS,
+        )  # fmt: skip
+    else:
+        sum_input(
+            n - CG, X, DY, DX, SIGMA, SLOPE, A, B, STATS, MIXED, PLANES, ALONG, ACROSS, CORNERS,
+            C, H, W, SC, SP, BLOCKS, TILES, CG, BP, BG, BI,
+        )  # fmt: skip

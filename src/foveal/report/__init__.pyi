@@ -1,0 +1,2 @@
+from .page import sentence as sentence
+from .page import write as write

@@ -1,0 +1,9 @@
+from .assembly import assemble as assemble
+from .assembly import before as before
+from .assembly import write as write
+from .fairness import AGREEMENT as AGREEMENT
+from .fairness import Finding as Finding
+from .fairness import differing as differing
+from .fairness import without_test as without_test
+from .gates import gates_folder as gates_folder
+from .older import judged_anew as judged_anew

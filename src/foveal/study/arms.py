@@ -1,0 +1,135 @@
+"""The arms of a plan, from the names that it gives them."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..attention import known as is_attention
+from ..errors import UserError, shown
+from ..files import beside
+from ..hosts import zoo
+from ..surgery import Spec
+
+OTHER_SEEDS = 1000  # added to the seeds of the A/A arm
+SCALES = "nsmlx"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing to train: a model, and perhaps an attention in it.
+
+    Attributes:
+        name: as the plan writes it.
+        role: "baseline", "treatment" or "control".
+        model: file or name of the model.
+        spec: the attention; None for a model as it is.
+        shift: added to every seed.
+        train: arguments in which its training differs from the plan's, and is meant to.
+    """
+
+    name: str
+    role: str
+    model: str
+    spec: Spec | None = None
+    shift: int = 0
+    train: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+
+def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, ...]:
+    """The arms that a plan lists, the baseline first and what depends on other arms last.
+
+    Args:
+        written: a list.
+        model: of the baseline, and of every arm that names no other.
+        folder: where models are looked for first.
+        epochs: of the plan.
+
+    Raises:
+        UserError: it is no list, or an arm cannot be read or stands there twice.
+    """
+    if not isinstance(written, list) or not written:
+        raise UserError(f"arms: {shown(written)} is not a list", "arms: [ema@neck, A/A, placebo]")
+    arms = [Arm("baseline", "baseline", model)]
+    late = []
+    for one in written:
+        if isinstance(one, dict) and set(one) == {"model"} and is_model(str(one["model"])):
+            one = one["model"]
+        if not isinstance(one, str):
+            raise UserError(
+                f"cannot read the arm {shown(one)}", "write for example ema@neck, A/A or {model: yolo11s.pt}"
+            )
+        if one == "baseline":
+            continue
+        if one.lower() in CONTROLS:
+            late.append(CONTROLS[one.lower()])
+        elif is_model(one):
+            arms.append(Arm(one, "treatment", beside(one, folder)))
+        else:
+            spec = Spec.parse(one)
+            spec = replace(spec, places=spec.places or _places(model), start=spec.start or "identity")
+            arms.append(Arm(one, "control" if spec.name == "placebo" else "treatment", model, spec))
+    arms += [control(model, arms, epochs) for control in late]
+    trained: dict[tuple, str] = {}
+    for arm in arms:
+        spec = str(replace(arm.spec, start=arm.spec.start or "identity")) if arm.spec else ""
+        what = (arm.model, spec, arm.shift, *arm.train.items())
+        if what in trained:
+            also = "" if trained[what] == arm.name else f", first as {trained[what]!r}"
+            raise UserError(f"the arm {arm.name!r} stands in the plan twice{also}", "leave one out")
+        trained[what] = arm.name
+    return tuple(arms)
+
+
+def split(text: str) -> list[str]:
+    """Arms from "baseline,ema(groups=8, kernel=3)@neck,P3,A/A": commas also separate arguments and places."""
+    arms: list[str] = []
+    # Not where a parenthesis is closed next, or next after a whole pair, as in x(a=1, b=(2, 3)).
+    for piece in re.split(r",(?![^()]*(?:\([^()]*\)[^()]*)*\))", text):
+        piece = piece.strip()
+        name = re.match(r"\w*", piece)[0]
+        continues = arms and "@" in arms[-1] and not is_attention(name) and "/" not in piece and "@" not in piece
+        if continues and piece.lower() not in CONTROLS and not is_model(piece) and piece != "baseline":
+            arms[-1] += f",{piece}"
+        elif piece:
+            arms.append(piece)
+    return arms
+
+
+def is_model(text: str) -> bool:
+    """Whether a name is a model's, by its form."""
+    return text.endswith((".pt", ".yaml", ".yml")) or zoo.is_name(text)
+
+
+def _places(model: str) -> tuple[str, ...]:
+    """Of an attention for which the plan names none."""
+    return ("paper",) if zoo.is_name(model) else ("neck",)
+
+
+def _again(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
+    return Arm("A/A", "control", model, shift=OTHER_SEEDS)
+
+
+def _placebo(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
+    places = next((arm.spec.places for arm in arms if arm.spec), _places(model))
+    return Arm("placebo", "control", model, Spec("placebo", places=places or _places(model)))
+
+
+def _larger(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
+    stem, suffix = os.path.splitext(model)
+    match = re.fullmatch(rf"(.*\d)([{SCALES[:-1]}])((?:-\w+)?)", stem)
+    if not match or zoo.is_name(model):
+        raise UserError(f"there is no name one size up from {model}", "write the arm as {model: yolo11s.pt}")
+    larger = f"{match[1]}{SCALES[SCALES.index(match[2]) + 1]}{match[3]}{suffix}"
+    if suffix == ".pt" and not Path(larger).is_file():
+        larger = Path(larger).name  # the host knows it by name; a path that does not exist would end up in the key
+    return Arm("one size up", "control", larger)
+
+
+def _longer(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
+    return Arm("2x epochs", "control", model, train={"epochs": 2 * epochs})
+
+
+# Arms by name. All are trained like the others; none is a claim.
+CONTROLS = {"a/a": _again, "placebo": _placebo, "one size up": _larger, "2x epochs": _longer}

@@ -1,0 +1,307 @@
+"""One cell of a study, from its plan to `result.json`, which is written last and whole.
+
+A cell's folder is an ordinary Ultralytics run with a few files more. It can be killed at any moment: the next process
+continues after the last whole epoch. A lock, which the system frees when its holder dies, keeps two from the same cell.
+"""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from ..checkpoints import unpickling
+from ..errors import UserError, shown
+from ..evidence import METRICS, averages
+from ..files import write_text
+from ..hosts import ultralytics as host
+from ..hosts import zoo
+from ..hosts.ultralytics import Contents, Refused, add, bound, classifier, dataset, recorder, validators
+from ..surgery import opened
+from .arms import Arm
+from .plan import Cell, Plan, versions
+
+BUSY = 75  # exit code of a process that finds its cell taken, as sysexits.h has it for "try again later"
+PLAN, CELLS, DATA, REFUSED, RESULT, FAILURE, LOCK, LOG = (
+    *("plan.yaml", "cells", "data.json", "refused.json", "result.json", "failure.json", "lock", "log.txt"),
+)
+KINDS = {"best": "", "last": "_last"}  # of weights that are judged, and what that adds to the key of a score
+SCORES = [{key + end for key in (m.key, m.second_key) for end in KINDS.values()} for m in METRICS.values()]
+JUDGING = ("imgsz", "batch", "workers", "single_cls", "max_det")  # arguments of the training that evaluations share
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a cell measured.
+
+    Attributes:
+        arm: name of the arm.
+        pair: the seed by which it is paired.
+        seed: the seed it drew from.
+        scores: the metric of best.pt on the split judged by its key, that of last.pt by the same with `_last`, and
+            both for the second metric: map, map_last, map50, map50_last; or top1, top1_last, top5, top5_last.
+        disagreement: largest difference of the four to those computed again from what is stored.
+        epochs: trained.
+        batch: images in a batch, which the host may have lowered for want of memory.
+        batches: a digest of all batches, for each epoch.
+        start: a digest of each tensor before training.
+        finite: whether all trained tensors are.
+        parameters: of the trained model.
+        seconds: of training, evaluation of every epoch included.
+        peak_bytes: most memory used; of the GPU if there was one, else of the process.
+        resumed: how often it was interrupted and went on.
+        device: where it ran.
+        data: digest of the data set.
+        versions: of what decides a result.
+        finished: when, in UTC.
+        opened: largest gain of the identity starts in best.pt and in last.pt, by these names; None where there is none.
+    """
+
+    arm: str
+    pair: int
+    seed: int
+    scores: dict[str, float]
+    disagreement: float
+    epochs: int
+    batch: int
+    batches: list[str]
+    start: dict[str, str]
+    finite: bool
+    parameters: int
+    seconds: float
+    peak_bytes: int | None
+    resumed: int
+    device: str
+    data: str
+    versions: dict[str, str]
+    finished: str
+    opened: dict[str, float] | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> "Result | None":
+        """The result in a cell's folder, None if there is none.
+
+        Raises:
+            UserError: a value in it is of another type.
+        """
+        try:
+            found = cls(**json.loads((folder / RESULT).read_text()))
+        except (FileNotFoundError, NotADirectoryError, RecursionError, TypeError, ValueError):  # or of another release
+            return None
+        for field in dataclasses.fields(cls):
+            sound = _is_a(value := getattr(found, field.name), field.type)
+            if not sound or (field.name == "scores" and set(value) not in SCORES):
+                raise UserError(
+                    f"{folder / RESULT} is damaged: {field.name} is {shown(value)}",
+                    "delete its folder and run the study again",
+                )
+        return found
+
+
+def _is_a(value: object, kind: object) -> bool:
+    """Whether a value read from JSON has the type of a field of `Result`."""
+    options = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return any(_is_a(value, option) for option in options)
+    if options:  # a list, or a dictionary by strings
+        parts = value.values() if isinstance(value, dict) else value
+        return isinstance(value, typing.get_origin(kind)) and all(_is_a(part, options[-1]) for part in parts)
+    return type(value) in ((int, float) if kind is float else (kind,))
+
+
+@contextlib.contextmanager
+def held(folder: Path, patience: float = 0) -> Iterator[bool]:
+    """Hold a cell's lock; whether that worked within so many seconds."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def run(study: Path, key: str, device: str = "cpu") -> bool:
+    """Train and judge one cell of the study in a folder.
+
+    Returns:
+        False if another process holds the cell, True when its result is there.
+
+    Raises:
+        UserError: no such cell as things are now.
+    """
+    plan = Plan.read(study / PLAN, download=True)
+    now = dataset.contents(plan.data, study / DATA)
+    cell = next((cell for cell in plan.cells(now.digest) if cell.key == key), None)
+    if cell is None:
+        raise UserError(
+            f"{key} is no cell of {study} as its plan, data and installed versions are now",
+            f"list them with foveal study cells {study}",
+        )
+    folder = study / CELLS / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, patience=5) as mine:  # somebody who only looks holds it for a moment
+        if not mine:
+            return False
+        if Result.load(folder) is None:
+            try:
+                _measure(plan, cell, now, study, folder, device)
+            except Exception as error:  # whatever it is, `status` must be able to say it later
+                failure = json.dumps({"reason": _in_words(error)})
+                write_text(folder / FAILURE, failure)
+                raise
+    return True
+
+
+def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path, device: str) -> None:
+    (folder / FAILURE).unlink(missing_ok=True)
+    scan(plan, study)
+    read = bound.Bound(plan.data, str((study / DATA).resolve()), before.digest, before.stamp)
+    read.save(folder)
+    record = _trained(plan, cell, folder, device, before.digest)
+    arguments = plan.arguments(cell.arm)
+    settings = {key: arguments[key] for key in JUDGING if key in arguments}
+    settings |= {"device": device}
+    scores, disagreement = {}, 0.0
+    for kind, end in KINDS.items():
+        weights = folder / "weights" / f"{kind}.pt"
+        found, theirs = validators.evaluate(weights, plan.data, plan.split, folder, **settings)
+        found.save(folder / f"{kind}.npz")
+        ours = averages.again(found)
+        disagreement = max(disagreement, *(abs(ours[key] - theirs[key]) for key in theirs))
+        scores |= {key + end: value for key, value in theirs.items()}
+    read.require(before)
+    models = {kind: host.load(folder / "weights" / f"{kind}.pt").model for kind in KINDS}
+    gains = {kind: opened(model) for kind, model in models.items()}
+    result = Result(
+        arm=cell.arm.name,
+        pair=cell.pair,
+        seed=cell.seed,
+        scores=scores,
+        disagreement=disagreement,
+        epochs=len(record["batches"]),
+        batch=record["batch"],
+        batches=record["batches"],
+        start=record["start"],
+        finite=all(
+            bool(tensor.isfinite().all()) for model in models.values() for tensor in model.state_dict().values()
+        ),
+        parameters=host.count(models["best"]),
+        seconds=round(sum(record["seconds"]), 1),
+        peak_bytes=record["peak_bytes"],
+        resumed=record["resumed"],
+        device=device,
+        data=before.digest,
+        versions=versions(),
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        opened=None if None in gains.values() else gains,
+    )
+    write_text(folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
+    for file in (folder / recorder.RESUME, *folder.glob("start.*")):
+        file.unlink(missing_ok=True)
+
+
+def scan(plan: Plan, study: Path) -> None:
+    """Let the host verify the images and labels that a study reads, and keep in its folder which of them it refuses.
+
+    Raises:
+        UserError: of a split that is needed it leaves none.
+    """
+    needed = {"train", plan.split, chosen_on(dataset.described(plan.data))}
+    with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
+        found = dataset.scan(plan.data, needed, bool(plan.train.get("single_cls")))
+        write_text(study / REFUSED, json.dumps({split: dataclasses.asdict(of) for split, of in found.items()}))
+
+
+def refused(study: Path) -> dict[str, Refused] | None:
+    """What the last scan of a study's data found, by split; None if there was none, or that is not what it wrote."""
+    try:
+        return {split: Refused(**of) for split, of in json.loads((study / REFUSED).read_text()).items()}
+    except (OSError, ValueError, AttributeError, RecursionError, TypeError):
+        return None
+
+
+def chosen_on(described: dict) -> str:
+    """The split on which the host chooses best.pt: the first of these that is there."""
+    return next(split for split in ("val", "test") if described.get(split))
+
+
+def _trained(plan: Plan, cell: Cell, folder: Path, device: str, data: str) -> dict:
+    """Train, or go on training, or find it done; what the trainer recorded."""
+    checkpoint = recorder.resumable(folder)
+    if checkpoint and checkpoint["foveal"]["record"].get("data") != data:
+        checkpoint = None  # it read other data, or nobody knows what
+    arguments = host.train_arguments(plan.arguments(cell.arm))
+    epochs = arguments["epochs"]
+    write_text(folder / recorder.PERIOD, str(plan.resume_period))
+    if checkpoint and checkpoint["epoch"] + 1 >= epochs and _whole(folder):
+        return checkpoint["foveal"]["record"]
+    if checkpoint and checkpoint["epoch"] + 1 < epochs:
+        settings = {"resume": str(folder / recorder.RESUME), "device": device}
+    else:
+        _clear(folder)
+        plan.recipe.save(folder)
+        model = start(cell.arm, cell.seed, folder, dataset.described(plan.data)["names"])
+        settings = {**plan.arguments(cell.arm), "seed": cell.seed, "device": device, "model": model}
+        # Old hosts never close mosaics that should be closed before the first epoch, unless they resume.
+        settings["close_mosaic"] = min(arguments["close_mosaic"], epochs)
+        settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
+    trainer = recorder.trainer(cell.arm.model, plan.task)(overrides={**settings, "data": plan.data})
+    trainer.train()
+    return recorder.resumable(folder)["foveal"]["record"]
+
+
+def _whole(folder: Path) -> bool:
+    """Whether both trained models can be read: the host does not write them in one step."""
+    try:
+        for kind in KINDS:
+            unpickling.read(folder / "weights" / f"{kind}.pt")
+        return True
+    except UserError:
+        return False
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name not in (LOCK, LOG, bound.FILE, recorder.PERIOD):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def start(arm: Arm, seed: int, folder: Path, names: dict[int, str]) -> str:
+    """The file that an arm's training starts from, written into a folder; a model as it is keeps its own.
+
+    Args:
+        arm: to be trained.
+        seed: of the weights that are drawn here.
+        folder: where the file is written.
+        names: of the classes, which a model of a zoo is built for.
+
+    Raises:
+        UserError: the attention does not fit the model.
+    """
+    torch.manual_seed(seed)
+    if zoo.is_name(arm.model):
+        classifier.write(arm.model, arm.spec, names, folder / "start.pt")
+        return str(folder / "start.pt")
+    if arm.spec is None:
+        return arm.model
+    target = folder / f"start{Path(arm.model).suffix}"
+    added = add(arm.model, arm.spec, output=target, force=True)
+    print(f"{arm.spec}: {added.tensors[0]}/{added.tensors[1]} tensors kept", file=sys.stderr)
+    return str(target)
+
+
+def _in_words(error: Exception) -> str:
+    return error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

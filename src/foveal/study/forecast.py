@@ -1,0 +1,125 @@
+"""How long a study will take, from one step of each arm: to be read before the hours are spent."""
+
+import contextlib
+import io
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from ..bench import detectors, timing
+from ..errors import UserError
+from ..hosts import ultralytics as host
+from ..hosts.ultralytics import dataset
+from . import cell
+from .arms import Arm
+from .plan import Plan
+
+SEED, STRIDE = 0, 32
+NAMES = dict(enumerate(map(str, range(100))))  # of classes, whose number hardly changes what a step takes
+FEW = 2  # images in a measured step on a CPU, where one more costs as much as the one before
+CALLS = 2  # of which the faster counts, because others may use the machine
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the models of a study take; what loads and augments their images comes on top.
+
+    Attributes:
+        seconds: of one training of each arm, judging included.
+        hours: of all trainings, one after the other.
+        images: in an epoch.
+        device: that was measured.
+        most: whether arms may have their word before the last look, and take less.
+    """
+
+    seconds: dict[str, float]
+    hours: float
+    images: int
+    device: str
+    most: bool = False
+
+    def __str__(self) -> str:
+        unit = "CPU hours" if self.device == "cpu" else "GPU hours"
+        said = f"{'at most' if self.most else 'about'} {_rounded(self.hours)} {unit} by a measured step of each arm"
+        return f"{said}, {self.images:,} images in an epoch; loading them comes on top"
+
+
+def forecast(plan: Plan, device: str, tell: Callable[[str], object] = lambda _: None) -> Forecast | None:
+    """Measure a step of each arm; None where the number of images is unknown, or the device is elsewhere or full.
+
+    Args:
+        plan: whose data may be elsewhere, if its `paper` says how many images that has.
+        device: as the host takes it; of several, the first.
+        tell: is told what is measured next.
+
+    Raises:
+        UserError: an arm that cannot take a step.
+    """
+    images = counted(plan)
+    chosen_on = next((images[split] for split in ("val", "test") if split in images), None)
+    place = _place(device.partition(",")[0])
+    if "train" not in images or chosen_on is None or place is None:
+        return None
+    seconds = {}
+    for arm in plan.arms:
+        tell(f"measuring a step of {arm.name}")
+        arguments = host.train_arguments(plan.arguments(arm))
+        measured = _seconds_an_image(plan, arm, arguments, place)
+        if measured is None:
+            return None
+        training, judging = measured
+        judged = chosen_on * (arguments["epochs"] + 1) + 2 * images.get(plan.split, chosen_on)
+        seconds[arm.name] = training * images["train"] * arguments["epochs"] + judging * judged
+    hours = sum(seconds.values()) * len(plan.seeds) / 3600
+    return Forecast(seconds, hours, images["train"], place.type, len(plan.looks) > 1)
+
+
+def _place(device: str) -> torch.device | None:
+    if device.isdecimal():
+        return torch.device("cuda", int(device)) if int(device) < torch.cuda.device_count() else None
+    return torch.device("cpu") if device == "cpu" else None
+
+
+def counted(plan: Plan) -> Mapping[str, int]:
+    """Images in each split, of the data if they are here, else as the paper has them."""
+    try:
+        there = dataset.described(plan.data)
+        return {split: len(dataset.images(plan.data, split)) for split in dataset.SPLITS if there.get(split)}
+    except UserError:
+        return plan.paper.images if plan.paper else {}
+
+
+def _seconds_an_image(plan: Plan, arm: Arm, arguments: dict, device: torch.device) -> tuple[float, float] | None:
+    """Of training, and of a forward pass; None where the device has too little memory."""
+    count = min(arguments["batch"], FEW) if device.type == "cpu" else arguments["batch"]
+    size = STRIDE * math.ceil(arguments["imgsz"] / STRIDE)  # as the host rounds it
+    dtype = torch.float16 if arguments["amp"] and device.type == "cuda" else torch.float32
+    quiet = contextlib.redirect_stderr(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, quiet, host.unsaid(""):
+        model = host.load(cell.start(arm, SEED, Path(folder), NAMES)).model.to(device)
+    model.args = SimpleNamespace(**arguments)  # its loss reads its weights there
+    batch = detectors.labelled(plan.task, count, size, SEED, host.channels(model))
+    with host.refusing(arm.model):
+        try:
+            training = _fastest(detectors.step(model, batch, dtype, device), device)
+            model.eval()
+            image = batch["img"].to(device)
+            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is torch.float16):
+                judging = _fastest(lambda: model(image), device)
+        except torch.OutOfMemoryError:  # the host would go on with smaller batches
+            return None
+    return training / count, judging / count
+
+
+def _fastest(call: Callable[[], object], device: torch.device) -> float:
+    times, _ = timing.interleaved({"": call}, device, CALLS)
+    return min(times[""]) / 1000
+
+
+def _rounded(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"

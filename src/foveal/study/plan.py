@@ -1,0 +1,379 @@
+"""What a study compares: a plan read, checked, and unfolded into cells, one for each arm and seed."""
+
+import difflib
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import yaml
+
+from ..errors import UserError, endless, shown
+from ..evidence import METRICS, Metric
+from ..files import beside, digest
+from ..hosts import Recipe, zoo
+from ..hosts import ultralytics as host
+from ..hosts.ultralytics import dataset
+from ..verdict import LEVEL, Looks, fewest_seeds
+from . import arms as arm_names
+from .arms import OTHER_SEEDS, Arm
+
+# What decides a run is said here where the host would choose by what it sees, and runs are never cut short.
+FAIR = {"optimizer": "AdamW", "lr0": 0.001, "momentum": 0.9, "warmup_bias_lr": 0.0, "patience": 0, "plots": False}
+# Values that would make arms unequal or leave cells without a result.
+UNFAIR = {
+    "patience": (lambda value: value != 0, "arms could stop at different epochs", "patience=0"),
+    "epochs": (lambda value: type(value) is not int or value < 1, "there would be nothing to judge", "epochs=50"),
+    "batch": (lambda value: type(value) is not int or value < 1, "memory would choose it for each arm", "batch=16"),
+    "imgsz": (lambda value: type(value) is not int or value < 1, "images have one size in pixels", "imgsz=640"),
+    "optimizer": (lambda value: str(value).lower() == "auto", "it ignores lr0 and chooses itself", "optimizer=AdamW"),
+    "time": (lambda value: value is not None, "a slower arm would get fewer epochs", "epochs=50"),
+    "save": (lambda value: not value, "there would be nothing to judge", "save=True"),
+    "val": (lambda value: not value, "best.pt is chosen by it", "val=True"),
+    "deterministic": (lambda value: not value, "a seed would not say what happens", "deterministic=True"),
+    "pretrained": (lambda value: not isinstance(value, bool), "it is not checked for changes", "model: FILE"),
+    "fraction": (lambda value: value != 1.0, "only whole data sets are checked for changes", "a data file of its own"),
+}
+# Training arguments that stand elsewhere in a plan, or that a study sets itself.
+ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
+KEYS = ("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal", "resume_period")
+PROTOCOL = 1  # of how a cell is trained and judged: cells of another one do not count
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study in full.
+
+    Attributes:
+        model: a .pt file, a model YAML or its name, or a model of a zoo.
+        data: a data file for detectors, a folder for classifiers.
+        arms: the baseline first.
+        seeds: one run of each arm for each, in the order in which they are trained.
+        train: training arguments of the host, those in which a study differs from it included.
+        split: what the verdict is judged on, "test" or "val".
+        margin: the smallest difference of the metric that would matter.
+        recipe: what the host's arguments cannot say.
+        paper: what a paper reports of the same arms, if the plan repeats one.
+        rehearsal: the share of a larger plan that this is, if it is.
+        text: as it was written, for files and reports.
+        looks: how many seeds there are each time that arms are judged; an arm that has its word is trained no more.
+        resume_period: epochs from one state in full precision, from which a killed training goes on, to the next.
+    """
+
+    model: str
+    data: str
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    train: dict[str, object] = field(default_factory=dict)
+    split: str = "val"
+    margin: float = 0.005
+    recipe: Recipe = field(default_factory=Recipe)
+    paper: "Paper | None" = None
+    rehearsal: float | None = None
+    text: dict[str, object] = field(default_factory=dict)
+    looks: tuple[int, ...] = ()
+    resume_period: int = 1
+
+    @classmethod
+    def read(cls, path: Path, download: bool = False) -> "Plan":
+        """Read a YAML file; what it names is looked for beside it first.
+
+        Args:
+            path: of the file.
+            download: data that is not there, which may run code of its file.
+
+        Raises:
+            UserError: no such file, or one that is no plan.
+        """
+        return cls.of(load(path), path.parent, download=download)
+
+    @property
+    def task(self) -> str:
+        """The host's word for what is compared: "detect" or "classify"."""
+        return _task(self.data)
+
+    @property
+    def metric(self) -> Metric:
+        """By what arms are judged."""
+        return METRICS[self.task]
+
+    @classmethod
+    def of(
+        cls, written: Mapping[str, object], folder: Path = Path(), look: bool = True, download: bool = False
+    ) -> "Plan":
+        """A plan from its keys, `KEYS`.
+
+        Args:
+            written: the keys and their values.
+            folder: where files are looked for first.
+            look: at the data; else the plan must name its split.
+            download: data that is not there, which may run code of its file.
+
+        Raises:
+            UserError: a key or value that cannot work.
+        """
+        for key in written:
+            if key not in KEYS:
+                near = difflib.get_close_matches(str(key), KEYS, 1) or KEYS
+                raise UserError(f"a plan has no key {key!r}", f"did you mean {near[0]!r}?")
+        for key in ("model", "data", "arms"):
+            if not written.get(key):
+                raise UserError(f"the plan does not say {key!r}", {"arms": "arms: [ema@neck]"}.get(key, f"{key}: FILE"))
+        model = beside(_text("model", written["model"]), folder)
+        data = dataset.beside(_text("data", written["data"]), folder)
+        if not arm_names.is_model(model):
+            raise UserError(f"model: {model!r} is neither a .pt file nor a model YAML", "model: yolo11n.pt")
+        metric = METRICS[_task(data)]
+        train, names = _train(written.get("train"), metric), written["arms"]
+        listed = arm_names.split(names) if isinstance(names, str) else names
+        arms = arm_names.read(listed, model, folder, host.train_arguments(train)["epochs"])
+        if len(arms) < 2:
+            raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
+        seeds, looks = _seeds(written.get("seeds"), claims(arms))
+        split = written.get("split")
+        if download:
+            dataset.described(data, download=True)
+        if look or split not in ("test", "val"):
+            split = _split(split, data)
+        margin = written.get("margin", 0.005)
+        if type(margin) is not float or not 0 < margin < 1:
+            raise UserError(
+                f"margin: {shown(margin)} is not a difference of {metric.name} between 0 and 1", "margin: 0.005"
+            )
+        recipe = Recipe.of(written.get("recipe") or {})
+        if recipe.padding and metric is not METRICS["classify"]:
+            raise UserError("recipe: padding is for the images of classifiers", "leave it out")
+        return cls(
+            *(model, data, arms, seeds, train, split, margin),
+            recipe=recipe,
+            paper=Paper.of(written["paper"]) if written.get("paper") else None,
+            rehearsal=_share(written.get("rehearsal")),
+            text={**written, "arms": names, "split": split},
+            looks=looks,
+            resume_period=_period(written.get("resume_period", 1)),
+        )
+
+    def arguments(self, arm: Arm) -> dict[str, object]:
+        """Training arguments of an arm, as far as they are not the host's own values."""
+        return {**self.train, **arm.train}
+
+    def epochs(self, arm: Arm) -> int:
+        """How many an arm is trained for."""
+        return int(host.train_arguments(self.arguments(arm))["epochs"])
+
+    def cells(self, data_digest: str) -> list["Cell"]:
+        """All cells, those of the first seed first, so that a study under way compares whole pairs."""
+        models = {model: _model_digest(model) for model in {arm.model for arm in self.arms}}
+        return [
+            Cell(arm, seed, seed + arm.shift, _key(self, arm, seed + arm.shift, models[arm.model], data_digest))
+            for seed in self.seeds
+            for arm in self.arms
+        ]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: an arm, the seed it is paired by, the seed it draws from, and the name of its folder."""
+
+    arm: Arm
+    pair: int
+    seed: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What a paper reports.
+
+    Attributes:
+        source: which, and where in it.
+        figures: the metric in per cent for "baseline" and for attentions by name.
+        images: in each split of its data.
+        notes: what a reader must know before comparing.
+    """
+
+    source: str
+    figures: dict[str, float]
+    images: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, written: object) -> "Paper":
+        """From a plan.
+
+        Raises:
+            UserError: it is written in another way.
+        """
+        try:
+            paper = cls(**{**written, "notes": tuple(written.get("notes", ()))})
+            sound = isinstance(paper.source, str) and all(isinstance(note, str) for note in paper.notes)
+            sound &= all(type(value) in (int, float) for value in paper.figures.values())
+            sound &= all(split in dataset.SPLITS and type(n) is int for split, n in paper.images.items())
+        except (AttributeError, TypeError):
+            sound = False
+        if not sound:
+            example = "paper: {source: a title, figures: {baseline: 77.3, ema: 80.7}, images: {train: 50000}}"
+            raise UserError(f"paper: {shown(written)} is not what a paper reports", example)
+        return paper
+
+    def figure(self, arm: Arm) -> float | None:
+        """What it reports of an arm, as a fraction; None if nothing."""
+        name = arm.spec.name if arm.spec else arm.name
+        return self.figures[name] / 100 if name in self.figures else None
+
+
+def each(written: Mapping[str, object]) -> Iterator[dict[str, object]]:
+    """The plans of a file that names several models, one for each, with the figures of its own in `paper`."""
+    models, paper = written.get("model"), written.get("paper")
+    for model in models if models and isinstance(models, list) else [models]:
+        plan = {**written, "model": model} if model else dict(written)
+        figures = paper.get("figures") if isinstance(paper, dict) else None
+        if isinstance(figures, dict) and any(isinstance(of, dict) for of in figures.values()):
+            plan["paper"] = {**paper, "figures": figures.get(model, {})}
+        yield plan
+
+
+def load(path: Path) -> dict[str, object]:
+    """The keys of a plan in a YAML file, unchecked.
+
+    Raises:
+        UserError: no such file, or no YAML with keys.
+    """
+    try:
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the plan {path}: {error.strerror}", "write one as docs/studies.md says") from None
+    except (yaml.YAMLError, AttributeError, KeyError, RecursionError, ValueError) as error:
+        # The others are what a date, number or tag that cannot be read raises, and brackets without end.
+        said = " ".join(str(error).split())
+        raise UserError(f"the plan {path} is not YAML: {said}", "write for example 'model: yolo11n.pt'") from None
+    if not isinstance(written, dict):
+        raise UserError(f"the plan {path} has no keys", "write for example 'model: yolo11n.pt'")
+    if endless(written):
+        raise UserError(f"the plan {path} repeats its own parts without end", "write them out, without & and *")
+    return written
+
+
+def claims(arms: tuple[Arm, ...]) -> int:
+    """How many arms the error rate of a study is shared by: the treatments, or a control where there is none."""
+    return max(1, sum(arm.role == "treatment" for arm in arms))
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a result."""
+    return {name: version(name) for name in ("foveal", "ultralytics", "torch", "numpy")} | {
+        "python": ".".join(map(str, sys.version_info[:3]))
+    }
+
+
+def deciding(of: Mapping[str, str]) -> dict[str, str]:
+    """Those of `versions` that make another result: a release of foveal counts by its protocol."""
+    return {name: number for name, number in of.items() if name != "foveal"}
+
+
+# Values -------------------------------------------------------------------------------------------------------------
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{key}: {shown(value)} is not the name of a file", f"{key}: FILE")
+    return value
+
+
+def _seeds(written: object, shared_by: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The seeds, and how many of them there are at each look."""
+    if written is None:
+        written = fewest_seeds(LEVEL / shared_by)
+    if isinstance(written, str) and (ends := re.fullmatch(r"(\d{1,9}) *\.\. *(\d{1,9})", written.strip())):
+        first, last = map(int, ends.groups())
+        if not 2 <= first <= last < OTHER_SEEDS:
+            raise UserError(
+                f"seeds: {shown(written)} does not rise from 2 or more to below {OTHER_SEEDS}", "seeds: 6..24"
+            )
+        looks = Looks.between(first, last, shared_by).seeds
+        return tuple(range(looks[-1])), looks
+    # No longer than is needed to see that it is too long.
+    seeds = list(range(min(written, OTHER_SEEDS + 1))) if type(written) is int else written
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < OTHER_SEEDS for s in seeds):
+        said = f"seeds: {shown(written)} is no number of seeds, no range such as 6..24 and no list below {OTHER_SEEDS}"
+        raise UserError(said, "seeds: 6")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds: {shown(written)} says a seed twice", "seeds: [0, 1, 2, 3, 4, 5]")
+    return tuple(seeds), (len(seeds),)
+
+
+def _task(data: str) -> str:
+    return "classify" if dataset.is_classified(data) else "detect"
+
+
+def _split(wanted: object, data: str) -> str:
+    """The split to judge on: the one that is wanted, else test where it has labels."""
+    there = dataset.described(data)
+    if wanted is None:
+        return "test" if dataset.has_labels(data, "test") else "val"
+    if wanted not in ("test", "val") or not there.get(wanted):
+        raise UserError(f"split: {shown(wanted)} is not a split of {data}", "split: val")
+    return wanted
+
+
+def _share(written: object) -> float | None:
+    if written is not None and (type(written) is not float or not 0 < written < 1):
+        raise UserError(f"rehearsal: {shown(written)} is not a share between 0 and 1", "rehearsal: 0.01")
+    return written
+
+
+def _period(written: object) -> int:
+    if type(written) is not int or written < 1:
+        raise UserError(f"resume_period: {shown(written)} is no number of epochs", "resume_period: 5")
+    return written
+
+
+def _train(written: object, metric: Metric) -> dict[str, object]:
+    written = {} if written is None else written
+    if not isinstance(written, dict):
+        raise UserError(f"train: {shown(written)} is not a mapping", "train: {epochs: 50, imgsz: 640}")
+    for key in written:
+        if key in ELSEWHERE:
+            raise UserError(f"{key!r} is not an argument of train in a plan", "it is set by the plan or the command")
+    full = host.train_arguments({**FAIR, **written})
+    for key, (refuses, why, instead) in UNFAIR.items():
+        if refuses(full[key]):
+            raise UserError(f"{key}={full[key]} cannot be compared: {why}", f"write {instead}")
+    try:
+        json.dumps(written, sort_keys=True)
+    except (TypeError, ValueError):  # a date, or a list that contains itself
+        raise UserError(f"train: {written} holds more than numbers and words", "train: {epochs: 50}") from None
+    return {**FAIR, **({"imgsz": 224} if metric is METRICS["classify"] else {}), **written}
+
+
+# Keys ------------------------------------------------------------------------------------------------------------
+
+
+def _key(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) -> str:
+    decides = {
+        "model": model_digest,
+        "spec": str(arm.spec),
+        "seed": seed,
+        "train": plan.arguments(arm),
+        "split": plan.split,
+        "data": data_digest,
+        "protocol": PROTOCOL,
+        "versions": deciding(versions()),
+    }
+    if plan.recipe != Recipe():
+        decides["recipe"] = asdict(plan.recipe)
+    digest = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=5).hexdigest()
+    slug = re.sub(r"[^a-z0-9]+", "-", Path(arm.name).name.lower()).strip("-")
+    return f"{slug}-{seed}-{digest}"
+
+
+def _model_digest(model: str) -> str:
+    """Of a file's content; the name itself where the host or a zoo knows it by name."""
+    if zoo.is_name(model):
+        return f"{model} {version(model.partition(':')[0])}"
+    path = Path(model)
+    return digest(path) if path.is_file() else model

@@ -1,0 +1,14 @@
+from . import attaching as attaching
+from . import attachment as attachment
+from . import rows as rows
+from .attaching import Row as Row
+from .attaching import attach as attach
+from .attaching import detach as detach
+from .attachment import AssignedForward as AssignedForward
+from .attachment import IdentityStart as IdentityStart
+from .attachment import _restore as _restore
+from .attachment import attended as attended
+from .attachment import kind as kind
+from .attachment import opened as opened
+from .spec import Spec as Spec
+from .spec import read_arguments as read_arguments

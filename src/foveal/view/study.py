@@ -1,0 +1,365 @@
+"""What `foveal view` shows of a study: how far each run is, and what both arms found or answered on each image.
+
+Nothing is written into the study's folder. Its plan is unfolded when it changes, not at every look, for that means to
+look at every file of the data set.
+"""
+
+import functools
+import json
+import math
+import shlex
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import report
+from ..errors import UserError
+from ..evidence import THRESHOLDS, Answers, Detections, averages, iou, match
+from ..explain import MALFORMED, MANIFEST, album, index, inside, stamp
+from ..hosts.ultralytics import dataset
+from ..results import gates_folder
+from ..study import DATA, LOCK, PLAN, Cell, Plan, State, Study, in_words, rows
+
+FAINTEST = 0.05  # detections below are not sent
+EXPLAINED = 4  # images won, and lost, in the command that makes gates
+
+
+class Watched:
+    """A study that is looked at.
+
+    Args:
+        folder: of the study.
+
+    Raises:
+        UserError: its plan cannot work here.
+    """
+
+    kind = "study"
+    page = "report.html"
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._turn = threading.Lock()  # two looks at once would take each other for a run under way
+        self._planned: tuple[object, _Quiet] | None = None
+        self.task = self._now().plan.task
+
+    def data(self, name: str, *numbers: str) -> dict | None:
+        """Data as JSON takes it: `progress`, `images/ARM` or `image/ARM/SEED/IMAGE`, all by number."""
+        study = self._now()
+        if name == "progress" and not numbers:
+            return self._progress(study)
+        arm = index(numbers[0], len(study.plan.arms)) if numbers else None
+        if not arm:  # the first is the baseline
+            return None
+        if name == "images" and len(numbers) == 1:
+            return self._images(study, arm)
+        if name == "image" and len(numbers) == 3:
+            seed, image = index(numbers[1], len(study.plan.seeds)), index(numbers[2], 10**9)
+            return None if seed is None or image is None else self._image(study, arm, study.plan.seeds[seed], image)
+        return None
+
+    def picture(self, name: str, *numbers: str) -> Path | None:
+        """A photograph of the data set, `photo/IMAGE`, or a map of an arm, `map/ARM/NUMBER`."""
+        study = self._now()
+        if name == "photo" and len(numbers) == 1:
+            chosen = index(numbers[0], len(study.photos.files))
+            return None if chosen is None else study.photos.files[chosen]
+        arm = index(numbers[0], len(study.plan.arms)) if name == "map" and len(numbers) == 2 else None
+        if arm and (folder := self._explained(study.plan.arms[arm].name)):
+            pictures = album(folder).pictures
+            chosen = index(numbers[1], len(pictures))
+            return None if chosen is None else pictures[chosen]
+        return None
+
+    def written(self, name: str) -> Path | None:
+        """The report, or the page of an arm's gates, to which the report leads."""
+        gates = (gates_folder(self.folder, arm.name) / "index.html" for arm in self._now().plan.arms)
+        known = {self.page, *(page.relative_to(self.folder).as_posix() for page in gates)}
+        return inside(self.folder, name) if name in known else None
+
+    def _explained(self, arm: str) -> Path | None:
+        """The folder of an arm's gates, if it is there, and no link to somewhere else."""
+        folder = gates_folder(self.folder, arm)
+        return folder if inside(self.folder, str(folder.relative_to(self.folder) / MANIFEST)) else None
+
+    def _now(self) -> "_Quiet":
+        planned = stamp(self.folder / PLAN)
+        with self._turn:
+            if self._planned is None or self._planned[0] != planned:
+                self._planned = planned, _Quiet(self.folder)
+            return self._planned[1]
+
+    def _states(self, study: "_Quiet") -> list[State]:
+        with self._turn:
+            return study.states()
+
+    def _finished(self, study: "_Quiet") -> dict[tuple[str, int], Path]:
+        states = self._states(study)
+        return {(s.cell.arm.name, s.cell.pair): study.path(s.cell) for s in states if s.word == "finished"}
+
+    def _progress(self, study: "_Quiet") -> dict[str, object]:
+        states = self._states(study)
+        left = study.seconds_left(states)
+        return {
+            "arms": [{"name": arm.name, "role": arm.role} for arm in study.plan.arms],
+            "seeds": list(study.plan.seeds),
+            "split": study.plan.split,
+            "metric": study.plan.metric.name,
+            "cells": [_cell(state, study) for state in states],
+            "left": in_words(left) if left and math.isfinite(left) else None,
+            "left_over": study.left_over(),
+            "command": shlex.join(["foveal", "study", "run", str(self.folder)]),
+            "verdict": _verdict(self.folder / "results.json", stamp(self.folder / "results.json")),
+            "page": inside(self.folder, self.page) is not None,
+        }
+
+    def _images(self, study: "_Quiet", arm: int) -> dict[str, object]:
+        """Images, those first on which the arm did better than the baseline, by scores averaged over seeds."""
+        name, finished = study.plan.arms[arm].name, self._finished(study)
+        seeds, notes, scores, names = [], [], [], None
+        for number, pair in enumerate(study.plan.seeds):
+            if not {("baseline", pair), (name, pair)} <= finished.keys():
+                continue
+            try:
+                found = [_found(finished[one, pair], study.plan.task) for one in ("baseline", name)]
+                names = found[0].name if names is None else names
+                _same(names, *found)
+            except UserError as error:
+                notes.append(str(error))
+                continue
+            seeds.append(number)
+            scores.append([_scores(finished[one, pair], study.plan.task) for one in ("baseline", name)])
+        if not seeds:
+            return {"seeds": [], "notes": notes, "images": []}
+        theirs, ours = np.mean(scores, 0)
+        difference = ours - theirs
+        images = [
+            {"image": int(i), "name": str(names[i]), "difference": float(difference[i])}
+            for i in np.argsort(-difference, kind="stable")
+        ]
+        return {"seeds": seeds, "notes": notes, "images": images}
+
+    def _image(self, study: "_Quiet", arm: int, pair: int, image: int) -> dict[str, object] | None:
+        """What both arms found or answered on one image with one seed, and what is there."""
+        name, finished = study.plan.arms[arm].name, self._finished(study)
+        if not {("baseline", pair), (name, pair)} <= finished.keys():
+            return None
+        found = [_found(finished[one, pair], study.plan.task) for one in ("baseline", name)]
+        _same(found[0].name, *found)
+        if image >= len(found[0].name):
+            return None
+        photo = study.photos.number(found[0].name, image)
+        true, side = (_class, _ranked) if study.plan.task == "classify" else (_objects, _side)
+        return {
+            "name": str(found[0].name[image]),
+            "photo": None if photo is None else f"picture/photo/{photo}",
+            "true": true(found[0], image, study),
+            "sides": [side(one, image, study) for one in found],
+            **self._gates(study, arm, finished, pair, photo, str(found[0].name[image])),
+        }
+
+    def _gates(
+        self, study: "_Quiet", arm: int, finished: dict, pair: int, photo: int | None, image: str
+    ) -> dict[str, object]:
+        """The maps of an image, or the sentence and the command for those who want some."""
+        name = study.plan.arms[arm].name
+        folder, said = gates_folder(self.folder, name), ""
+        if study.plan.arms[arm].spec is None:
+            return {"maps": [], "why": f"{name} has no attention of foveal, and so no gates.", "command": ""}
+        if self._explained(name):
+            try:
+                found = album(folder)
+                for one in found.images:
+                    if study.photos.name(Path(one["name"])) == image:
+                        prefix = f"picture/map/{arm}/"
+                        maps = [{**m, "picture": _prefixed(prefix, m["picture"])} for m in one["maps"]]
+                        whose = f"Gates of {found.about['model']} as explained in {folder}, whichever seed is chosen."
+                        return {"maps": maps, "why": whose, "command": ""}
+                said = f"The gates in {folder} are not of this image."
+            except UserError as error:
+                said = str(error)
+        ranked = [one["image"] for one in self._images(study, arm)["images"]]
+        names = _found(finished[name, pair], study.plan.task).name
+        chosen = [study.photos.number(names, one) for one in dict.fromkeys(ranked[:EXPLAINED] + ranked[-EXPLAINED:])]
+        photos = [str(study.photos.files[one]) for one in dict.fromkeys([photo, *chosen]) if one is not None]
+        weights = finished[name, pair] / "weights" / "best.pt"
+        command = shlex.join(["foveal", "explain", str(weights), *photos, "-o", str(folder)])
+        return {"maps": [], "why": said or "Nobody has asked for the gates of this arm yet.", "command": command}
+
+
+class _Quiet(Study):
+    """A study that leaves its folder as it is: the digests it takes are kept elsewhere, and no lock is made."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.plan = Plan.read(folder / PLAN)
+        with tempfile.TemporaryDirectory() as scratch:
+            cache = Path(scratch) / DATA
+            if (folder / DATA).is_file():
+                shutil.copyfile(folder / DATA, cache)
+            self.contents = dataset.contents(self.plan.data, cache)
+        self.cells = self.plan.cells(self.contents.digest)
+        self.names = dataset.described(self.plan.data)["names"]
+        self.photos = dataset.Photographs(self.plan.data, self.plan.split)
+
+    def named(self, label: int) -> str:
+        """The name of a class."""
+        return str(self.names.get(int(label), label))
+
+    def _taken(self, cell: Cell) -> bool:
+        # To ask takes the lock for a moment, which writes nothing, and for which a run that starts has patience.
+        return (self.path(cell) / LOCK).is_file() and super()._taken(cell)
+
+    def _state(self, cell: Cell) -> State:
+        try:
+            state = super()._state(cell)
+            if state.result:
+                # Of another release, or damaged, if they are not there or no numbers.
+                _ = state.result.scores[self.plan.metric.key] + state.result.seconds
+            return state
+        except MALFORMED as error:
+            return State(cell, "failed", reason=f"files in {self.path(cell)} cannot be read: {error}")
+
+
+def _cell(state: State, study: _Quiet) -> dict[str, object]:
+    try:
+        curve = [_number(row.get(study.plan.metric.column)) for row in rows(study.path(state.cell))]
+    except MALFORMED:
+        curve = []
+    return {
+        "arm": state.cell.arm.name,
+        "seed": state.cell.pair,
+        "state": state.word,
+        "epochs": state.epochs,
+        "planned": study.epochs[state.cell.arm.name],
+        "reason": str(state.reason),
+        "score": _number(state.result.scores[study.plan.metric.key]) if state.result else None,
+        "curve": curve,
+    }
+
+
+def _number(text: object) -> float | None:
+    """Of a table under way: None for what is missing, half-written or not finite."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+@functools.lru_cache(4)
+def _verdict(path: Path, written: object) -> dict[str, object] | None:
+    if written is None:
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"sentence": report.sentence(found), "complete": found["complete"] is True, "problem": ""}
+    except MALFORMED as error:
+        said = f"{path} cannot be read: {type(error).__name__}: {error}"
+        return {"sentence": "", "complete": False, "problem": f"{said}; foveal study report writes it again"}
+
+
+def _found(cell: Path, task: str) -> Detections | Answers:
+    return _load(cell / "best.npz", task, stamp(cell / "best.npz"))
+
+
+@functools.lru_cache(16)
+def _load(path: Path, task: str, _: object) -> Detections | Answers:
+    found = averages.judged(path.parent, path.stem, task)
+    what, sound = ("answers", _are_answers) if task == "classify" else ("detections", _are_detections)
+    try:
+        whole = all(sound(found))
+    except (TypeError, IndexError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} holds no {what}", "delete its folder and run the study again")
+    return found
+
+
+def _are_detections(found: Detections) -> tuple[bool, ...]:
+    count, objects, images = len(found.image), len(found.true_image), len(found.name)
+    return (
+        *(found.name.ndim == 1, found.box.shape == (count, 4), found.true_box.shape == (objects, 4)),
+        *(found.confidence.shape == found.label.shape == (count,), found.true_label.shape == (objects,)),
+        *(_below(found.image, images), _below(found.true_image, images)),
+        *(found.label.dtype.kind in "iu", found.true_label.dtype.kind in "iu"),
+        *(bool(np.isfinite(one).all()) for one in (found.box, found.true_box, found.confidence)),
+    )
+
+
+def _are_answers(found: Answers) -> tuple[bool, ...]:
+    images = len(found.name)
+    return (
+        *(found.name.ndim == 1, found.label.shape == (images,), found.ranked.shape == (images, found.ranked.shape[1])),
+        *(found.ranked.shape[1] > 0, found.label.dtype.kind in "iu", found.ranked.dtype.kind in "iu"),
+    )
+
+
+def _below(indices: NDArray, count: int) -> bool:
+    return indices.ndim == 1 and indices.dtype.kind in "iu" and bool(((indices >= 0) & (indices < count)).all())
+
+
+def _same(names: NDArray, *found: Detections | Answers) -> None:
+    if not all(np.array_equal(names, one.name) for one in found):
+        raise UserError("the arms were judged on different images", "run the study again")
+
+
+def _scores(cell: Path, task: str) -> NDArray:
+    return _scored(cell / "best.npz", task, stamp(cell / "best.npz"))
+
+
+@functools.lru_cache(256)
+def _scored(path: Path, task: str, written: object) -> NDArray:
+    return _load(path, task, written).scores()
+
+
+def _of(image: int, images: NDArray, *arrays: NDArray) -> list[NDArray]:
+    chosen = images == image
+    return [array[chosen] for array in arrays]
+
+
+def _objects(found: Detections, image: int, study: _Quiet) -> list[dict[str, object]]:
+    true = _of(image, found.true_image, found.true_box, found.true_label)
+    return [{"box": box.tolist(), "label": study.named(label)} for box, label in zip(*true, strict=True)]
+
+
+def _class(found: Answers, image: int, study: _Quiet) -> str:
+    return study.named(found.label[image])
+
+
+def _ranked(found: Answers, image: int, study: _Quiet) -> dict[str, object]:
+    """An arm's answers, the most likely first."""
+    true = found.label[image]
+    return {"answers": [{"label": study.named(one), "right": bool(one == true)} for one in found.ranked[image]]}
+
+
+def _side(found: Detections, image: int, study: _Quiet) -> dict[str, object]:
+    """An arm's boxes, each with the number of the object it finds, -1 for none.
+
+    Objects go to detections by falling confidence, so that leaving out faint ones changes nothing for the others: the
+    page can do that without asking again.
+    """
+    boxes, confidences, labels = _of(image, found.image, found.box, found.confidence, found.label)
+    true_boxes, true_labels = _of(image, found.true_image, found.true_box, found.true_label)
+    taken = np.full(len(boxes), -1)
+    for label in np.unique(labels):
+        mine, theirs = np.flatnonzero(labels == label), np.flatnonzero(true_labels == label)
+        mine = mine[np.argsort(-confidences[mine], kind="stable")]
+        if len(theirs):
+            hits = match(iou(boxes[mine], true_boxes[theirs]), np.zeros(len(theirs), bool), THRESHOLDS[:1])[:, 0]
+            taken[mine] = np.where(hits >= 0, theirs[hits], -1)
+    return {
+        "boxes": [
+            {"box": boxes[i].tolist(), "label": study.named(labels[i])}
+            | {"confidence": float(confidences[i]), "object": int(taken[i])}
+            for i in np.flatnonzero(confidences >= FAINTEST)
+        ]
+    }
+
+
+def _prefixed(prefix: str, number: int | None) -> str | None:
+    return None if number is None else f"{prefix}{number}"

@@ -1,0 +1,86 @@
+"""What several test files need."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foveal import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def draw(seed: int, *shape: int) -> torch.Tensor:
+    """Normal numbers in fp64 that are the same on every machine and in every release."""
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape))
+
+
+def drawn_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
+    """A value for every name of a state dict: at their initial zeros and ones wrong forms can agree."""
+    state = {}
+    for offset, (name, shape) in enumerate(sorted(shapes.items())):
+        value = 0.7 * draw(1000 + 100 * seed + offset, *shape)
+        state[name] = value.square() + 0.3 if name.endswith("running_var") else value
+    return state
+
+
+def filled(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """The module with every parameter and statistic drawn anew, weights in proportion to their number of inputs."""
+    own = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    drawn = drawn_state({name: tensor.shape for name, tensor in own.items()}, seed)
+    for name, tensor in own.items():
+        inputs = tensor[0].numel() if name.endswith(".weight") and tensor.dim() > 1 else 1
+        tensor.copy_(drawn[name] / inputs**0.5)
+    return module
+
+
+def fitting(cls: type, channels: int) -> torch.nn.Module:
+    """`cls` at its defaults, or with the arguments of which its refusal says that they fit."""
+    try:
+        return cls(channels)
+    except UserError as refusal:
+        said = refusal
+    assert str(channels) in said.message, said
+    assert said.hint.endswith(" fits"), said
+    return cls(**{"channels": channels} | hinted(said))
+
+
+def hinted(refusal: UserError) -> dict[str, int]:
+    """The arguments that a refusal says fit."""
+    return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", refusal.hint)}
+
+
+def run_form(module: torch.nn.Module, form: str, x: torch.Tensor, dy: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Output and the gradient of the input and of every parameter, by name, in fp64."""
+    module.form = form
+    module.zero_grad()
+    x = x.detach().clone().requires_grad_()
+    out = module(x)
+    out.backward(dy.to(out.dtype))
+    results = {"output": out, "input": x.grad}
+    results |= {name: parameter.grad for name, parameter in module.named_parameters()}
+    return {name: tensor.detach().double() for name, tensor in results.items()}
+
+
+def run(command: list[str], cwd: Path, **env: str) -> str:
+    """What a command prints; fails with its stderr, and never waits for ever."""
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def in_fresh_process(code: str, cwd: Path, **env: str) -> str:
+    """What `code` prints in an interpreter that has imported nothing."""
+    return run([sys.executable, "-c", code], cwd, **env)
+
+
+def last_json(printed: str) -> object:
+    """The last line of what a program printed, as JSON."""
+    return json.loads(printed.strip().splitlines()[-1])

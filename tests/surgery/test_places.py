@@ -1,0 +1,83 @@
+"""Every attention at its card's place in the smallest and the largest YOLO11: identity start, one step, ONNX."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+
+pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+
+from ultralytics.cfg import get_cfg
+from ultralytics.nn import tasks
+
+from foveal import ATTENTIONS, IdentityStart, Spec, UserError
+from foveal.attention import BatchNorm
+from foveal.hosts import ultralytics as host
+from foveal.hosts.ultralytics import adding
+from foveal.surgery import rows as insert
+from helpers import draw, filled, hinted
+
+
+def build(cfg: dict) -> tasks.DetectionModel:
+    return tasks.DetectionModel(copy.deepcopy(cfg), ch=3, verbose=False)
+
+
+def attended_twin(plain: tasks.DetectionModel, name: str) -> tasks.DetectionModel:
+    """The model with the attention at its card's place, with the arguments that its refusal asks for, if it refuses."""
+    places = insert.places(plain.yaml, adding._strides(plain.eval()))
+    rows = insert.resolve(["paper"], places, ATTENTIONS[name].card.paper_place, len(insert.rows(plain.yaml)))
+    spec = Spec(name)
+    try:
+        return build(insert.with_suffix(plain.yaml, spec, rows))
+    except UserError as refusal:
+        arguments = hinted(refusal)
+    return build(insert.with_suffix(plain.yaml, Spec(name, arguments), rows))
+
+
+@torch.no_grad()
+def outputs(model: tasks.DetectionModel) -> torch.Tensor:
+    return model.eval()(draw(0, 1, 3, 64, 96).float().sigmoid())[0]
+
+
+# The widest scale for those that divide channels, which is where a width can matter.
+DIVIDING = [name for name, cls in ATTENTIONS.items() if {"groups", "heads"} & {*inspect.signature(cls).parameters}]
+
+
+@pytest.mark.parametrize(("name", "scale"), [*((n, "n") for n in ATTENTIONS), *((n, "x") for n in DIVIDING)])
+def test_at_its_place(name, scale, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    torch.manual_seed(0)
+    plain = build(tasks.yaml_model_load(f"yolo11{scale}.yaml"))
+    model = attended_twin(plain, name)
+    starts = [module for module in model.modules() if isinstance(module, IdentityStart)]
+    assert starts
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    assert all(norm.eps == 1e-5 and norm.momentum in (0.1, 0.01) for norm in norms)  # not what the host sets
+
+    model.load(plain, verbose=False)
+    assert plain.state_dict().keys() <= model.state_dict().keys()
+    assert torch.equal(outputs(model), outputs(plain))
+
+    for start in starts:
+        filled(start.attention)
+        start.gain.data.fill_(0.5)
+    model.args = get_cfg()
+    batch = {"img": draw(1, 2, 3, 64, 64).float().sigmoid(), "batch_idx": torch.tensor([0.0, 1.0])}
+    batch |= {"cls": torch.tensor([[3.0], [7.0]]), "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.3, 0.6, 0.5, 0.2]])}
+    loss, _ = model.train()(batch)
+    loss.sum().backward()
+    parameters = dict(starts[0].named_parameters())
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in parameters.values())
+    before = {key: p.detach().clone() for key, p in parameters.items()}
+    torch.optim.SGD(model.parameters(), lr=1e-3).step()
+    assert not torch.equal(before["gain"], starts[0].gain)
+
+    file = tmp_path / "model.pt"
+    torch.save(host.checkpoint(model.eval().zero_grad() or model, {}), file)
+    path = host.YOLO(file).export(format="onnx", dynamic=True, imgsz=64, simplify=False, device="cpu")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {"images": draw(0, 1, 3, 64, 96).float().sigmoid().numpy()})
+    true = outputs(model)
+    assert float((torch.from_numpy(got) - true)[:, :4].abs().max()) <= 1e-3 * 96
+    assert float((torch.from_numpy(got) - true)[:, 4:].abs().max()) <= 1e-4
