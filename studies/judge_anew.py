@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from foveal import report, results
-from foveal.older import judged_anew
+from foveal.results.older import judged_anew
 
 
 def main() -> None:

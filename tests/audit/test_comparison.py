@@ -493,7 +493,7 @@ def test_weights_that_cannot_be_read_are_a_line_and_the_rest_is_told(damage, pai
         (pair[1] / "weights" / "best.pt").write_bytes(b"x")
     else:
         change_weights(pair[1], "best", lambda c: c["model"].add_module("pasted", Pasted()))
-        foreign = (pair[1] / "weights" / "best.pt").read_bytes().replace(b"test_audit", b"test_pasta")
+        foreign = (pair[1] / "weights" / "best.pt").read_bytes().replace(b"test_comparison", b"test_comparisom")
         (pair[1] / "weights" / "best.pt").write_bytes(foreign)
     found = audit(*pair)
     ok, detail = finding(found, "complete")

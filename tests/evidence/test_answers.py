@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foveal import UserError
-from foveal.evidence import Answers
+from foveal.evidence import TASKS, Answers
 from foveal.verdict import mcnemar
 
 counted = st.integers(0, 400)
@@ -76,26 +76,26 @@ def test_averages_of_answers_are_kept_beside_them(tmp_path):
     averages = pytest.importorskip("foveal.evidence.averages", reason="Ultralytics is not installed")
     found = drawn(40)
     found.save(tmp_path / "best.npz")
-    kept = averages.load(tmp_path, "best", "classify")
+    kept = averages.load(tmp_path, "best", TASKS["classify"])
     assert kept["overall"].shape == (1 + averages.RESAMPLES,)
     assert kept["top1"].shape == (1 + averages.RESAMPLES, 6)
     assert kept["overall"][0] == pytest.approx(found.scores().mean())
     assert kept["overall"].std() == pytest.approx((found.scores().var() / 40) ** 0.5, rel=0.1)
-    assert averages.again(found) == {
+    assert found.figures() == {
         "top1": pytest.approx(kept["overall"][0]),
         "top5": pytest.approx(found.among_best().mean()),
     }
     (tmp_path / "best.npz").unlink()
-    again = averages.load(tmp_path, "best", "classify")
+    again = averages.load(tmp_path, "best", TASKS["classify"])
     (tmp_path / "averages-best.npz").rename(tmp_path / "kept.npz")
     found.save(tmp_path / "best.npz")
     np.savez(tmp_path / "averages-best.npz", classes=kept["classes"], map=kept["top1"])  # of another release
-    assert averages.load(tmp_path, "best", "classify").keys() == kept.keys()
+    assert averages.load(tmp_path, "best", TASKS["classify"]).keys() == kept.keys()
     assert all(np.array_equal(again[key], kept[key], equal_nan=True) for key in kept)
 
 
 def test_each_pair_of_models_is_compared_by_itself():
-    results = pytest.importorskip("foveal.results", reason="Ultralytics is not installed")
+    results = pytest.importorskip("foveal.results.assembly", reason="Ultralytics is not installed")
     name, label = np.array(["a/0.png", "a/1.png", "b/0.png", "b/1.png"]), np.array([0, 0, 1, 1])
     first = {  # answers of each arm and seed
         ("baseline", 0): [0, 0, 0, 0],
@@ -122,7 +122,7 @@ def test_each_pair_of_models_is_compared_by_itself():
 
 
 def test_a_papers_figures_stand_beside_ours():
-    results = pytest.importorskip("foveal.results", reason="Ultralytics is not installed")
+    results = pytest.importorskip("foveal.results.assembly", reason="Ultralytics is not installed")
     from foveal.study import Plan
 
     paper = {"source": "a title", "figures": {"baseline": 70, "ema": 72.5}, "images": {"train": 9}, "notes": ["alone"]}

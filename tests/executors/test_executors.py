@@ -17,7 +17,8 @@ import pytest
 
 from foveal import UserError
 from foveal.executors import Local, Ray, base
-from foveal.executors.base import _room
+from foveal.executors import ray as rays
+from foveal.executors.ray import _room
 
 EXITS = ["", "import sys; sys.exit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
 # Command lines end in "--device DEVICE".
@@ -43,9 +44,8 @@ facts |= {"device": sys.argv[-1], "began": began, "ended": time.monotonic()}
 """
 PROGRAM = """
 import pathlib, sys, time
-from foveal.executors import base
 from foveal import UserError
-from foveal.executors import Local, Ray
+from foveal.executors import Local, Ray, base, ray
 """
 # Holds a lock as long as it lives. The second argument is what it does on SIGTERM, or that a child lives with it.
 HOLD = """
@@ -212,7 +212,7 @@ def test_leaving_at_once_leaves_nothing_that_was_about_to_start(tmp_path, monkey
 
 def test_ctrl_c_ends_all_and_a_second_one_at_once(tmp_path):
     code = """
-executors.PATIENCE = 60
+base.PATIENCE = 60
 with Local(jobs=2) as executor:
     futures = [executor.submit([*sys.argv[3:], path, "stay"], pathlib.Path(path + ".log")) for path in sys.argv[1:3]]
     futures[0].result()
@@ -296,19 +296,19 @@ def test_room_on_a_node(node, gpus, cpus, room):
 
 
 def test_a_command_under_guard_tells_its_exit_code(tmp_path):
-    assert [base._supervise(python(code), tmp_path / "log", tmp_path) for code in EXITS] == [0, 3, -9]
+    assert [rays._supervise(python(code), tmp_path / "log", tmp_path) for code in EXITS] == [0, 3, -9]
 
 
 def test_a_command_under_guard_has_a_process_group_of_its_own(tmp_path):
     # The guard kills its whole group, which must be nobody else's.
-    base._supervise(python("import os; print(os.getpgrp())"), tmp_path / "log", tmp_path)
+    rays._supervise(python("import os; print(os.getpgrp())"), tmp_path / "log", tmp_path)
     assert int((tmp_path / "log").read_text()) != os.getpgrp()
 
 
 def test_a_guard_kills_the_family_of_its_command_when_the_supervisor_dies(tmp_path):
     path = tmp_path / "lock"
     code = """
-executors._supervise(sys.argv[1:], pathlib.Path("log"), pathlib.Path.cwd())
+ray._supervise(sys.argv[1:], pathlib.Path("log"), pathlib.Path.cwd())
 """
     with program(code, *python(HOLD, path, "family"), cwd=tmp_path) as supervisor:
         until(path.with_suffix(".held").exists)
@@ -318,9 +318,9 @@ executors._supervise(sys.argv[1:], pathlib.Path("log"), pathlib.Path.cwd())
 
 
 def test_a_guard_that_cannot_start_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(base.sys, "executable", shutil.which("false"))
+    monkeypatch.setattr(rays.sys, "executable", shutil.which("false"))
     with pytest.raises(OSError, match=r"the guard of a command could not start on node .*, see .*log"):
-        base._supervise(["sh"], tmp_path / "log", tmp_path)
+        rays._supervise(["sh"], tmp_path / "log", tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ pytest.importorskip("timm", reason="timm is not installed")
 import foveal
 from foveal import IdentityStart, UserError
 from foveal.attention import Attention
+from foveal.evidence import TASKS
 from foveal.hosts import ultralytics as host
 from foveal.hosts import zoo
 from foveal.hosts.ultralytics import classifier, recorder, validators
@@ -63,7 +64,7 @@ def start(folder: Path, name: str = "timm:resnet18", spec: Spec | None = EMA, se
 def prepared(folder: Path, data: Path, model: str | Path, **changes) -> recorder.ClassificationTrainer:
     overrides = {**TERMS, "model": str(model), "data": str(data), "epochs": 1, "seed": 0, **changes}
     overrides |= {"project": str(folder.parent), "name": folder.name}
-    return recorder.trainer(str(model), "classify")(overrides=overrides)
+    return recorder.trainer(str(model), TASKS["classify"])(overrides=overrides)
 
 
 @pytest.fixture(scope="module")
@@ -450,7 +451,7 @@ def test_cut_off_in_an_epoch_it_ends_where_an_undisturbed_run_does(tmp_path, dat
     whole = prepared(tmp_path / "whole", data, model, epochs=3)
     whole.train()
     overrides = {"resume": str(tmp_path / "cut" / recorder.RESUME), "device": "cpu", "data": str(data)}
-    resumed = recorder.trainer(str(model), "classify")(overrides=overrides)
+    resumed = recorder.trainer(str(model), TASKS["classify"])(overrides=overrides)
     assert resumed.args.imgsz == 32
     resumed.train()
     assert resumed.record["resumed"] == 1
@@ -478,6 +479,7 @@ def _killed(folder: Path, terms: dict) -> None:
     reached = folder.parent / "reached"
     code = f"""
 import json, pathlib, time
+from foveal.evidence import TASKS
 from foveal.hosts.ultralytics import recorder
 batches = []
 def stand_still(trainer):
@@ -486,7 +488,7 @@ def stand_still(trainer):
         pathlib.Path({str(reached)!r}).touch()
         time.sleep(600)
 terms = json.loads({json.dumps(terms)!r})
-trainer = recording.trainer(terms["model"], "classify")(overrides=terms)
+trainer = recorder.trainer(terms["model"], TASKS["classify"])(overrides=terms)
 trainer.add_callback("on_train_batch_start", stand_still)
 trainer.train()
 """

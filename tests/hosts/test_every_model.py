@@ -3,6 +3,7 @@
 import ast
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import ultralytics
 
 import foveal
 from foveal import IdentityStart, UserError
+from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding, rebuilding
 from foveal.surgery import rows
@@ -23,7 +25,7 @@ NAMES = sorted(path.name for path in (Path(ultralytics.__file__).parent / "cfg/m
 
 @pytest.fixture(autouse=True)
 def _small_images(monkeypatch, tmp_path):
-    monkeypatch.setattr(adding, "image_size", lambda _task: 128)
+    monkeypatch.setattr(adding, "Task", SimpleNamespace(of=lambda name: Task(name, image_size=128)))
     monkeypatch.chdir(tmp_path)
 
 

@@ -12,6 +12,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 import torch
 
 from foveal import UserError
+from foveal.evidence import TASKS
 from foveal.hosts import Recipe
 from foveal.hosts.ultralytics import recorder
 
@@ -40,7 +41,7 @@ def prepared(folder, data, recipe: Recipe, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     recipe.save(folder)
     overrides = {**TERMS, "data": str(data), "project": str(folder.parent), "name": folder.name, **changes}
-    return recorder.trainer(overrides["model"], "classify")(overrides=overrides)
+    return recorder.trainer(overrides["model"], TASKS["classify"])(overrides=overrides)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import torch
 
+from foveal.evidence import TASKS
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import recorder, validators
 from foveal.study.demo import draw_data
@@ -19,7 +20,7 @@ def trained(folder, data, model, **changes):
     """A trainer that has trained for an epoch."""
     overrides = {**SETTINGS, "model": model, "data": str(data), "seed": 0, **changes}
     overrides |= {"project": str(folder.parent), "name": folder.name}
-    trainer = recorder.trainer(model)(overrides=overrides)
+    trainer = recorder.trainer(model, TASKS["detect"])(overrides=overrides)
     trainer.train()
     return trainer
 

@@ -21,9 +21,8 @@ from filelock import FileLock
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
-from foveal import UserError
+from foveal import UserError, executors
 from foveal.cli import app
-from foveal.executors import base
 from foveal.hosts.ultralytics import recorder, validators
 from foveal.report import page as report
 from foveal.results import assembly, fairness
@@ -285,7 +284,7 @@ def undisturbed(tmp_path_factory, worker_id) -> Study:
     folder = (place if worker_id == "master" else place.parent) / "undisturbed"
     with FileLock(f"{folder}.lock"):
         study = Study(folder) if (folder / "plan.yaml").exists() else prepared(folder)
-        with base.Local(jobs=2) as executor:
+        with executors.Local(jobs=2) as executor:
             study.run(executor, print)
     assert len(study.results()) == 4, [state.reason for state in study.states()]
     return study
@@ -417,14 +416,14 @@ def test_a_full_disk_loses_nothing_that_is_finished(undisturbed, small_disk):
     kept = study.cells[0]
     fake(study, kept)
     said = []
-    with base.Local() as executor:
+    with executors.Local() as executor:
         study.run(executor, said.append)
     assert study.results()["baseline", 0].scores["map"] == 0.5
     assert len(study.results()) == 1
     assert "ema@neck, seed 0" in said[-1]
     assert "No space left" in said[-1] + (study.path(study.cells[1]) / "log.txt").read_text()
     subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
-    with base.Local() as executor:
+    with executors.Local() as executor:
         study.run(executor, said.append)
     assert values(study)["ema@neck", 0] == values(undisturbed)["ema@neck", 0]
 
@@ -495,7 +494,7 @@ def test_what_few_seeds_can_find_is_said_before(tmp_path):
 def test_on_ray_a_killed_worker_costs_an_epoch_at_most(undisturbed, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     study, said = prepared(tmp_path, seeds=1), []
-    with base.Ray(jobs=2) as executor, concurrent.futures.ThreadPoolExecutor() as pool:
+    with executors.Ray(jobs=2) as executor, concurrent.futures.ThreadPoolExecutor() as pool:
         loop = pool.submit(study.run, executor, said.append)
         while not rows(study):
             time.sleep(0.05)

@@ -14,7 +14,6 @@ pytest.importorskip("timm", reason="timm is not installed")
 from typer.testing import CliRunner
 
 from foveal.cli.app import app
-from foveal.evidence import METRICS
 from foveal.study import cell
 from foveal.study import plan as plans
 from foveal.study.demo import draw_data
@@ -106,21 +105,21 @@ def test_a_plan_is_rehearsed_to_its_report(name, tmp_path, request, monkeypatch)
     shutil.copy(FOLDER / name, tmp_path)
     shutil.copy(FOLDER / "yolo11n-p2.yaml", tmp_path)
     (plan,) = [plan for plan in read(name) if plan.model.endswith(ONE.get(name, ["", plan.model])[1])]
-    if plan.task == "classify":
+    if plan.task.name == "classify":
         data = shutil.copytree(request.getfixturevalue("cifar100"), tmp_path / "data")
         (data / "test").rename(data / plan.split)
         arguments = ["imgsz=32"]
     else:
         data = draw_data(tmp_path / "data", train=8, val=8)
         arguments = ["imgsz=64"]
-    monkeypatch.setattr("foveal.executors.base.Local", InThisProcess)
+    monkeypatch.setattr("foveal.executors.local.Local", InThisProcess)
     arguments += ["epochs=2", "workers=0", "--arms", plan.arms[-1].name, "--seeds", "2"]
     said = called(str(tmp_path / name), *ONE.get(name, ()), "--scale", "0.25", "--data", str(data), *arguments)
     folder = tmp_path / f"{name.removesuffix('.yaml')}-rehearsal"
     found = json.loads((folder / "results.json").read_text())
-    metric = METRICS[plan.task]
+    metric = plan.metric
     assert found["complete"]
-    assert (found["task"], found["scale"], found["statistics"]["metric"]) == (plan.task, 0.25, metric.name)
+    assert (found["task"], found["scale"], found["statistics"]["metric"]) == (plan.task.name, 0.25, metric.name)
     assert [arm["name"] for arm in found["arms"]] == ["baseline", plan.arms[-1].name]
     assert all(len(arm[metric.key]) == len(arm[metric.last]) == 2 for arm in found["arms"])
     # A detector from fresh weights learns nothing in an epoch.
@@ -131,7 +130,7 @@ def test_a_plan_is_rehearsed_to_its_report(name, tmp_path, request, monkeypatch)
     assert "rehearsal" in said
     page = (folder / "report.html").read_text()
     assert all(figure is None or f">{figure}<" in page for figure in figures)
-    if plan.task == "classify":
+    if plan.task.name == "classify":
         ema, images = found["arms"][1], found["arms"][1]["images"]
         assert [row["seed"] for row in ema["mcnemar"]] == [0, 1]
         assert len(ema["classes"]) == 10

@@ -394,7 +394,7 @@ def test_classifiers_are_told_in_their_own_metric(classified):
     assert found["cells"][0]["score"] == pytest.approx(0.8)
     assert found["cells"][0]["curve"] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     page = client(classified).get("/").text
-    assert 'data-task="classify"' in page
+    assert 'data-says="class"' in page
     assert not re.search("boxes|Confidence|mAP", page)
 
 
@@ -761,7 +761,7 @@ def test_a_fault_of_ours_is_one_line_and_the_server_goes_on(template, monkeypatc
 
 def test_the_command_prints_its_address_and_ctrl_c_is_no_failure(tmp_path):
     explained(tmp_path, ["a.jpg"])
-    code = "import typer; from foveal.cli_view import view; app = typer.Typer(); app.command()(view); app()"
+    code = "import typer; from foveal.cli.view import view; app = typer.Typer(); app.command()(view); app()"
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:

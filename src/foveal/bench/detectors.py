@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..attention import Attention, forms
 from ..errors import UserError
+from ..evidence import TASKS, Says, Task
 from ..surgery import Spec
 from . import rivals, timing
 from .agreement import Call, Gate, drawn
@@ -123,7 +124,7 @@ def _measure(
     reasons = _reasons(attended, training, dtype, seed, device)
     contenders = {"plain": plain, "plain again": plain}
     contenders |= {name: _in_form(attended, name) for name, reason in reasons.items() if not reason}
-    batch = labelled("detect", row.batch, IMAGE_SIZE, seed, _channels(plain)) if training else {}
+    batch = labelled(TASKS["detect"], row.batch, IMAGE_SIZE, seed, _channels(plain)) if training else {}
     calls = {}
     for name, model in contenders.items():
         model = copy.deepcopy(model).to(device)
@@ -160,11 +161,11 @@ def _channels(model: nn.Module) -> int:
     return host.channels(model)
 
 
-def labelled(task: str, images: int, size: int, seed: int, channels: int) -> dict[str, Tensor]:
+def labelled(task: Task, images: int, size: int, seed: int, channels: int) -> dict[str, Tensor]:
     """A drawn batch as the host's losses take it.
 
     Args:
-        task: "detect" or "classify".
+        task: of the model.
         images: how many.
         size: of each, in pixels.
         seed: of what is drawn.
@@ -172,7 +173,7 @@ def labelled(task: str, images: int, size: int, seed: int, channels: int) -> dic
     """
     generator = torch.Generator().manual_seed(seed)
     drawn_images = torch.rand((images, channels, size, size), generator=generator)
-    if task == "classify":
+    if task.says is Says.CLASS:
         labels = torch.zeros(images, dtype=torch.long)
         return {"img": drawn_images, "cls": labels}
     boxes = torch.rand((images * OBJECTS, 4), generator=generator) * 0.3 + 0.2  # centre and size as shares of the image

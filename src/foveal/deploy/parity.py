@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..evidence import Says, Task
 from ..hosts.ultralytics import CONFIDENCE, Kind, Outputs, final_boxes, rows_of, to_corners
 
 FAINT = 0.01  # rows of a lower confidence are in or out by chance
@@ -68,9 +69,9 @@ def apart(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> Apa
     shapes, expected = ([tuple(tensor.shape) for tensor in outputs] for outputs in (got, true))
     if shapes != expected:
         return f"outputs have the shapes {shapes}, not {expected}"
-    if kind.task == "classify":
+    if (says := Task.of(kind.task).says) is Says.CLASS:
         return Apart(scores=_difference(true[0] - got[0]))
-    if kind.task in ("semantic", "depth"):
+    if says is Says.MAP:
         return Apart(rest=_relative(true[0], got[0]))
     if kind.rows:
         raw = _of_rows(*(rows_of(outputs[0], kind, size) for outputs in (true, got)), size)

@@ -5,5 +5,9 @@ from .detections import THRESHOLDS as THRESHOLDS
 from .detections import Detections as Detections
 from .detections import iou as iou
 from .detections import match as match
+from .detections import over_classes as over_classes
 from .tasks import METRICS as METRICS
+from .tasks import TASKS as TASKS
 from .tasks import Metric as Metric
+from .tasks import Says as Says
+from .tasks import Task as Task

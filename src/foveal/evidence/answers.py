@@ -46,6 +46,33 @@ class Answers:
         """Whether any of the answers kept is right, (images,)."""
         return (self.ranked == self.label[:, None]).any(1)
 
+    def figures(self) -> dict[str, float]:
+        """Top-1 and top-5 accuracy by the keys of the metric, computed from what is stored rather than by the host."""
+        return {"top1": float(self.scores().mean()), "top5": float(self.among_best().mean())}
+
+    def averages(self, counts: NDArray, sizes: bool = False) -> dict[str, NDArray]:
+        """Accuracy on resampled images, see `averages.load`; an answer is of no size.
+
+        Args:
+            counts: how often each image counts, (resamples, images).
+            sizes: makes no difference.
+        """
+        overall, classes, of_class = self.accuracy(counts)
+        return {"classes": classes, "top1": of_class, "overall": overall}
+
+    def objects(self) -> dict[str, int]:
+        """None are looked for."""
+        return {}
+
+    def is_whole(self) -> bool:
+        """Whether the arrays fit together, which those of a damaged file need not."""
+        images, ranked = len(self.name), self.ranked.shape
+        return (
+            (self.name.ndim == 1 and self.label.shape == (images,) and ranked == (images, ranked[1]) and ranked[1] > 0)
+            and self.label.dtype.kind in "iu"
+            and self.ranked.dtype.kind in "iu"
+        )
+
     def accuracy(self, counts: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         """Share of first answers that are right.
 

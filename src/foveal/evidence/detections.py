@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import write_whole
-from ..verdict import Matches, Truth
+from ..verdict import Matches, Truth, average_precision, mean_average_precision
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # COCO's names for areas in pixels of the original image. Here the area is that of the box, and what is exactly between
@@ -80,6 +80,46 @@ class Detections:
     def matches(self) -> Matches:
         """The detections as the host matched them, for `verdict.average_precision`."""
         return Matches(self.image, self.confidence, self.label, self.hit)
+
+    def figures(self) -> dict[str, float]:
+        """mAP50 and mAP50-95 by the keys of the metric, computed from what is stored rather than by the host."""
+        _, precision = average_precision(self.matches(), self.truth(), definition=str(self.rule))
+        map50, map_ = (float(value[0]) for value in mean_average_precision(precision))
+        return {"map": map_, "map50": map50}
+
+    def averages(self, counts: NDArray, sizes: bool) -> dict[str, NDArray]:
+        """Average precision on resampled images, see `averages.load`.
+
+        Args:
+            counts: how often each image counts, (resamples, images).
+            sizes: also of the objects of each size.
+        """
+        classes, of_class = average_precision(self.matches(), self.truth(), counts, str(self.rule))
+        of_class = of_class.mean(-1)
+        found = {"classes": classes, "map": of_class, "overall": over_classes(of_class)}
+        for size in SIZES if sizes else ():
+            of_size, there = self.of_size(size)
+            _, sized = average_precision(of_size, there, counts, "coco")
+            found[size] = sized.mean(-1) if len(there.image) else np.full((len(counts), 1), np.nan)
+        return found
+
+    def objects(self) -> dict[str, int]:
+        """How many objects there are of each size."""
+        areas = _area(self.true_box)
+        return {size: int(((areas >= low) & (areas < high)).sum()) for size, (low, high) in SIZES.items()}
+
+    def is_whole(self) -> bool:
+        """Whether the arrays fit together and are finite, which those of a damaged file need not."""
+        count, objects, images = len(self.image), len(self.true_image), len(self.name)
+        return all(
+            (
+                *(self.name.ndim == 1, self.box.shape == (count, 4), self.true_box.shape == (objects, 4)),
+                *(self.confidence.shape == self.label.shape == (count,), self.true_label.shape == (objects,)),
+                *(_below(self.image, images), _below(self.true_image, images)),
+                *(self.label.dtype.kind in "iu", self.true_label.dtype.kind in "iu"),
+                *(bool(np.isfinite(one).all()) for one in (self.box, self.true_box, self.confidence)),
+            )
+        )
 
     def of_size(self, name: str) -> tuple[Matches, Truth]:
         """Detections and objects of one of `SIZES`, matched after COCO's rules.
@@ -186,6 +226,17 @@ def match(overlaps: NDArray, ignored: NDArray, thresholds: NDArray = THRESHOLDS)
         taken[index, matched] = best[matched]
         free[matched, best[matched]] = False
     return taken
+
+
+def over_classes(found: NDArray) -> NDArray:
+    """Mean over those classes that have an average, (resamples, classes) to (resamples,); nan where none has."""
+    there = ~np.isnan(found)
+    with np.errstate(invalid="ignore"):
+        return np.where(there, found, 0).sum(1) / there.sum(1)
+
+
+def _below(indices: NDArray, count: int) -> bool:
+    return indices.ndim == 1 and indices.dtype.kind in "iu" and bool(((indices >= 0) & (indices < count)).all())
 
 
 def _area(boxes: NDArray) -> NDArray:

@@ -1,6 +1,10 @@
-"""What a study measures, for each of the host's tasks that it can compare; knows nothing else."""
+"""The tasks of models: what a model says of an image, how that is stored, and by which averages it is judged."""
 
 from dataclasses import dataclass
+from enum import Enum
+
+from .answers import Answers
+from .detections import Detections
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,53 @@ class Metric:
         return f"{self.key}_last"
 
 
-METRICS = {
-    "detect": Metric("mAP50-95", "mAP50", "map", "map50", "ap", "metrics/mAP50-95(B)"),
-    "classify": Metric("top-1 accuracy", "top-5 accuracy", "top1", "top5", "accuracy", "metrics/accuracy_top1"),
+class Says(Enum):
+    """What a model says of an image."""
+
+    BOXES = "boxes"
+    CLASS = "a class"
+    MAP = "a value for each pixel"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What models are for.
+
+    Attributes:
+        name: Ultralytics' word for it.
+        says: of an image.
+        image_size: that Ultralytics takes where none is said, in pixels.
+        metric: by which studies judge; None where they cannot.
+        evidence: the class that stores what was said; None where there is none.
+        figure: by which Ultralytics judges it in one number: what it is called, and where its metrics have it.
+    """
+
+    name: str
+    says: Says = Says.BOXES
+    image_size: int = 640
+    metric: Metric | None = None
+    evidence: type[Detections] | type[Answers] | None = None
+    figure: tuple[str, str] = ("mAP50-95", "box.map")
+
+    @classmethod
+    def of(cls, name: str) -> "Task":
+        """The task that a model says it has; one that is not known here is taken for one with boxes."""
+        return TASKS.get(name) or cls(name)
+
+
+_PRECISION = Metric("mAP50-95", "mAP50", "map", "map50", "ap", "metrics/mAP50-95(B)")
+_ACCURACY = Metric("top-1 accuracy", "top-5 accuracy", "top1", "top5", "accuracy", "metrics/accuracy_top1")
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("detect", metric=_PRECISION, evidence=Detections),
+        Task("segment"),
+        Task("pose"),
+        Task("obb"),
+        Task("classify", Says.CLASS, 224, _ACCURACY, Answers, ("top-1", "top1")),
+        Task("semantic", Says.MAP, figure=("mIoU", "miou")),
+        Task("depth", Says.MAP, figure=("delta1", "delta1")),
+    )
 }
+METRICS = {name: task.metric for name, task in TASKS.items() if task.metric}

@@ -1,3 +1,3 @@
 from .base import Executor as Executor
-from .base import Local as Local
-from .base import Ray as Ray
+from .local import Local as Local
+from .ray import Ray as Ray

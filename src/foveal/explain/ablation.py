@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import Attention
+from ..evidence import Task
 from ..hosts import ultralytics as host
-from ..hosts.ultralytics import evaluate, metric
+from ..hosts.ultralytics import evaluate
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def ablate(model: host.YOLO | host.RTDETR, ids: Sequence[str], data: str, split:
     return {
         "data": data,
         "split": split,
-        "metric": metric(model.task)[0],
+        "metric": Task.of(model.task).figure[0],
         "trained": trained,
         "rows": rows,
         "all": everywhere,

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..evidence import Says, Task
 
 METHOD = "LayerCAM"
-_TARGETS = {"classify": "class", "semantic": "pixels", "depth": "depth"}
+_TARGETS = {Says.BOXES: "detections", Says.CLASS: "class"}  # of a map what it is of
 _GATHERED = {"detections": Tensor.sum, "pixels": Tensor.mean, "depth": Tensor.mean}
 
 
@@ -61,8 +62,8 @@ class _Scored(nn.Module):
         head.shape = head.shapes = None  # anchors kept from a run without gradients would end the graph
         found = self.network(x)
         task = self.predictor.args.task
-        self.target = _TARGETS.get(task, "detections")
-        scores = _of_pixels(found, task) if task in ("semantic", "depth") else self._scores(found, x)
+        self.target = _TARGETS.get(Task.of(task).says) or ("depth" if task == "depth" else "pixels")
+        scores = _of_pixels(found, task) if self.target in ("pixels", "depth") else self._scores(found, x)
         if not len(scores):
             threshold, self.predictor.args.conf = self.predictor.args.conf, 0.0
             scores, self.target = self._scores(found, x), "best"

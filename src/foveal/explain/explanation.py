@@ -20,6 +20,7 @@ from PIL import Image
 import foveal
 
 from ..errors import UserError
+from ..evidence import Says, Task
 from ..files import digest, write_text
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset
@@ -199,7 +200,7 @@ def _some(model: host.YOLO | host.RTDETR, data: str | None, split: str) -> list[
     """The first images of a split."""
     if data is None:
         raise UserError("neither images nor data are given", "give images, or --data my.yaml")
-    if model.task == "classify":
+    if Task.of(model.task).says is Says.CLASS:
         found = dataset.classified_images(data, split)
         found = found[:: max(1, len(found) // FEW)]  # they are sorted by class
     elif not dataset.data_file(data).get(split):
@@ -214,7 +215,7 @@ def _some(model: host.YOLO | host.RTDETR, data: str | None, split: str) -> list[
 def _size(imgsz: int | None, model: host.YOLO | host.RTDETR) -> int:
     """What is asked for, or what the model was trained at."""
     if imgsz is None:
-        own = model.overrides.get("imgsz") or (224 if model.task == "classify" else 640)
+        own = model.overrides.get("imgsz") or Task.of(model.task).image_size
         return own if isinstance(own, int) else max(own)
     if imgsz < 32:
         raise UserError(f"imgsz={imgsz} is too small: a detector's coarsest cells have 32 pixels", "imgsz=640")
@@ -223,7 +224,7 @@ def _size(imgsz: int | None, model: host.YOLO | host.RTDETR) -> int:
 
 def _check_classes(model: host.YOLO | host.RTDETR, data: str, split: str) -> None:
     """Before the host fails on it in the middle of an evaluation."""
-    if model.task in inference.WITHOUT_BOXES:  # their labels are no boxes
+    if Task.of(model.task).says is not Says.BOXES:  # their labels are no boxes
         return
     count, own = len(dataset.data_file(data)["names"]), len(model.names)
     if count != own:
@@ -247,7 +248,7 @@ def frame(task: str, stretched: bool, size: tuple[int, int], tensor: tuple[int, 
     """
     if stretched:
         return Frame(size, tensor, (tensor[0] / size[0], tensor[1] / size[1]), (0.0, 0.0))
-    if task == "classify":
+    if Task.of(task).says is Says.CLASS:
         resized = [int(tensor[0] * side / min(size)) for side in size]
         offset = [-round((whole - side) / 2) for whole, side in zip(resized, tensor, strict=True)]
     else:
@@ -264,13 +265,14 @@ def _image(predictor, placed: list[gates.Placed], file: Path, index: int, folder
     pixels = result.orig_img if result.orig_img.shape[2] == 3 else np.repeat(result.orig_img[..., :1], 3, 2)
     pixels = np.ascontiguousarray(pixels[..., ::-1])  # the host has blue first
     size, task = pixels.shape[1::-1], predictor.args.task
+    whole = Task.of(task).says is Says.CLASS
     where = frame(task, inference.stretches(predictor), size, tuple(tensor.shape[:1:-1]), predictor.imgsz)
     found = _detections(result)
-    true = None if task == "classify" else true_boxes(file, task, size, result.names)
+    true = None if whole else true_boxes(file, task, size, result.names)
     lines = [[outline(box) for box in boxes or ()] for boxes in (found, true)]
     picture = f"pictures/{index:03}.jpg"
     pictures.photograph(pixels, where, *lines, folder / picture)
-    name = "/".join(file.parts[-2:]) if task == "classify" else file.name  # a class names its images anew
+    name = "/".join(file.parts[-2:]) if whole else file.name  # a class names its images anew
     entry = {"name": name, "picture": picture, "width": size[0], "height": size[1], "boxes": found}
     entry |= {"true_boxes": true, "gates": [], "effects": [], "cams": []}
     if result.probs is not None:

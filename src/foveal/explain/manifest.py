@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..evidence import Task
 
 MANIFEST = "manifest.json"
 NUMBERS = ("mean", "deviation", "low", "high", "initial", "inside", "outside")
@@ -200,7 +201,7 @@ class Explained:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.task = album(folder).about["task"]
+        self.task = Task.of(album(folder).about["task"])
 
     def data(self, name: str, *numbers: str) -> dict | None:
         """All of it, as JSON takes it: `album`."""

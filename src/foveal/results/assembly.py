@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..bench import timing
 from ..errors import UserError
-from ..evidence import SIZES, Answers, Detections, Metric, averages
+from ..evidence import Answers, Detections, Metric, Says, averages, over_classes
 from ..files import write_text
 from ..hosts import ultralytics as host
 from ..hosts import zoo
@@ -93,7 +93,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         return averages.judged(folders[arm, pair], "best", plan.task)
 
     truth = judged(*next(iter(folders)))
-    sizes = _objects(truth) if plan.task == "detect" else {}
+    sizes = truth.objects()
     arms = [
         _arm(arm, plan, found, folders, averaged, judged, names, sizes) | {"cost": cost[arm.name]} for arm in plan.arms
     ]
@@ -114,7 +114,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         "foveal": versions()["foveal"],
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "name": name,
-        "task": plan.task,
+        "task": plan.task.name,
         "scale": plan.rehearsal,
         "complete": all(state.word == "finished" for state in states),
         "cells": {
@@ -130,7 +130,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
             "names": names,
             "split": plan.split,
             "images": len(truth.name),
-            "objects": len(truth.true_image) if plan.task == "detect" else None,
+            "objects": sum(sizes.values()) if sizes else None,
         },
         "paper": _beside_paper(arms, plan),
         "versions": versions(),
@@ -194,11 +194,11 @@ def _arm(
     mine = [found[arm.name, pair] for pair in pairs]
     shared = [pair for pair in pairs if ("baseline", pair) in found]
     stored = [averaged[arm.name, pair]["best"] for pair in pairs]
-    first = next(iter(averaged.values()))["best"]
+    first, answered = next(iter(averaged.values()))["best"], plan.task.says is Says.CLASS
 
     def part(key: str, column: int | None) -> dict[str, float | None]:
         def value(of: dict) -> NDArray:
-            return averages.over_classes(of["best"][key]) if column is None else of["best"][key][:, column]
+            return over_classes(of["best"][key]) if column is None else of["best"][key][:, column]
 
         average = float(np.mean([value({"best": one})[0] for one in stored])) if stored else math.nan
         compared = None if arm.role == "baseline" else differences(arm.name, "baseline", averaged, value)
@@ -216,14 +216,8 @@ def _arm(
         "sizes": [{"name": size, "objects": objects, **part(size, None)} for size, objects in sizes.items()],
         "curves": _curves([folders[arm.name, pair] for pair in pairs], metric),
         "images": _images(arm.name, shared, judged) if arm.role == "treatment" and shared else None,
-        "mcnemar": _mcnemar(arm.name, shared, judged) if plan.task == "classify" and arm.role != "baseline" else None,
+        "mcnemar": _mcnemar(arm.name, shared, judged) if answered and arm.role != "baseline" else None,
     }
-
-
-def _objects(truth: Detections) -> dict[str, int]:
-    """How many there are of each size."""
-    areas = (truth.true_box[:, 2:] - truth.true_box[:, :2]).prod(1)
-    return {size: int(((areas >= low) & (areas < high)).sum()) for size, (low, high) in SIZES.items()}
 
 
 def _curves(folders: list[Path], metric: Metric) -> dict[str, list]:

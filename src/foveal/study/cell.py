@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from ..checkpoints import unpickling
 from ..errors import UserError, shown
-from ..evidence import METRICS, averages
+from ..evidence import METRICS
 from ..files import write_text
 from ..hosts import ultralytics as host
 from ..hosts import zoo
@@ -179,7 +179,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         weights = folder / "weights" / f"{kind}.pt"
         found, theirs = validators.evaluate(weights, plan.data, plan.split, folder, **settings)
         found.save(folder / f"{kind}.npz")
-        ours = averages.again(found)
+        ours = found.figures()
         disagreement = max(disagreement, *(abs(ours[key] - theirs[key]) for key in theirs))
         scores |= {key + end: value for key, value in theirs.items()}
     read.require(before)

@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import UserError
-from ..evidence import averages
+from ..evidence import TASKS, Says, averages
 from ..executors import Executor
 from ..files import write_text
 from ..hosts import ultralytics as host
@@ -82,8 +82,8 @@ class Study:
         plan = Plan.of(written, beside, download=True)
         # What the host knows by name is downloaded here, so that its content is known from now on.
         for model in dict.fromkeys(arm.model for arm in plan.arms):
-            if (task := _task(model, plan)) != plan.task:
-                said = f"{model} is a model for the task {task!r}, and a study of {plan.data} is for {plan.task!r}"
+            if (task := _task(model, plan)) != plan.task.name:
+                said = f"{model} is a model for the task {task!r}, and a study of {plan.data} is for {plan.task.name!r}"
                 raise UserError(said, "a data file is for detectors, a folder with train and val for classifiers")
         folder.mkdir(parents=True, exist_ok=True)
         moved = _seen_from(folder, dict(written), beside)
@@ -371,9 +371,9 @@ def _task(model: str, plan: Plan) -> str:
     """The host's word for what a model is made for."""
     if not zoo.is_name(model):
         return host.load(model).task
-    if plan.task == "classify":
+    if plan.task.says is Says.CLASS:
         zoo.load(model, len(dataset.described(plan.data)["names"]))  # whether there is one
-    return "classify"
+    return next(task.name for task in TASKS.values() if task.says is Says.CLASS)
 
 
 def _noted(folder: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import UserError, endless, shown
-from ..evidence import METRICS, Metric
+from ..evidence import TASKS, Metric, Says, Task
 from ..files import beside, digest
 from ..hosts import Recipe, zoo
 from ..hosts import ultralytics as host
@@ -92,14 +92,14 @@ class Plan:
         return cls.of(load(path), path.parent, download=download)
 
     @property
-    def task(self) -> str:
-        """The host's word for what is compared: "detect" or "classify"."""
+    def task(self) -> Task:
+        """What the models that are compared are for."""
         return _task(self.data)
 
     @property
     def metric(self) -> Metric:
         """By what arms are judged."""
-        return METRICS[self.task]
+        return self.task.metric
 
     @classmethod
     def of(
@@ -127,8 +127,8 @@ class Plan:
         data = dataset.beside(_text("data", written["data"]), folder)
         if not arm_names.is_model(model):
             raise UserError(f"model: {model!r} is neither a .pt file nor a model YAML", "model: yolo11n.pt")
-        metric = METRICS[_task(data)]
-        train, names = _train(written.get("train"), metric), written["arms"]
+        task = _task(data)
+        train, names = _train(written.get("train"), task), written["arms"]
         listed = arm_names.split(names) if isinstance(names, str) else names
         arms = arm_names.read(listed, model, folder, host.train_arguments(train)["epochs"])
         if len(arms) < 2:
@@ -142,10 +142,10 @@ class Plan:
         margin = written.get("margin", 0.005)
         if type(margin) is not float or not 0 < margin < 1:
             raise UserError(
-                f"margin: {shown(margin)} is not a difference of {metric.name} between 0 and 1", "margin: 0.005"
+                f"margin: {shown(margin)} is not a difference of {task.metric.name} between 0 and 1", "margin: 0.005"
             )
         recipe = Recipe.of(written.get("recipe") or {})
-        if recipe.padding and metric is not METRICS["classify"]:
+        if recipe.padding and task.says is not Says.CLASS:
             raise UserError("recipe: padding is for the images of classifiers", "leave it out")
         return cls(
             *(model, data, arms, seeds, train, split, margin),
@@ -306,8 +306,9 @@ def _seeds(written: object, shared_by: int) -> tuple[tuple[int, ...], tuple[int,
     return tuple(seeds), (len(seeds),)
 
 
-def _task(data: str) -> str:
-    return "classify" if dataset.is_classified(data) else "detect"
+def _task(data: str) -> Task:
+    says = Says.CLASS if dataset.is_classified(data) else Says.BOXES
+    return next(task for task in TASKS.values() if task.says is says and task.evidence)
 
 
 def _split(wanted: object, data: str) -> str:
@@ -332,7 +333,7 @@ def _period(written: object) -> int:
     return written
 
 
-def _train(written: object, metric: Metric) -> dict[str, object]:
+def _train(written: object, task: Task) -> dict[str, object]:
     written = {} if written is None else written
     if not isinstance(written, dict):
         raise UserError(f"train: {shown(written)} is not a mapping", "train: {epochs: 50, imgsz: 640}")
@@ -347,7 +348,8 @@ def _train(written: object, metric: Metric) -> dict[str, object]:
         json.dumps(written, sort_keys=True)
     except (TypeError, ValueError):  # a date, or a list that contains itself
         raise UserError(f"train: {written} holds more than numbers and words", "train: {epochs: 50}") from None
-    return {**FAIR, **({"imgsz": 224} if metric is METRICS["classify"] else {}), **written}
+    size = {} if task.says is Says.BOXES else {"imgsz": task.image_size}  # which the host takes for boxes by itself
+    return {**FAIR, **size, **written}
 
 
 # Keys ------------------------------------------------------------------------------------------------------------

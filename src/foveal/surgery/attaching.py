@@ -54,7 +54,7 @@ def attach(
     Args:
         model: in any mode, on any device.
         spec: the attention, e.g. "ema", "ema(groups=8)" or "ema@layer*.*.bn3".
-        at: globs over names of modules, or rules: see `foveal.layers`. Several are separated by commas.
+        at: globs over names of modules, or rules: see `foveal.surgery.places`. Several are separated by commas.
         example: an input to find widths with, such as (1, 3, 224, 224); by default zeros of that size, with the number
             of channels that the first convolution reads.
 

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import UserError
+from ..evidence import Says, Task
 from ..explain import MANIFEST, Explained
 from ..pages import html
 
@@ -60,7 +61,7 @@ class Shown(Protocol):
     """What the page asks of a folder: data for its script by name and numbers, and pictures by their numbers."""
 
     kind: str
-    task: str  # of the models, as the host calls it
+    task: Task  # of the models
     page: str  # where the page lies that says it all, if it is there
     folder: Path
 
@@ -85,7 +86,7 @@ def application(folder: Path) -> Starlette:
     """
     shown = _open(folder)
     template = html.environment(STATIC).get_template("view.html")
-    page = template.render(kind=shown.kind, task=shown.task, name=folder.resolve().name)
+    page = template.render(kind=shown.kind, boxes=shown.task.says is not Says.CLASS, name=folder.resolve().name)
 
     def data(request: Request) -> Response:
         found = shown.data(*request.path_params["what"].split("/"))

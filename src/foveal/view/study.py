@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .. import report
 from ..errors import UserError
-from ..evidence import THRESHOLDS, Answers, Detections, averages, iou, match
+from ..evidence import THRESHOLDS, Answers, Detections, Task, averages, iou, match
 from ..explain import MALFORMED, MANIFEST, album, index, inside, stamp
 from ..hosts.ultralytics import dataset
 from ..results import gates_folder
@@ -153,7 +153,7 @@ class Watched:
         if image >= len(found[0].name):
             return None
         photo = study.photos.number(found[0].name, image)
-        true, side = (_class, _ranked) if study.plan.task == "classify" else (_objects, _side)
+        true, side = _SHOWN[type(found[0])]
         return {
             "name": str(found[0].name[image]),
             "photo": None if photo is None else f"picture/photo/{photo}",
@@ -263,44 +263,22 @@ def _verdict(path: Path, written: object) -> dict[str, object] | None:
         return {"sentence": "", "complete": False, "problem": f"{said}; foveal study report writes it again"}
 
 
-def _found(cell: Path, task: str) -> Detections | Answers:
+def _found(cell: Path, task: Task) -> Detections | Answers:
     return _load(cell / "best.npz", task, stamp(cell / "best.npz"))
 
 
 @functools.lru_cache(16)
-def _load(path: Path, task: str, _: object) -> Detections | Answers:
+def _load(path: Path, task: Task, _: object) -> Detections | Answers:
     found = averages.judged(path.parent, path.stem, task)
-    what, sound = ("answers", _are_answers) if task == "classify" else ("detections", _are_detections)
     try:
-        whole = all(sound(found))
+        whole = found.is_whole()
     except (TypeError, IndexError):
         whole = False
     if not whole:
-        raise UserError(f"{path} holds no {what}", "delete its folder and run the study again")
+        raise UserError(
+            f"{path} holds no {task.evidence.__name__.lower()}", "delete its folder and run the study again"
+        )
     return found
-
-
-def _are_detections(found: Detections) -> tuple[bool, ...]:
-    count, objects, images = len(found.image), len(found.true_image), len(found.name)
-    return (
-        *(found.name.ndim == 1, found.box.shape == (count, 4), found.true_box.shape == (objects, 4)),
-        *(found.confidence.shape == found.label.shape == (count,), found.true_label.shape == (objects,)),
-        *(_below(found.image, images), _below(found.true_image, images)),
-        *(found.label.dtype.kind in "iu", found.true_label.dtype.kind in "iu"),
-        *(bool(np.isfinite(one).all()) for one in (found.box, found.true_box, found.confidence)),
-    )
-
-
-def _are_answers(found: Answers) -> tuple[bool, ...]:
-    images = len(found.name)
-    return (
-        *(found.name.ndim == 1, found.label.shape == (images,), found.ranked.shape == (images, found.ranked.shape[1])),
-        *(found.ranked.shape[1] > 0, found.label.dtype.kind in "iu", found.ranked.dtype.kind in "iu"),
-    )
-
-
-def _below(indices: NDArray, count: int) -> bool:
-    return indices.ndim == 1 and indices.dtype.kind in "iu" and bool(((indices >= 0) & (indices < count)).all())
 
 
 def _same(names: NDArray, *found: Detections | Answers) -> None:
@@ -308,12 +286,12 @@ def _same(names: NDArray, *found: Detections | Answers) -> None:
         raise UserError("the arms were judged on different images", "run the study again")
 
 
-def _scores(cell: Path, task: str) -> NDArray:
+def _scores(cell: Path, task: Task) -> NDArray:
     return _scored(cell / "best.npz", task, stamp(cell / "best.npz"))
 
 
 @functools.lru_cache(256)
-def _scored(path: Path, task: str, written: object) -> NDArray:
+def _scored(path: Path, task: Task, written: object) -> NDArray:
     return _load(path, task, written).scores()
 
 
@@ -363,3 +341,7 @@ def _side(found: Detections, image: int, study: _Quiet) -> dict[str, object]:
 
 def _prefixed(prefix: str, number: int | None) -> str | None:
     return None if number is None else f"{prefix}{number}"
+
+
+# How the truth of an image is told, and what a model said of it.
+_SHOWN = {Answers: (_class, _ranked), Detections: (_objects, _side)}

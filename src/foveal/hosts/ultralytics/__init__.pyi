@@ -45,7 +45,6 @@ from .models import ultralytics as ultralytics
 from .models import unsaid as unsaid
 from .parser import counts_kernel as counts_kernel
 from .predictor import evaluate as evaluate
-from .predictor import metric as metric
 from .rebuilding import tensors as tensors
 from .releases import NEWEST as NEWEST
 from .releases import OLDEST as OLDEST

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ...attention import find
 from ...errors import UserError
+from ...evidence import Task
 from ...files import write_whole
 from ...surgery import Spec, attachment
 from ...surgery import rows as insert
@@ -95,7 +96,7 @@ def add(
     loaded = host.load(model, trust)
     before = loaded.model.eval()
     insert.require_read(insert.rows(before.yaml), host.split(before.yaml)[1])
-    size = image_size(loaded.task)
+    size = Task.of(loaded.task).image_size
     image = photograph(size, host.channels(before))
     with host.refusing(model):  # a file can hold anything
         strides = _strides(before)
@@ -218,11 +219,6 @@ def _write(model: nn.Module, loaded: host.YOLO, target: Path, image: Tensor, out
             _require_kind(part, target, type(loaded).__name__, Path(model.yaml["yaml_file"]).stem)
 
     write_whole(target, lambda path: path.write_bytes(text.encode()), check_text)
-
-
-def image_size(task: str) -> int:
-    """Side in pixels of the square images on which models of a task are compared."""
-    return 224 if task == "classify" else 640
 
 
 def photograph(size: int, channels: int) -> Tensor:

@@ -93,7 +93,7 @@ def write(name: str, spec: Spec | None, names: dict[int, str], target: Path) -> 
     _require_classifier(model.model[1], len(names), name)
     model.yaml[ZOO] = str(replace(zoo.Name.parse(name), weights=""))  # whoever builds it anew has the weights already
     model.names, model.task = dict(names), "classify"
-    like = {"train_args": {"task": "classify"}}
+    like = {"train_args": {"task": model.task}}
     written = recorder.digests(model)
 
     def check(part: Path) -> None:

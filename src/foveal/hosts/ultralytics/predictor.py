@@ -9,14 +9,12 @@ from os import PathLike
 from torch import nn
 
 from ...errors import UserError
+from ...evidence import Says, Task
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 
 # isort: split
 from ultralytics.models.rtdetr import RTDETRPredictor
 from ultralytics.utils import LOGGER
-
-# Tasks whose answers are no boxes, and by what the host judges them.
-WITHOUT_BOXES = {"classify": ("top-1", "top1"), "semantic": ("mIoU", "miou"), "depth": ("delta1", "delta1")}
 
 
 def predictor(model: host.YOLO | host.RTDETR, **settings):
@@ -55,7 +53,7 @@ def stretches(predictor) -> bool:
 def evaluate(
     model: host.YOLO | host.RTDETR, network: nn.Module, before_batch: Callable[[], None] | None = None, **settings
 ) -> float:
-    """The host's verdict on a network: mAP50-95 of its boxes, or what `WITHOUT_BOXES` says.
+    """The host's verdict on a network: mAP50-95 of its boxes, or the `figure` of another task.
 
     Args:
         model: which task it has.
@@ -66,19 +64,15 @@ def evaluate(
     Raises:
         UserError: the host refuses the settings or the data.
     """
+    task = Task.of(model.task)
     quiet = {"plots": False, "save_json": False, "verbose": False}
-    defaults = {"mode": "val", "task": model.task, "rect": model.task != "classify", **quiet}
+    defaults = {"mode": "val", "task": task.name, "rect": task.says is not Says.CLASS, **quiet}
     with _refusing(), _without_talk():
         validator = model.task_map[model.task]["validator"](args={**defaults, **settings})
         if before_batch:
             validator.add_callback("on_val_batch_start", lambda _: before_batch())
         validator(model=network)
-    return float(operator.attrgetter(metric(model.task)[1])(validator.metrics))
-
-
-def metric(task: str) -> tuple[str, str]:
-    """What the host judges a task by: its name, and where the host's metrics have it."""
-    return WITHOUT_BOXES.get(task, ("mAP50-95", "box.map"))
+    return float(operator.attrgetter(task.figure[1])(validator.metrics))
 
 
 @contextlib.contextmanager

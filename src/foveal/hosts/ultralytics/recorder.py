@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ...checkpoints import Unwanted, require_harmless
 from ...errors import UserError
+from ...evidence import Says, Task
 from ...files import require_intact, write_text, write_whole
 from .. import Recipe
 from . import models as host
@@ -237,9 +238,9 @@ class ClassificationTrainer(_Recording, host.ClassificationTrainer):
         return dataset
 
 
-def trainer(model: str, task: str = "detect") -> type[_Recording]:
-    """The trainer for a model file or name, and the host's word for its task."""
-    if task == "classify":
+def trainer(model: str, task: Task) -> type[_Recording]:
+    """The trainer for a model file or name, and its task."""
+    if task.says is Says.CLASS:
         return ClassificationTrainer
     return RTDETRTrainer if host.is_rtdetr(model) else DetectionTrainer
 

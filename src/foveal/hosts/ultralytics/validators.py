@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ...errors import UserError
-from ...evidence import Answers, Detections
+from ...evidence import Answers, Detections, Says, Task
 from . import models as host
 
 
@@ -99,7 +99,8 @@ def evaluate(
         The detections, and `map50` and `map` (mAP50-95) as fractions; or the answers, and `top1` and `top5`.
     """
     model = host.load(weights, trust)
-    if model.task == "classify":
+    answers = Task.of(model.task).says is Says.CLASS
+    if answers:
         kind = _ClassificationValidator
     else:
         kind = _RTDETRValidator if isinstance(model, host.RTDETR) else _DetectionValidator
@@ -109,7 +110,7 @@ def evaluate(
     settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
     validator = kind(args=settings)
     validator(model=model.model)
-    if model.task == "classify":
+    if answers:
         metrics = validator.metrics
         return validator.answers(), {"top1": float(metrics.top1), "top5": float(metrics.top5)}
     box = validator.metrics.box

@@ -2,7 +2,7 @@
 // The page of `foveal view`. All text from the folder goes in as text, never as HTML.
 
 const study = document.body.dataset.kind === "study";
-const answered = document.body.dataset.task === "classify"; // else there are boxes
+const answered = document.body.dataset.says === "class"; // else there are boxes
 const at = (id) => document.getElementById(id);
 const OFTEN = 2000, SELDOM = 10000; // milliseconds between looks at a study under way, and at one where nothing runs
 const now = { arm: 0, seed: 0, image: null, alone: null, map: null, pinned: false, found: null };
