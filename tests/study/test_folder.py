@@ -120,6 +120,8 @@ def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path, monkeypatch,
     changed = Study(tmp_path)
     assert not changed.results()
     assert changed.left_over() == 4
+    with pytest.raises(UserError, match=r"no run of the baseline is finished in .*: 4 finished cells are of other"):
+        results.assemble(changed)
     with pytest.raises(UserError, match=r"is no cell of .* as its plan, data and installed versions are now"):
         room.run(tmp_path, study.cells[0].key)
     changed.run(Scripted(lambda key, _: fake(changed, by_key(changed)[key]) and 0), said.append)

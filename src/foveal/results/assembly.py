@@ -149,7 +149,8 @@ def _nothing_finished(study: Study) -> UserError:
     said = f"no run of the baseline is finished in {study.folder}"
     failed = [state for state in study.states() if state.word == "failed" and state.cell.arm.role == "baseline"]
     if not failed:
-        return UserError(said, f"foveal study run {study.folder}")
+        aside = study.not_counted()
+        return UserError(f"{said}: {aside}" if aside else said, f"foveal study run {study.folder}")
     first = failed[0]
     why = f"{len(failed)} failed, with seed {first.cell.pair} because: {first.reason}"
     log = study.path(first.cell) / LOG

@@ -145,6 +145,12 @@ class Study:
         folders = (self.folder / CELLS).glob("*/") if (self.folder / CELLS).is_dir() else ()
         return sum(folder.name not in keys and Result.load(folder) is not None for folder in folders)
 
+    def not_counted(self) -> str:
+        """How many finished cells are left over, in words; empty if none is."""
+        left_over = self.left_over()
+        said = f"{left_over} finished cells are of other data, versions or arguments: kept, and not counted"
+        return said if left_over else ""
+
     def changed(self) -> dict[str, tuple[object, object]] | None:
         """What of the plan is another than when the study began, as it was and is; None if that is not known."""
         try:
@@ -167,11 +173,8 @@ class Study:
             earlier = dataset.Contents(**json.loads((self.folder / CONTENTS).read_text()))
             if changed := self.contents.difference(earlier):
                 said.append(f"the data set is another than when this study last ran: {changed}")
-        if left_over := self.left_over():
-            said.append(
-                f"{left_over} finished cells are of other data, versions or arguments: kept, and not counted; "
-                f"{len(self.results())} of this plan count"
-            )
+        if aside := self.not_counted():
+            said.append(f"{aside}; {len(self.results())} of this plan count")
         for key, (was, is_now) in (self.changed() or {}).items():
             said.append(f"{key} was {was} when the study began and is {is_now} now: the report says so")
         return said
