@@ -137,6 +137,22 @@ def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path, monkeypatch,
     assert len(changed.results()) == 4
 
 
+def test_a_cell_counts_under_its_earlier_name_unless_it_was_trained_again(tmp_path):
+    study = prepared(tmp_path)
+    cell = study.cells[0]
+    fake(study, cell, seconds=1.0)
+    study.path(cell).rename(tmp_path / "cells" / cell.earlier)
+    assert [state.word for state in study.states()].count("finished") == 1
+    assert study.left_over() == 0
+    earlier = shutil.copytree(study.path(cell), tmp_path / "kept")
+    (study.path(cell) / RESULT).unlink()
+    assert study.path(cell).name == cell.key
+    fake(study, cell, seconds=2.0)
+    shutil.copytree(earlier, tmp_path / "cells" / cell.earlier, dirs_exist_ok=True)
+    assert study.results()["baseline", 0].seconds == 2.0
+    assert study.left_over() == 1
+
+
 @pytest.mark.parametrize("scores", [{}, {"map": 0.5}, {"top1": 0.5, "top5": 0.6, "top1_last": 0.5}, {"map": "0.5"}])
 def test_scores_that_are_damaged_are_said(tmp_path, scores):
     study = prepared(tmp_path)

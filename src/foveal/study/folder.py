@@ -28,7 +28,7 @@ from ..hosts import ultralytics as host
 from ..hosts import zoo
 from ..hosts.ultralytics import dataset
 from . import verdicts
-from .cell import BUSY, CELLS, DATA, FAILURE, KINDS, LOG, PLAN, Result, held, scan
+from .cell import BUSY, CELLS, DATA, FAILURE, KINDS, LOG, PLAN, RESULT, Result, held, scan
 from .plan import Cell, Plan, load
 
 CONTENTS = "contents.json"  # digests of the data set when it last ran
@@ -98,8 +98,9 @@ class Study:
         return {arm.name: self.plan.epochs(arm) for arm in self.plan.arms}
 
     def path(self, cell: Cell) -> Path:
-        """The folder of a cell."""
-        return self.folder / CELLS / cell.key
+        """The folder of a cell, which is the one of its earlier name if only that has a result."""
+        now, earlier = (self.folder / CELLS / name for name in (cell.key, cell.earlier))
+        return earlier if (earlier / RESULT).is_file() and not (now / RESULT).is_file() else now
 
     def command(self, cell: Cell) -> list[str]:
         """What runs one cell, in a process of its own on any machine that sees the folder."""
@@ -141,9 +142,9 @@ class Study:
 
     def left_over(self) -> int:
         """Finished cells in the folder that do not count: of other data, other versions or another plan."""
-        keys = {cell.key for cell in self.cells}
+        counted = {self.path(cell) for cell in self.cells}
         folders = (self.folder / CELLS).glob("*/") if (self.folder / CELLS).is_dir() else ()
-        return sum(folder.name not in keys and Result.load(folder) is not None for folder in folders)
+        return sum(folder not in counted and Result.load(folder) is not None for folder in folders)
 
     def not_counted(self) -> str:
         """How many finished cells are left over, in words; empty if none is."""

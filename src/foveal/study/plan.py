@@ -42,6 +42,7 @@ UNFAIR = {
 ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
 KEYS = ("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal", "resume_period")
 PROTOCOL = 1  # of how a cell is trained and judged: cells of another one do not count
+UNNUMBERED = 1, "0.1.0"  # the protocol of cells from before there were numbers, and foveal's version in their keys
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Plan:
         """All cells, those of the first seed first, so that a study under way compares whole pairs."""
         models = {model: _model_digest(model) for model in {arm.model for arm in self.arms}}
         return [
-            Cell(arm, seed, seed + arm.shift, _key(self, arm, seed + arm.shift, models[arm.model], data_digest))
+            Cell(arm, seed, seed + arm.shift, *_keys(self, arm, seed + arm.shift, models[arm.model], data_digest))
             for seed in self.seeds
             for arm in self.arms
         ]
@@ -177,12 +178,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: an arm, the seed it is paired by, the seed it draws from, and the name of its folder."""
+    """One run.
+
+    Attributes:
+        arm: that is trained.
+        pair: the seed it is paired by.
+        seed: the seed it draws from.
+        key: the name of its folder.
+        earlier: the name that its folder had before protocols were numbered; empty if that was another protocol.
+    """
 
     arm: Arm
     pair: int
     seed: int
     key: str
+    earlier: str = ""
 
 
 @dataclass(frozen=True)
@@ -355,7 +365,8 @@ def _train(written: object, task: Task) -> dict[str, object]:
 # Keys ------------------------------------------------------------------------------------------------------------
 
 
-def _key(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) -> str:
+def _keys(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) -> tuple[str, str]:
+    """`key` and `earlier` of a cell."""
     decides = {
         "model": model_digest,
         "spec": str(arm.spec),
@@ -363,14 +374,19 @@ def _key(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) -
         "train": plan.arguments(arm),
         "split": plan.split,
         "data": data_digest,
-        "protocol": PROTOCOL,
-        "versions": deciding(versions()),
     }
     if plan.recipe != Recipe():
         decides["recipe"] = asdict(plan.recipe)
-    digest = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=5).hexdigest()
     slug = re.sub(r"[^a-z0-9]+", "-", Path(arm.name).name.lower()).strip("-")
-    return f"{slug}-{seed}-{digest}"
+    now = deciding(versions())
+
+    def key(**more: object) -> str:
+        digest = hashlib.blake2b(json.dumps(decides | more, sort_keys=True).encode(), digest_size=5).hexdigest()
+        return f"{slug}-{seed}-{digest}"
+
+    protocol, release = UNNUMBERED
+    earlier = key(versions={**now, "foveal": release}) if protocol == PROTOCOL else ""
+    return key(versions=now, protocol=PROTOCOL), earlier
 
 
 def _model_digest(model: str) -> str:
