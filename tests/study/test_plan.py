@@ -1,5 +1,6 @@
 """Plans: what is read, what is refused and how, and which changes give a cell another name."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 from foveal.study import Arm, Plan, load, plan
 from foveal.study import arms as arm_names
 from foveal.study.plan import ELSEWHERE, FAIR, UNFAIR
+from helpers import GOLDEN
 
 TABLE = {"train": "images/train", "val": "images/val", "test": "images/test", "names": ["ant", "bee"]}
 
@@ -502,6 +504,16 @@ def test_files_data_and_versions_change_the_key(tmp_path, monkeypatch):
         assert bool(set(keyed(found).values()) & set(before.values())) is (name == "foveal"), name
     monkeypatch.setattr(plan, "PROTOCOL", 0)
     assert not set(keyed(found).values()) & set(before.values())
+
+
+def test_cells_from_before_protocols_were_numbered_have_their_names(monkeypatch):
+    folder = GOLDEN / "commit-0590590/study"
+    names = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("cells/*/result.json")}
+    monkeypatch.setattr(plan, "versions", lambda: next(iter(names.values()))["versions"])
+    cells = Plan.read(folder / "plan.yaml").cells(next(iter(names.values()))["data"])
+    assert {cell.earlier: cell.pair for cell in cells}.items() >= {key: of["pair"] for key, of in names.items()}.items()
+    monkeypatch.setattr(plan, "PROTOCOL", 2)
+    assert {cell.earlier for cell in Plan.read(folder / "plan.yaml").cells("")} == {""}
 
 
 def test_the_version_of_a_zoo_decides_too(monkeypatch):
