@@ -14,3 +14,8 @@ def memory_format(x: Tensor) -> torch.memory_format:
 def count(module: nn.Module) -> int:
     """Number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def is_finite(module: nn.Module) -> bool:
+    """Whether all tensors of a module's state are."""
+    return all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())

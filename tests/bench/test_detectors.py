@@ -14,6 +14,7 @@ from foveal import UserError, attention
 from foveal.bench import bench, detectors, revision, rivals, timing
 from foveal.bench.benchmark import SCHEMA, Benchmark, Row
 from foveal.evidence import TASKS
+from foveal.hosts.ultralytics import steps
 
 ROOT = Path(__file__).parents[2]
 EMA = ["article", *attention.forms(attention.EMAttention)]
@@ -65,7 +66,7 @@ def test_the_attention_is_there_bare_and_the_host_trains(quick):
     written = detectors._in_form(attended, "article")
     names = [type(module).__name__ for module in written.modules()]
     assert (names.count("EMAttention"), names.count("ArticleEMA")) == (0, 3)
-    step = detectors.step(written, detectors.labelled(TASKS["detect"], 2, 64, 0, 3), torch.float32, torch.device("cpu"))
+    step = steps.step(written, steps.labelled(TASKS["detect"], 2, 64, 0, 3), torch.float32, torch.device("cpu"))
     step()
     trained = [p for p in written.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
     assert len(trained) > 0.9 * len([*written.parameters()])

@@ -14,8 +14,8 @@ from foveal import UserError
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
-from foveal.hosts.ultralytics import Contents, dataset
-from foveal.hosts.ultralytics.dataset import contents
+from foveal.hosts import Contents, contents
+from foveal.hosts.ultralytics import dataset
 from foveal.study.demo import draw_data
 
 TABLE = {"train": "images/train", "val": "images/val", "test": "images/test", "names": ["ant", "bee"]}
@@ -40,7 +40,7 @@ def data(tmp_path) -> Path:
 
 
 def digest(data: Path, cache: Path | None = None) -> Contents:
-    return contents(str(data), cache or data.parent.parent / "fresh" / "none.json")
+    return contents(dataset.Data(str(data)), cache or data.parent.parent / "fresh" / "none.json")
 
 
 @pytest.fixture(autouse=True)
@@ -49,26 +49,26 @@ def fresh(tmp_path):
 
 
 def test_a_data_set_that_is_moved_copied_or_touched_is_the_same(data, tmp_path, monkeypatch):
-    before = contents(str(data), tmp_path / "cache.json")
+    before = contents(dataset.Data(str(data)), tmp_path / "cache.json")
     assert before.files.keys() == {
         *(f"images/{s}/{i}.jpg" for s in dataset.SPLITS for i in range(2)),
         *(f"labels/{s}/{i}.txt" for s in dataset.SPLITS for i in range(2)),
     }
     assert before.files["labels/val/1.txt"] == ""
     copied = shutil.copytree(data.parent, tmp_path / "deeper" / "copy")
-    assert contents(str(copied / "data.yaml"), tmp_path / "another.json") == before
+    assert contents(dataset.Data(str(copied / "data.yaml")), tmp_path / "another.json") == before
     os.utime(data.parent / "images/train/0.jpg", (1, 1))
-    assert contents(str(data), tmp_path / "cache.json") == before
+    assert contents(dataset.Data(str(data)), tmp_path / "cache.json") == before
     moved = data.parent.rename(tmp_path / "moved")
     for cache in ("cache.json", "third.json"):
-        assert contents(str(moved / "data.yaml"), tmp_path / cache) == before
+        assert contents(dataset.Data(str(moved / "data.yaml")), tmp_path / cache) == before
     (tmp_path / "link").symlink_to(moved)
-    assert contents(str(tmp_path / "link" / "data.yaml"), tmp_path / "sixth.json") == before
+    assert contents(dataset.Data(str(tmp_path / "link" / "data.yaml")), tmp_path / "sixth.json") == before
     monkeypatch.chdir(moved)
-    assert contents("data.yaml", tmp_path / "fourth.json") == before
+    assert contents(dataset.Data("data.yaml"), tmp_path / "fourth.json") == before
     assert before.difference(before) == ""
     write_data(moved, names={0: "ant", 1: "bee"}, path=str(moved))
-    assert contents(str(moved / "data.yaml"), tmp_path / "fifth.json") == before
+    assert contents(dataset.Data(str(moved / "data.yaml")), tmp_path / "fifth.json") == before
 
 
 CHANGES = {
@@ -95,14 +95,14 @@ def write_list(root: Path, folder: str) -> None:
 
 @pytest.mark.parametrize("named", CHANGES)
 def test_a_change_of_the_data_is_seen_and_named(data, tmp_path, named):
-    before = contents(str(data), tmp_path / "cache.json")
+    before = contents(dataset.Data(str(data)), tmp_path / "cache.json")
     CHANGES[named](data.parent)
-    after = contents(str(data), tmp_path / "cache.json")
+    after = contents(dataset.Data(str(data)), tmp_path / "cache.json")
     assert after.digest != before.digest
     if named == "images/train/0.jpg and 3 more":  # and as many new ones
         named = "images/train/0.jpg and 7 more"
     assert after.difference(before) == before.difference(after) == named
-    assert contents(str(data), tmp_path / "another.json") == after
+    assert contents(dataset.Data(str(data)), tmp_path / "another.json") == after
 
 
 def test_a_list_of_images_is_the_same_as_their_folder(data, tmp_path):
@@ -127,20 +127,20 @@ def test_only_what_may_have_changed_is_read_again(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "read_bytes", noting)
     cache = tmp_path / "cache.json"
-    before = contents(str(data), cache)
+    before = contents(dataset.Data(str(data)), cache)
     assert len(reads) == 9
     kept = cache.read_bytes()
     reads.clear()
-    assert contents(str(data), cache) == before
+    assert contents(dataset.Data(str(data)), cache) == before
     assert reads == []
     os.utime(data.parent / "images/val/0.jpg", (5, 5))
-    assert contents(str(data), cache) == before
-    assert contents(str(data), cache) == before
+    assert contents(dataset.Data(str(data)), cache) == before
+    assert contents(dataset.Data(str(data)), cache) == before
     assert reads == ["0.jpg"]
     # The same size at another time is read; what a changed cache says is no file of ours.
     (data.parent / "images/val/0.jpg").write_text("image val 7")
     os.utime(data.parent / "images/val/0.jpg", (6, 6))
-    assert contents(str(data), cache).difference(before) == "images/val/0.jpg"
+    assert contents(dataset.Data(str(data)), cache).difference(before) == "images/val/0.jpg"
     reads.clear()
     for damaged in (
         b"",
@@ -153,12 +153,12 @@ def test_only_what_may_have_changed_is_read_again(data, tmp_path, monkeypatch):
         b'{"images/val/0.jpg": []}',
     ):
         cache.write_bytes(damaged)
-        assert contents(str(data), cache).files.keys() == before.files.keys()
+        assert contents(dataset.Data(str(data)), cache).files.keys() == before.files.keys()
         assert json.loads(cache.read_text()).keys() == json.loads(kept).keys()
     one = {name: [*stamp[:2], 5] for name, stamp in json.loads(cache.read_text()).items()}
     for wrong in (one, {name: stamp[:2] for name, stamp in one.items()}):
         cache.write_text(json.dumps(wrong))
-        assert contents(str(data), cache).difference(before) == "images/val/0.jpg"
+        assert contents(dataset.Data(str(data)), cache).difference(before) == "images/val/0.jpg"
 
 
 def test_data_that_cannot_be_read(data, tmp_path):
@@ -199,23 +199,23 @@ def test_a_folder_for_classifiers_is_described_like_a_data_file(animals):
     found = dataset.described(str(animals))
     assert found["names"] == {0: "ant", 1: "bee"}
     assert (found["path"], found["train"], found["val"]) == (animals, animals / "train", None)
-    assert [file.relative_to(animals).as_posix() for file in dataset.images(str(animals), "test")] == [
+    assert [file.relative_to(animals).as_posix() for file in dataset.Data(str(animals)).images("test")] == [
         *(f"test/{name}/{index}.png" for name in ("ant", "bee") for index in range(3)),
     ]
-    assert dataset.has_labels(str(animals), "test")
-    assert not dataset.has_labels(str(animals), "val")
-    photographs = dataset.Photographs(str(animals), "test")
+    assert dataset.Data(str(animals)).has_labels("test")
+    assert not dataset.Data(str(animals)).has_labels("val")
+    photographs = dataset.Data(str(animals)).photographs("test")
     assert [photographs.name(file) for file in photographs.files[2:4]] == ["ant/2.png", "bee/0.png"]
 
 
 def test_an_image_that_moves_to_another_class_changes_the_digest(animals, tmp_path):
-    before = contents(str(animals), tmp_path / "cache.json")
+    before = contents(dataset.Data(str(animals)), tmp_path / "cache.json")
     assert before.files.keys() == {
         *(f"{split}/{name}/{i}.png" for split in ("train", "test") for name in ("ant", "bee") for i in range(3)),
     }
     (animals / "train/ant/0.png").rename(animals / "train/bee/3.png")
-    assert "train/ant/0.png" in contents(str(animals), tmp_path / "cache.json").difference(before)
-    assert contents(str(animals), tmp_path / "cache.json").digest != before.digest
+    assert "train/ant/0.png" in contents(dataset.Data(str(animals)), tmp_path / "cache.json").difference(before)
+    assert contents(dataset.Data(str(animals)), tmp_path / "cache.json").digest != before.digest
 
 
 def test_what_is_no_folder_for_classifiers(animals, tmp_path, monkeypatch):
@@ -265,8 +265,8 @@ def test_a_test_split_that_is_not_there_is_none(test, drawn):
     assert found["test"] is None
     assert Path(found["absent"]).name in ("images", "test", "nowhere", "nowhere.txt")
     assert dataset.absent_test(data) == found["absent"]
-    assert not dataset.has_labels(data, "test")
-    assert contents(data, drawn.parent / "digests.json").digest == digest(drawn).digest
+    assert not dataset.Data(data).has_labels("test")
+    assert contents(dataset.Data(data), drawn.parent / "digests.json").digest == digest(drawn).digest
 
 
 @pytest.mark.parametrize("test", [None, "images/val", ["images/val", "images/train"]])
@@ -288,7 +288,7 @@ def test_images_that_the_host_leaves_out_are_counted(drawn):
     first.write_text(first.read_text() + OUTSIDE)
     (drawn.parent / "images/train/0003.png").write_bytes(b"no image")
     for _ in range(2):  # by the host's own scan, and from its cache
-        found = dataset.scan(str(drawn))
+        found = dataset.Data(str(drawn)).scan()
         assert found.keys() == {"train"}
         assert (found["train"].count, found["train"].of, found["train"].first) == (2, 4, "0001.png")
         assert "1.2" in found["train"].reason
@@ -301,19 +301,19 @@ def test_a_split_of_which_no_image_is_left_is_refused(split, drawn):
         file.write_text(OUTSIDE)
     for _ in range(2):
         with pytest.raises(UserError, match=rf"no image of {split} in .* refuses all \d, 0000.png for example: .*1\.2"):
-            dataset.scan(str(drawn))
+            dataset.Data(str(drawn)).scan()
     others = {"train", "val"} - {split}
-    assert dataset.scan(str(drawn), others) == {}
+    assert dataset.Data(str(drawn)).scan(others) == {}
 
 
 def test_classes_beyond_the_names_are_refused_unless_they_are_one(drawn):
     for file in (drawn.parent / "labels").rglob("*.txt"):
         file.write_text("7 0.5 0.5 0.3 0.3\n")
-    assert dataset.scan(str(drawn), single_cls=True) == {}
+    assert dataset.Data(str(drawn)).scan(single_cls=True) == {}
     for cache in drawn.parent.rglob("*.cache"):  # older hosts do not see that this differs
         cache.unlink()
     with pytest.raises(UserError, match="no image of train"):
-        dataset.scan(str(drawn))
+        dataset.Data(str(drawn)).scan()
 
 
 def test_a_classifiers_image_that_cannot_be_read_is_counted(tmp_path):
@@ -323,5 +323,5 @@ def test_a_classifiers_image_that_cannot_be_read_is_counted(tmp_path):
         for number in range(2):
             Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{number}.png")
     (tmp_path / "insects/train/bee/1.png").write_bytes(b"no image")
-    found = dataset.scan(str(tmp_path / "insects"))
+    found = dataset.Data(str(tmp_path / "insects")).scan()
     assert {split: (of.count, of.of, of.first) for split, of in found.items()} == {"train": (1, 4, "1.png")}

@@ -346,7 +346,7 @@ def test_images_of_a_split_in_every_way_to_name_them(tmp_path):
     (tmp_path / "list.txt").write_text("./a/0.png\n" + f"{pictures[3]}\n")
     for val, expected in (("a", pictures[:2]), ("[a, b]", pictures), ("list.txt", [pictures[0], pictures[3]])):
         (tmp_path / "data.yaml").write_text(f"path: {tmp_path}\ntrain: a\nval: {val}\nnames: [x]\n")
-        assert dataset.images(str(tmp_path / "data.yaml"), "val") == expected
+        assert dataset.Data(str(tmp_path / "data.yaml")).images("val") == expected
 
 
 # What can be wrong with the host -----------------------------------------------------------------------------------
@@ -377,7 +377,11 @@ FAKE = {
 }
 
 
-@pytest.mark.parametrize("room", ["yolo", "dataset", "inference", "runtime", "exporter", "graft", "deploy"])
+ROOMS = ["yolo", "deploy.checked_export"]
+ROOMS += [f"hosts.ultralytics.{name}" for name in ("dataset", "predictor", "runtime", "exporter", "adding", "host")]
+
+
+@pytest.mark.parametrize("room", ROOMS)
 def test_ultralytics_missing(tmp_path, room):
     assert refusal(tmp_path, None, room) == "Ultralytics is not installed; pip install 'foveal[yolo]'"
 

@@ -88,7 +88,7 @@ def test_every_class_of_models_that_trains_has_one_of_ours():
 
 @pytest.mark.parametrize("stock", STOCK, ids=lambda cls: cls.__name__)
 def test_every_task_has_a_trainer_that_workers_can_import(stock):
-    ours = getattr(host, stock.__name__)
+    ours = getattr(trainers, stock.__name__)
     assert issubclass(ours, stock)
     theirs, found = task_map(stock), task_map(ours)
     assert set(found) == set(theirs)
@@ -117,7 +117,7 @@ print(json.dumps([found, hasattr(tasks.parse_model, "__wrapped__")]))
 def test_every_trainer_builds_the_attentions_it_is_given(stock, task, tmp_path):
     network = attended(stock, task)
     assert starts(network) == [0.5]
-    for trainer in (task_map(stock)[task]["trainer"], task_map(getattr(host, stock.__name__))[task]["trainer"]):
+    for trainer in (task_map(stock)[task]["trainer"], task_map(getattr(trainers, stock.__name__))[task]["trainer"]):
         cfg = copy.deepcopy(network.yaml)
         built = trainer_for(trainer, network, task).get_model(cfg=cfg, weights=network, verbose=False)
         assert starts(built) == [0.5]
@@ -134,7 +134,7 @@ def test_a_file_becomes_the_class_that_the_host_makes_of_it(stock, task, tmp_pat
     torch.save(host.checkpoint(network, {"train_args": {"task": task}}), file)
     theirs = ultralytics.YOLO(file)
     loaded = host.YOLO(file)
-    assert type(loaded) is getattr(host, type(theirs).__name__)
+    assert type(loaded) is getattr(trainers, type(theirs).__name__)
     assert loaded.task == theirs.task
     assert loaded.task_map[task]["trainer"] is trainers.TRAINERS[theirs.task_map[task]["trainer"]]
 
@@ -164,7 +164,7 @@ def test_frozen_layers_leave_their_attentions_trainable():
 @pytest.mark.parametrize(("stock", "task"), PAIRS)
 def test_every_trainer_spares_attentions(stock, task):
     network = attended(stock, task)
-    made = trainer_for(task_map(getattr(host, stock.__name__))[task]["trainer"], network, task, freeze=[0])
+    made = trainer_for(task_map(getattr(trainers, stock.__name__))[task]["trainer"], network, task, freeze=[0])
     made.model = network
     made.set_model_attributes()
     assert made.args.freeze

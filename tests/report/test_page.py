@@ -19,7 +19,7 @@ import pytest
 
 from foveal import UserError
 from foveal.evidence import METRICS
-from foveal.pages import charts, typeset
+from foveal.pages import charts, html, typeset
 from foveal.report import page as report
 from foveal.results import older
 from foveal.verdict import interval, variances
@@ -895,7 +895,7 @@ def test_both_languages_have_the_same_phrases():
 
 
 def test_every_phrase_is_used():
-    files = [report.TEMPLATES / "report.html", report.TEMPLATES.parent / "report.py"]
+    files = [report.TEMPLATES / "report.html", report.TEMPLATES.parent / "page.py"]
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     prefixes = ("verdict_", "word_", "check_", "role_", "machine_", "size_", "fairness_", "cost_", "learning_")
     prefixes += ("metric_", "part_", "about_", "breakdown_", "images_note_", "end_")
@@ -1115,7 +1115,7 @@ def test_without_latencies_the_cost_is_flops():
 
 
 def test_colours_can_be_told_from_the_paper():
-    style = (report.TEMPLATES / "report.css").read_text(encoding="utf-8")
+    style = (html._SHARED / "report.css").read_text(encoding="utf-8")
 
     def luminance(colour):
         parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 from foveal import UserError, executors
 from foveal.cli import app
-from foveal.hosts.ultralytics import recorder, validators
+from foveal.hosts.ultralytics import host, recorder
 from foveal.report import page as report
 from foveal.results import assembly, fairness
 from foveal.study import BUSY, Result, Study, in_words
 from foveal.study import cell as room
-from foveal.study.cell import FAILURE, held
+from foveal.study.cell import FAILURE, RESULT, held
 from foveal.study.demo import draw_data
 from foveal.view import study as view_study
 from studies import PLAN, Scripted, fake, prepared
@@ -121,7 +122,7 @@ def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path, monkeypatch,
     assert not changed.results()
     assert changed.left_over() == 4
     with pytest.raises(UserError, match=r"no run of the baseline is finished in .*: 4 finished cells are of other"):
-        results.assemble(changed)
+        assembly.assemble(changed)
     with pytest.raises(UserError, match=r"is no cell of .* as its plan, data and installed versions are now"):
         room.run(tmp_path, study.cells[0].key)
     changed.run(Scripted(lambda key, _: fake(changed, by_key(changed)[key]) and 0), said.append)
@@ -173,12 +174,11 @@ def test_evaluations_share_what_the_training_was_told(tmp_path, monkeypatch):
     study = prepared(tmp_path, train={**PLAN["train"], "max_det": 500})
     told = {}
 
-    def evaluate(*_, **settings):
-        told.update(settings)
+    def judge(*asked):
+        told.update(asked[-1])
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(room, "_trained", lambda *_: {})
-    monkeypatch.setattr(validators, "evaluate", evaluate)
+    monkeypatch.setattr(host, "HOST", replace(host.HOST, train=lambda _: None, judge=judge))
     with pytest.raises(RuntimeError, match="enough"):
         room.run(tmp_path, study.cells[0].key)
     assert (told["max_det"], told["imgsz"], told["batch"]) == (500, PLAN["train"]["imgsz"], PLAN["train"]["batch"])
@@ -191,7 +191,7 @@ def test_a_cell_that_raises_leaves_its_reason(tmp_path, monkeypatch):
     def trained(*_):
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(room, "_trained", trained)
+    monkeypatch.setattr(host, "HOST", replace(host.HOST, train=trained))
     with pytest.raises(RuntimeError, match="CUDA out of memory"):
         room.run(tmp_path, study.cells[0].key)
     state = study.states()[0]

@@ -15,6 +15,7 @@ from foveal.surgery import Spec
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
+from foveal.hosts.ultralytics import host
 from foveal.study import Arm, Plan, load, plan
 from foveal.study import arms as arm_names
 from foveal.study.plan import ELSEWHERE, FAIR, UNFAIR
@@ -517,8 +518,8 @@ def test_cells_from_before_protocols_were_numbered_have_their_names(monkeypatch)
 
 
 def test_the_version_of_a_zoo_decides_too(monkeypatch):
-    monkeypatch.setattr(plan, "version", lambda package: f"{package} 1.2")
-    assert plan._model_digest("timm:resnet18") == "timm:resnet18 timm 1.2"
+    monkeypatch.setattr(host, "version", lambda package: f"{package} 1.2")
+    assert host.HOST.identity("timm:resnet18") == "timm:resnet18 timm 1.2"
 
 
 def test_keys_do_not_know_where_a_study_lies(folder, tmp_path, monkeypatch):

@@ -90,9 +90,9 @@ def test_detectors_keep_their_labels(tmp_path):
     file = small["data"]
     here = dataset.data_file(file)
     assert here["names"] == dataset.data_file(str(data))["names"]
-    images = dataset.images(file, "train")
+    images = dataset.Data(file).images("train")
     assert len(images) == 10
-    assert len(dataset.images(file, "val")) == rehearsal.FEWEST_IMAGES
+    assert len(dataset.Data(file).images("val")) == rehearsal.FEWEST_IMAGES
     for image, label in zip(images, dataset.labels(images), strict=True):
         number, name = image.name.split("-")
         assert image.read_bytes() == (tmp_path / "data/images/train" / name).read_bytes()

@@ -114,7 +114,7 @@ def test_heads_that_do_not_divide_are_said(cls):
 @pytest.mark.parametrize("start", ["identity", "paper"])
 def test_torch_pruning_cuts_a_detector_with_attentions(start, tmp_path):
     tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
-    host = pytest.importorskip("foveal.yolo")
+    host = pytest.importorskip("foveal.hosts.ultralytics")
     model = host.load("yolo11n.yaml").model.requires_grad_().eval()
     placed = {2: "coord", 4: "ema(groups=8)", 6: "se", 13: "nam", 16: "simam"}
     for row, spec in placed.items():

@@ -28,7 +28,6 @@ from starlette.testclient import TestClient
 
 from foveal import UserError
 from foveal.evidence import THRESHOLDS, Answers, Detections
-from foveal.hosts.ultralytics import dataset
 from foveal.results import gates as study_gates
 from foveal.study import Study
 from foveal.study.cell import FAILURE, RESULT, held
@@ -263,8 +262,8 @@ def test_looking_writes_nothing(small):
 
 def test_the_data_set_is_looked_at_when_the_plan_changes_and_not_at_every_poll(small, monkeypatch):
     calls = []
-    real = dataset.contents
-    monkeypatch.setattr(dataset, "contents", lambda *given: calls.append(given) or real(*given))
+    real = view_study.contents
+    monkeypatch.setattr(view_study, "contents", lambda *given: calls.append(given) or real(*given))
     asked = client(small)
     for _ in range(5):
         asked.get("/data/progress")
@@ -790,7 +789,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
 
 
 def test_the_page_names_no_other_place():
-    for path in view.TEMPLATES.glob("view.*"):
+    for path in view.STATIC.glob("view.*"):
         assert set(re.findall(r"\w+://[^\s\"']+", path.read_text())) <= {"http://www.w3.org/2000/svg"}, path
 
 

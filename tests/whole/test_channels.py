@@ -21,7 +21,7 @@ from foveal.deploy import checked_export
 from foveal.explain import explanation
 from foveal.hosts import ultralytics as host
 from foveal.results import costs
-from foveal.study import Plan, forecast
+from foveal.study import Plan, hours
 from foveal.surgery import Spec
 
 CHANNELS = (1, 4, 10)
@@ -52,9 +52,10 @@ def attended(tmp_path, channels) -> Path:
 
 
 def test_what_an_arm_costs_is_of_an_image_that_its_model_reads(attended, channels):
-    found = costs._measure({"baseline": attended}, 64, "cpu", True, True)["baseline"]
+    plan = Plan(str(attended), "data.yaml", (), (0,))
+    found = costs._measure(plan, {"baseline": attended}, 64, "cpu", True)["baseline"]
     assert found["milliseconds"][0] > 0
-    three = costs._measure({"baseline": model_file(attended.parent, 3)}, 64, "cpu", False, True)["baseline"]
+    three = costs._measure(plan, {"baseline": model_file(attended.parent, 3)}, 64, "cpu", False)["baseline"]
     first = 2 * 16 * 9 * 8 * 8  # a multiply-accumulate of 16 filters of 3 x 3 at 8 x 8 places, for each channel
     assert abs(found["flops"] - three["flops"] - first * (channels - 3)) <= 2000  # of the attention
 
@@ -78,9 +79,10 @@ def test_whole_models_are_timed_on_images_that_they_read(attended, channels, mon
 
 
 def test_a_forecast_takes_a_step_on_images_that_the_model_reads(attended):
-    plan = Plan(str(attended), "data.yaml", (arm := SimpleNamespace(model=str(attended), spec=None),), (0,))
-    arguments = host.train_arguments({"imgsz": 64, "batch": 2})
-    assert min(forecast._seconds_an_image(plan, arm, arguments, torch.device("cpu"))) > 0
+    arm = SimpleNamespace(model=str(attended), spec=None, train={})
+    settings = host.train_arguments({"imgsz": 64, "batch": 2})
+    plan = Plan(str(attended), "data.yaml", (arm,), (0,), settings=settings)
+    assert min(hours._seconds_an_image(plan, arm, torch.device("cpu"))) > 0
 
 
 def test_an_export_is_compared_on_images_that_the_model_reads(attended, channels):

@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import re
+import types
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,7 @@ def test_imports_go_down_the_ladder_through_faces_and_doors(name):
     [
         ("surgery/spec.py", "from ..hosts import zoo"),
         ("surgery/spec.py", "from ..surgery.rows import resolve\nfrom ..study import Plan"),
-        ("verdict/power.py", "from ..evidence import Detections"),
+        ("verdict/looks.py", "from ..evidence import Detections"),
         ("pages/charts.py", "from ..verdict import LEVEL"),
         ("study/plan.py", "from ultralytics import YOLO"),
         ("study/plan.py", "def f():\n    import ultralytics.nn.tasks"),
@@ -142,6 +143,8 @@ def test_every_name_of_a_face_resolves(wing):
         pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
     face = importlib.import_module("foveal." + wing.replace("/", "."))
     assert {*face.__all__} == faces()[wing]
+    for name in face.__all__:  # else it would be the one or the other, depending on what was imported first
+        assert isinstance(getattr(face, name), types.ModuleType) or not (SOURCE / wing / f"{name}.py").exists(), name
     assert [name for name in face.__all__ if getattr(face, name) is None] == []
 
 

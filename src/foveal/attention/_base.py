@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
-from ..tensors import memory_format
+from ..tensors import count, memory_format
 
 FORMS = ("reference", "fast", "kernel")
 PLAIN = FORMS[:2]  # in plain torch operations, for every dtype and device
@@ -283,7 +283,7 @@ def costs(cls: type[Attention], channels: int = 256, size: int = 40) -> dict[str
     """
     module = cls(channels).eval()
     x = torch.zeros(1, channels, size, size)
-    counts = {"parameters": sum(p.numel() for p in module.parameters())}
+    counts = {"parameters": count(module)}
     for form in PLAIN:
         if form in forms(cls):
             with FlopCounterMode(display=False) as counter:

@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import UserError
+from ..hosts import contents
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset, idle, recorder
 from ..results import Finding, differing, without_test
@@ -246,7 +247,7 @@ def _data(runs: _Runs, here: Sequence[tuple[Path, str] | None], folder: Path) ->
         return Finding("data", None, told, unknown=True)
     if here[0][0] == here[1][0]:
         return Finding("data", True, f"{a} in both")
-    mine, theirs = (dataset.contents(copy, folder / f"{Path(copy).stem}.json") for _, copy in here)
+    mine, theirs = (contents(dataset.Data(copy), folder / f"{Path(copy).stem}.json") for _, copy in here)
     if changed := theirs.difference(mine):
         return Finding("data", False, f"A: {a}; B: {b}; they differ in {changed}")
     return Finding("data", True, f"{a} and {b} hold the same images, labels and classes")

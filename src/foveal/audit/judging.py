@@ -57,10 +57,11 @@ def evaluated(runs: tuple[Run, Run], data: str, folder: Path, device: str, trust
     Raises:
         UserError: data of other classes, or without an object, or that the host cannot use with these models.
     """
-    classes = list(dataset.data_file(data)["names"].values())
+    described = dataset.Data(data)
+    classes = list(described.names.values())
     if classes != runs[0].of_best("classes") and not runs[0].arguments.get("single_cls"):
         raise UserError(f"{data} has the classes {classes}, and the runs have others", "give the data of the runs")
-    split = "test" if dataset.has_labels(data, "test") else "val"
+    split = "test" if described.has_labels("test") else "val"
     shared = {"device": device, "trust": trust, "single_cls": bool(runs[0].arguments.get("single_cls"))}
     found, averages, disagreement = [], [], 0.0
     for run in runs:

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..evidence import METRICS
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset
+from ..tensors import count
 
 EXAMPLE = "name a folder such as runs/detect/train"
 KINDS = ("last", "best")
@@ -65,7 +66,7 @@ class Weights:
                     arguments=dict(checkpoint.get("train_args", {})),
                     classes=list(loaded.model.names.values()),
                     shapes={name: tensor.shape for name, tensor in tensors.items()},
-                    parameters=host.count(loaded.model),
+                    parameters=count(loaded.model),
                     finite=all(bool(tensor.isfinite().all()) for tensor in tensors.values()),
                     ended=checkpoint.get("epoch") == -1,
                     start=_noted_start(file),
@@ -245,7 +246,7 @@ def data_here(run: Run, folder: Path) -> tuple[Path, str] | None:
             kept = {key: value for key, value in written.items() if key != "download"}
             copy = folder / f"{run.name}.yaml"
             copy.write_text(yaml.safe_dump({**kept, "path": kept.get("path") or str(file.parent)}), encoding="utf-8")
-            dataset.data_file(str(copy))
+            dataset.Data(str(copy))
             return file, str(copy)
         except (OSError, ValueError, AttributeError, KeyError, RecursionError, yaml.YAMLError):  # or a UserError
             continue

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..attention import Attention, forms
 from ..errors import UserError
-from ..evidence import TASKS, Says, Task
+from ..evidence import TASKS
 from ..surgery import Spec
 from . import rivals, timing
 from .agreement import Call, Gate, drawn
@@ -26,7 +26,7 @@ from .timing import Quartiles
 
 IMAGE_SIZE = 640
 PATIENCE, MOST = 150_000.0, 200  # milliseconds that the rounds of one comparison fill, and how many they are at most
-TRAIN_BATCH, OBJECTS = 4, 8  # images in a training step where none are asked for, and labels on each
+TRAIN_BATCH = 4  # images in a training step where none are asked for
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,14 @@ def _measure(
     reasons = _reasons(attended, training, dtype, seed, device)
     contenders = {"plain": plain, "plain again": plain}
     contenders |= {name: _in_form(attended, name) for name, reason in reasons.items() if not reason}
-    batch = labelled(TASKS["detect"], row.batch, IMAGE_SIZE, seed, _channels(plain)) if training else {}
+    from ..hosts.ultralytics import steps
+
+    drawn = (row.batch, IMAGE_SIZE, seed, _channels(plain))
+    batch = steps.labelled(TASKS["detect"], *drawn) if training else {}
     calls = {}
     for name, model in contenders.items():
         model = copy.deepcopy(model).to(device)
-        calls[name] = step(model, batch, dtype, device) if training else _pass(model, dtype, device)
+        calls[name] = steps.step(model, batch, dtype, device) if training else _pass(model, dtype, device)
         calls[name]()
     times, _ = timing.interleaved(calls, device, rounds, PATIENCE, MOST)
     rows = []
@@ -159,46 +162,6 @@ def _channels(model: nn.Module) -> int:
     from ..hosts import ultralytics as host
 
     return host.channels(model)
-
-
-def labelled(task: Task, images: int, size: int, seed: int, channels: int) -> dict[str, Tensor]:
-    """A drawn batch as the host's losses take it.
-
-    Args:
-        task: of the model.
-        images: how many.
-        size: of each, in pixels.
-        seed: of what is drawn.
-        channels: of each image.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    drawn_images = torch.rand((images, channels, size, size), generator=generator)
-    if task.says is Says.CLASS:
-        labels = torch.zeros(images, dtype=torch.long)
-        return {"img": drawn_images, "cls": labels}
-    boxes = torch.rand((images * OBJECTS, 4), generator=generator) * 0.3 + 0.2  # centre and size as shares of the image
-    return {
-        "img": drawn_images,
-        "cls": torch.zeros(images * OBJECTS, 1),
-        "bboxes": boxes,
-        "batch_idx": torch.arange(images).repeat_interleave(OBJECTS).float(),
-    }
-
-
-def step(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
-    """Loss and gradients of a batch; no step is taken, so every round computes the same."""
-    drawn_batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    model = model.train()
-    for parameter in model.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-
-    def call() -> None:
-        model.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-            loss, _ = model(drawn_batch)
-        loss.sum().backward()
-
-    return call
 
 
 def _attentions(model: nn.Module) -> list[Attention]:

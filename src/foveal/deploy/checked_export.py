@@ -238,7 +238,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def _pictures(given: dict[str, object]) -> list[Path]:
     """Four photographs, of the data if some are given."""
-    found = dataset.images(str(given["data"]), "val")[: BATCHES[-1]] if given.get("data") else exporter.PICTURES
+    found = dataset.Data(str(given["data"])).images("val")[: BATCHES[-1]] if given.get("data") else exporter.PICTURES
     return [found[index % len(found)] for index in range(BATCHES[-1])]
 
 

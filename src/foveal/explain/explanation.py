@@ -200,13 +200,9 @@ def _some(model: host.YOLO | host.RTDETR, data: str | None, split: str) -> list[
     """The first images of a split."""
     if data is None:
         raise UserError("neither images nor data are given", "give images, or --data my.yaml")
+    found = dataset.Data(data).images(split)
     if Task.of(model.task).says is Says.CLASS:
-        found = dataset.classified_images(data, split)
         found = found[:: max(1, len(found) // FEW)]  # they are sorted by class
-    elif not dataset.data_file(data).get(split):
-        raise UserError(f"the data file {data!r} has no split {split!r}", "choose another with --split")
-    else:
-        found = dataset.images(data, split)
     if not found:
         raise UserError(f"there is no image in the split {split!r} of {data!r}", "choose another with --split")
     return _files(found[:FEW])
@@ -226,10 +222,11 @@ def _check_classes(model: host.YOLO | host.RTDETR, data: str, split: str) -> Non
     """Before the host fails on it in the middle of an evaluation."""
     if Task.of(model.task).says is not Says.BOXES:  # their labels are no boxes
         return
-    count, own = len(dataset.data_file(data)["names"]), len(model.names)
+    described = dataset.Data(data)
+    count, own = len(described.names), len(model.names)
     if count != own:
         raise UserError(f"{data!r} has {count} classes, but the model {own}", "give the data that it was trained on")
-    if not dataset.has_labels(data, split):
+    if not described.has_labels(split):
         raise UserError(f"the split {split!r} of {data!r} has no labels", "choose another with --split")
 
 

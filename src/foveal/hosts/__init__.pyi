@@ -1,3 +1,15 @@
 from . import zoo as zoo
+from .changes import SPLITS as SPLITS
+from .changes import Contents as Contents
+from .changes import contents as contents
+from .interface import Data as Data
+from .interface import Evidence as Evidence
+from .interface import Host as Host
+from .interface import Photographs as Photographs
+from .interface import Record as Record
+from .interface import Refused as Refused
+from .interface import Training as Training
+from .known import host_of as host_of
+from .known import owner as owner
 from .recipe import Recipe as Recipe
 from .zoo import add as add

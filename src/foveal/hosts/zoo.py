@@ -19,6 +19,7 @@ from torch import nn
 from ..errors import UserError
 from ..files import write_whole
 from ..surgery import Row, Spec, attaching, read_arguments
+from ..tensors import count
 
 ZOOS = ("timm", "torchvision")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation of its colours in 0..1
@@ -120,7 +121,7 @@ def add(
     model = load(name).eval()
     noise = torch.rand(attaching.image(model).shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        before, count = model(noise), _count(model)
+        before, size = model(noise), count(model)
         rows = attaching.attach(model, wanted)
         after = model(noise)
     difference = float((after - before).abs().max())
@@ -137,11 +138,7 @@ def add(
 
     write_whole(target, lambda part: torch.save(model, part), check)
     written = str(replace(wanted, start=wanted.start or "identity"))
-    return Grown(name, str(target), written, tuple(rows), (count, _count(model)), difference)
-
-
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    return Grown(name, str(target), written, tuple(rows), (size, count(model)), difference)
 
 
 def load(name: str, classes: int | None = None) -> nn.Module:

@@ -15,9 +15,6 @@ from ..bench import timing
 from ..errors import UserError
 from ..evidence import Answers, Detections, Metric, Says, averages, over_classes
 from ..files import write_text
-from ..hosts import ultralytics as host
-from ..hosts import zoo
-from ..hosts.ultralytics import classifier, dataset, recorder
 from ..study import (
     KINDS,
     LOG,
@@ -61,7 +58,7 @@ def before(plan: Plan, found: Mapping[tuple[str, int], Result]) -> str:
     if most:
         counts = ", ".join(map(str, plan.looks))
         lines.append(f"arms are judged after {counts} seeds; one that has its word by then is trained no more")
-    if plan.split != "test" and (absent := dataset.absent_test(plan.data)):
+    if plan.split != "test" and (absent := _absent(plan)):
         lines.append(f"judged on {plan.split}{fairness.without_test(absent)}")
     deviation = _deviation(found, plan)
     if deviation is not None and math.isfinite(detectable(seeds, level)):
@@ -86,8 +83,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     folders = study.folders(found)
     averaged = averages.loaded(folders, KINDS, plan.task)
     cost = costs(study, found, measure)
-    described = dataset.described(plan.data)
-    names = list(described["names"].values())
+    names = list(plan.dataset.names.values())
 
     def judged(arm: str, pair: int) -> Detections | Answers:  # read when needed: all at once would fill the memory
         return averages.judged(folders[arm, pair], "best", plan.task)
@@ -100,8 +96,8 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     _judge(arms, plan, found, averaged)
     _over_placebo(arms, averaged)
     gates.link(study, arms, draw=measure)
-    splits = {"chosen_on": chosen_on(described), "absent": described.get("absent")}
-    findings = fairness.check(plan, study.epochs, found, folders, _sources(plan.arms), **splits)
+    splits = {"chosen_on": chosen_on(plan.dataset), "absent": plan.dataset.absent}
+    findings = fairness.check(plan, study.epochs, found, folders, _sources(plan), **splits)
     findings += [fairness.labels(refused(study.folder)), fairness.frozen(study.changed())]
     if any(not np.array_equal(truth.name, judged(*where).name) for where in folders):
         findings.append(fairness.Finding("evaluator", False, "arms were judged on different images"))
@@ -344,12 +340,14 @@ def _deviation(found: Mapping[tuple[str, int], Result], plan: Plan) -> float | N
     return float(np.sqrt(np.mean(variances))) if variances else None
 
 
-def _sources(arms: tuple[Arm, ...]) -> dict[str, dict[str, str]]:
+def _sources(plan: Plan) -> dict[str, dict[str, str]]:
     """Of each model an arm starts from, a digest of every tensor; empty for one without weights."""
-    return {model: _digests(model) for model in {arm.model for arm in arms}}
+    return {model: plan.host.digests(model) for model in {arm.model for arm in plan.arms}}
 
 
-def _digests(model: str) -> dict[str, str]:
-    if model.endswith(".pt"):
-        return recorder.digests(host.load(model).model)
-    return classifier.digests(model) if zoo.is_name(model) else {}
+def _absent(plan: Plan) -> str | None:
+    """The test split that the data names and that is not there; None if there is none such, or no data here."""
+    try:
+        return plan.dataset.absent
+    except UserError:
+        return None

@@ -10,9 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..bench import timing
 from ..files import write_text
-from ..hosts import ultralytics as host
-from ..hosts import zoo
-from ..study import Result, Study
+from ..study import Plan, Result, Study
 
 FILE = "costs.json"
 AGAIN = "baseline again"  # against which its first time shows how steady the machine is
@@ -32,16 +30,14 @@ def costs(study: Study, found: Mapping[tuple[str, int], Result], measure: bool =
         found: its finished cells.
         measure: take the times now, unless they are there.
     """
-    size = int(host.train_arguments(study.plan.train)["imgsz"])
+    size = int(study.plan.settings["imgsz"])
     weights: dict[str, Path] = {}
     for cell in study.cells:
         if (cell.arm.name, cell.pair) in found:
             weights.setdefault(cell.arm.name, study.path(cell) / "weights" / "best.pt")
     kept = _kept_costs(study.folder / FILE)
     if set(kept) != set(weights) or (measure and any(cost["milliseconds"] is None for cost in kept.values())):
-        # The host fuses its own layers only, and those of a zoo's model stay as they are.
-        fused = not any(zoo.is_name(arm.model) for arm in study.plan.arms)
-        kept = _measure(weights, size, device_of(found), measure, fused)
+        kept = _measure(study.plan, weights, size, device_of(found), measure)
         text = json.dumps(kept, indent=1) + "\n"
         write_text(study.folder / FILE, text)
     table = {}
@@ -83,11 +79,10 @@ def _is_cost(cost: object) -> bool:
 
 
 @torch.inference_mode()
-def _measure(
-    weights: dict[str, Path], size: int, device: str, timed: bool, fused: bool
-) -> dict[str, dict[str, object]]:
+def _measure(plan: Plan, weights: dict[str, Path], size: int, device: str, timed: bool) -> dict[str, dict[str, object]]:
     """FLOPs of one image, and the milliseconds it takes, the models in turns and as the host deploys them."""
-    models = {arm: host.load(path).model.to(device).eval().requires_grad_(False) for arm, path in weights.items()}
+    host, fused = plan.host, all(plan.host.fuses(arm.model) for arm in plan.arms)
+    models = {arm: host.network(path).to(device).eval().requires_grad_(False) for arm, path in weights.items()}
     images = {arm: torch.zeros(1, host.channels(model), size, size, device=device) for arm, model in models.items()}
     flops = {}
     for arm, model in models.items():
@@ -96,7 +91,7 @@ def _measure(
         flops[arm] = counter.get_total_flops()
     times = {}
     if timed:
-        deployed = {arm: model.fuse(verbose=False) for arm, model in models.items()}
+        deployed = {arm: host.deployed(model) for arm, model in models.items()}
         calls = {arm: lambda model=model, image=images[arm]: model(image) for arm, model in deployed.items()}
         again = {AGAIN: calls["baseline"]} if "baseline" in calls else {}
         times, _ = timing.interleaved(calls | again, torch.device(device), None)

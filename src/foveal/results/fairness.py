@@ -8,7 +8,7 @@ import yaml
 
 from ..errors import UserError
 from ..evidence import Metric
-from ..hosts.ultralytics import Refused
+from ..hosts import Refused
 from ..study import Plan, Result, deciding
 
 AGREEMENT = 1e-6  # between averages computed here and the host's

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..evidence import averages
 from ..explain import MALFORMED, MANIFEST, explain
 from ..files import digest
-from ..hosts.ultralytics import Photographs
+from ..hosts import Photographs
 from ..study import Study
 
 
@@ -29,7 +29,7 @@ def link(study: Study, arms: list[dict], draw: bool) -> None:
         arms: of its results.
         draw: first explain what has not been explained yet, by each attention's run of the first seed.
     """
-    photographs = Photographs(study.plan.data, study.plan.split)
+    photographs = study.plan.dataset.photographs(study.plan.split)
     for arm in arms:
         if not arm["images"]:
             continue

@@ -17,7 +17,7 @@ from .folder import State as State
 from .folder import Study as Study
 from .folder import in_words as in_words
 from .folder import rows as rows
-from .forecast import forecast as forecast
+from .hours import forecast as forecast
 from .plan import Cell as Cell
 from .plan import Plan as Plan
 from .plan import claims as claims

@@ -1,6 +1,5 @@
 """The arms of a plan, from the names that it gives them."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +8,7 @@ from pathlib import Path
 from ..attention import known as is_attention
 from ..errors import UserError, shown
 from ..files import beside
-from ..hosts import zoo
+from ..hosts import host_of, owner
 from ..surgery import Spec
 
 OTHER_SEEDS = 1000  # added to the seeds of the A/A arm
@@ -99,12 +98,12 @@ def split(text: str) -> list[str]:
 
 def is_model(text: str) -> bool:
     """Whether a name is a model's, by its form."""
-    return text.endswith((".pt", ".yaml", ".yml")) or zoo.is_name(text)
+    return owner(text) is not None
 
 
 def _places(model: str) -> tuple[str, ...]:
     """Of an attention for which the plan names none."""
-    return ("paper",) if zoo.is_name(model) else ("neck",)
+    return host_of(model).places(model)
 
 
 def _again(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
@@ -117,13 +116,9 @@ def _placebo(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
 
 
 def _larger(model: str, arms: Sequence[Arm], epochs: int) -> Arm:
-    stem, suffix = os.path.splitext(model)
-    match = re.fullmatch(rf"(.*\d)([{SCALES[:-1]}])((?:-\w+)?)", stem)
-    if not match or zoo.is_name(model):
+    larger = host_of(model).larger(model)
+    if larger is None:
         raise UserError(f"there is no name one size up from {model}", "write the arm as {model: yolo11s.pt}")
-    larger = f"{match[1]}{SCALES[SCALES.index(match[2]) + 1]}{match[3]}{suffix}"
-    if suffix == ".pt" and not Path(larger).is_file():
-        larger = Path(larger).name  # the host knows it by name; a path that does not exist would end up in the key
     return Arm("one size up", "control", larger)
 
 

@@ -7,8 +7,6 @@ continues after the last whole epoch. A lock, which the system frees when its ho
 import contextlib
 import dataclasses
 import json
-import shutil
-import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -16,18 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
-from ..checkpoints import unpickling
 from ..errors import UserError, shown
 from ..evidence import METRICS
 from ..files import write_text
-from ..hosts import ultralytics as host
-from ..hosts import zoo
-from ..hosts.ultralytics import Contents, Refused, add, bound, classifier, dataset, recorder, validators
+from ..hosts import Contents, Data, Refused, Training, contents
 from ..surgery import opened
-from .arms import Arm
+from ..tensors import count, is_finite
 from .plan import Cell, Plan, versions
 
 BUSY = 75  # exit code of a process that finds its cell taken, as sysexits.h has it for "try again later"
@@ -143,7 +137,7 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
         UserError: no such cell as things are now.
     """
     plan = Plan.read(study / PLAN, download=True)
-    now = dataset.contents(plan.data, study / DATA)
+    now = contents(plan.dataset, study / DATA)
     cell = next((cell for cell in plan.cells(now.digest) if cell.key == key), None)
     if cell is None:
         raise UserError(
@@ -168,40 +162,50 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
 def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path, device: str) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
     scan(plan, study)
-    read = bound.Bound(plan.data, str((study / DATA).resolve()), before.digest, before.stamp)
-    read.save(folder)
-    record = _trained(plan, cell, folder, device, before.digest)
-    arguments = plan.arguments(cell.arm)
-    settings = {key: arguments[key] for key in JUDGING if key in arguments}
-    settings |= {"device": device}
+    host, arguments = plan.host, plan.arguments(cell.arm)
+    record = host.train(
+        Training(
+            model=cell.arm.model,
+            spec=cell.arm.spec,
+            seed=cell.seed,
+            arguments=arguments,
+            settings=plan.complete(cell.arm),
+            data=plan.dataset,
+            contents=before,
+            cache=study / DATA,
+            recipe=plan.recipe,
+            resume_period=plan.resume_period,
+            folder=folder,
+            kept=(LOCK, LOG),
+            device=device,
+        )
+    )
+    settings = {key: arguments[key] for key in JUDGING if key in arguments} | {"device": device}
     scores, disagreement = {}, 0.0
     for kind, end in KINDS.items():
-        weights = folder / "weights" / f"{kind}.pt"
-        found, theirs = validators.evaluate(weights, plan.data, plan.split, folder, **settings)
+        found, theirs = host.judge(folder / "weights" / f"{kind}.pt", plan.data, plan.split, folder, settings)
         found.save(folder / f"{kind}.npz")
         ours = found.figures()
         disagreement = max(disagreement, *(abs(ours[key] - theirs[key]) for key in theirs))
         scores |= {key + end: value for key, value in theirs.items()}
-    read.require(before)
-    models = {kind: host.load(folder / "weights" / f"{kind}.pt").model for kind in KINDS}
-    gains = {kind: opened(model) for kind, model in models.items()}
+    contents(host.data(plan.data, False), study / DATA).require_as(before.digest, before.stamp, before)
+    networks = {kind: host.network(folder / "weights" / f"{kind}.pt") for kind in KINDS}
+    gains = {kind: opened(network) for kind, network in networks.items()}
     result = Result(
         arm=cell.arm.name,
         pair=cell.pair,
         seed=cell.seed,
         scores=scores,
         disagreement=disagreement,
-        epochs=len(record["batches"]),
-        batch=record["batch"],
-        batches=record["batches"],
-        start=record["start"],
-        finite=all(
-            bool(tensor.isfinite().all()) for model in models.values() for tensor in model.state_dict().values()
-        ),
-        parameters=host.count(models["best"]),
-        seconds=round(sum(record["seconds"]), 1),
-        peak_bytes=record["peak_bytes"],
-        resumed=record["resumed"],
+        epochs=len(record.batches),
+        batch=record.batch,
+        batches=record.batches,
+        start=record.start,
+        finite=all(is_finite(network) for network in networks.values()),
+        parameters=count(networks["best"]),
+        seconds=round(sum(record.seconds), 1),
+        peak_bytes=record.peak_bytes,
+        resumed=record.resumed,
         device=device,
         data=before.digest,
         versions=versions(),
@@ -209,7 +213,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         opened=None if None in gains.values() else gains,
     )
     write_text(folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
-    for file in (folder / recorder.RESUME, *folder.glob("start.*")):
+    for file in (file for pattern in host.leftovers for file in folder.glob(pattern)):
         file.unlink(missing_ok=True)
 
 
@@ -219,9 +223,9 @@ def scan(plan: Plan, study: Path) -> None:
     Raises:
         UserError: of a split that is needed it leaves none.
     """
-    needed = {"train", plan.split, chosen_on(dataset.described(plan.data))}
+    needed = {"train", plan.split, chosen_on(plan.dataset)}
     with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
-        found = dataset.scan(plan.data, needed, bool(plan.train.get("single_cls")))
+        found = plan.dataset.scan(needed, bool(plan.train.get("single_cls")))
         write_text(study / REFUSED, json.dumps({split: dataclasses.asdict(of) for split, of in found.items()}))
 
 
@@ -233,74 +237,9 @@ def refused(study: Path) -> dict[str, Refused] | None:
         return None
 
 
-def chosen_on(described: dict) -> str:
+def chosen_on(data: Data) -> str:
     """The split on which the host chooses best.pt: the first of these that is there."""
-    return next(split for split in ("val", "test") if described.get(split))
-
-
-def _trained(plan: Plan, cell: Cell, folder: Path, device: str, data: str) -> dict:
-    """Train, or go on training, or find it done; what the trainer recorded."""
-    checkpoint = recorder.resumable(folder)
-    if checkpoint and checkpoint["foveal"]["record"].get("data") != data:
-        checkpoint = None  # it read other data, or nobody knows what
-    arguments = host.train_arguments(plan.arguments(cell.arm))
-    epochs = arguments["epochs"]
-    write_text(folder / recorder.PERIOD, str(plan.resume_period))
-    if checkpoint and checkpoint["epoch"] + 1 >= epochs and _whole(folder):
-        return checkpoint["foveal"]["record"]
-    if checkpoint and checkpoint["epoch"] + 1 < epochs:
-        settings = {"resume": str(folder / recorder.RESUME), "device": device}
-    else:
-        _clear(folder)
-        plan.recipe.save(folder)
-        model = start(cell.arm, cell.seed, folder, dataset.described(plan.data)["names"])
-        settings = {**plan.arguments(cell.arm), "seed": cell.seed, "device": device, "model": model}
-        # Old hosts never close mosaics that should be closed before the first epoch, unless they resume.
-        settings["close_mosaic"] = min(arguments["close_mosaic"], epochs)
-        settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
-    trainer = recorder.trainer(cell.arm.model, plan.task)(overrides={**settings, "data": plan.data})
-    trainer.train()
-    return recorder.resumable(folder)["foveal"]["record"]
-
-
-def _whole(folder: Path) -> bool:
-    """Whether both trained models can be read: the host does not write them in one step."""
-    try:
-        for kind in KINDS:
-            unpickling.read(folder / "weights" / f"{kind}.pt")
-        return True
-    except UserError:
-        return False
-
-
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name not in (LOCK, LOG, bound.FILE, recorder.PERIOD):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def start(arm: Arm, seed: int, folder: Path, names: dict[int, str]) -> str:
-    """The file that an arm's training starts from, written into a folder; a model as it is keeps its own.
-
-    Args:
-        arm: to be trained.
-        seed: of the weights that are drawn here.
-        folder: where the file is written.
-        names: of the classes, which a model of a zoo is built for.
-
-    Raises:
-        UserError: the attention does not fit the model.
-    """
-    torch.manual_seed(seed)
-    if zoo.is_name(arm.model):
-        classifier.write(arm.model, arm.spec, names, folder / "start.pt")
-        return str(folder / "start.pt")
-    if arm.spec is None:
-        return arm.model
-    target = folder / f"start{Path(arm.model).suffix}"
-    added = add(arm.model, arm.spec, output=target, force=True)
-    print(f"{arm.spec}: {added.tensors[0]}/{added.tensors[1]} tensors kept", file=sys.stderr)
-    return str(target)
+    return next(split for split in ("val", "test") if split in data.splits)
 
 
 def _in_words(error: Exception) -> str:

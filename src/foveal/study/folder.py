@@ -21,12 +21,10 @@ from pathlib import Path
 import yaml
 
 from ..errors import UserError
-from ..evidence import TASKS, Says, averages
+from ..evidence import averages
 from ..executors import Executor
 from ..files import write_text
-from ..hosts import ultralytics as host
-from ..hosts import zoo
-from ..hosts.ultralytics import dataset
+from ..hosts import Contents, contents, host_of
 from . import verdicts
 from .cell import BUSY, CELLS, DATA, FAILURE, KINDS, LOG, PLAN, RESULT, Result, held, scan
 from .plan import Cell, Plan, load
@@ -67,7 +65,7 @@ class Study:
             raise UserError(f"there is no study in {folder}: it has no {PLAN}", "start one with foveal study run PLAN")
         self.folder = folder
         self.plan = Plan.read(folder / PLAN)
-        self.contents = dataset.contents(self.plan.data, folder / DATA)
+        self.contents = contents(self.plan.dataset, folder / DATA)
         self.cells = self.plan.cells(self.contents.digest)
 
     @classmethod
@@ -82,7 +80,7 @@ class Study:
         plan = Plan.of(written, beside, download=True)
         # What the host knows by name is downloaded here, so that its content is known from now on.
         for model in dict.fromkeys(arm.model for arm in plan.arms):
-            if (task := _task(model, plan)) != plan.task.name:
+            if (task := plan.host.made_for(model, plan.dataset)) != plan.task.name:
                 said = f"{model} is a model for the task {task!r}, and a study of {plan.data} is for {plan.task.name!r}"
                 raise UserError(said, "a data file is for detectors, a folder with train and val for classifiers")
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +169,7 @@ class Study:
         with contextlib.suppress(
             OSError, AttributeError, RecursionError, TypeError, ValueError
         ):  # none yet, or damaged
-            earlier = dataset.Contents(**json.loads((self.folder / CONTENTS).read_text()))
+            earlier = Contents(**json.loads((self.folder / CONTENTS).read_text()))
             if changed := self.contents.difference(earlier):
                 said.append(f"the data set is another than when this study last ran: {changed}")
         if aside := self.not_counted():
@@ -365,19 +363,10 @@ def _seen_from(folder: Path, written: dict, beside: Path) -> dict:
         there = isinstance(name, str) and (beside / name).is_file()
         return os.path.relpath(beside / name, folder) if there else name
 
-    arms, data = written["arms"], dataset.beside(written["data"], beside)
+    arms, data = written["arms"], host_of(written["model"]).beside(written["data"], beside)
     arms = [seen(arm) for arm in arms] if isinstance(arms, list) else arms
     data = os.path.relpath(data, folder) if Path(data).exists() else data
     return {**written, "model": seen(written["model"]), "data": data, "arms": arms}
-
-
-def _task(model: str, plan: Plan) -> str:
-    """The host's word for what a model is made for."""
-    if not zoo.is_name(model):
-        return host.load(model).task
-    if plan.task.says is Says.CLASS:
-        zoo.load(model, len(dataset.described(plan.data)["names"]))  # whether there is one
-    return next(task.name for task in TASKS.values() if task.says is Says.CLASS)
 
 
 def _noted(folder: Path) -> str:

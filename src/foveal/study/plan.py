@@ -1,6 +1,7 @@
 """What a study compares: a plan read, checked, and unfolded into cells, one for each arm and seed."""
 
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -13,11 +14,9 @@ from pathlib import Path
 import yaml
 
 from ..errors import UserError, endless, shown
-from ..evidence import TASKS, Metric, Says, Task
-from ..files import beside, digest
-from ..hosts import Recipe, zoo
-from ..hosts import ultralytics as host
-from ..hosts.ultralytics import dataset
+from ..evidence import Metric, Says, Task
+from ..files import beside
+from ..hosts import SPLITS, Data, Host, Recipe, host_of
 from ..verdict import LEVEL, Looks, fewest_seeds
 from . import arms as arm_names
 from .arms import OTHER_SEEDS, Arm
@@ -60,6 +59,7 @@ class Plan:
         recipe: what the host's arguments cannot say.
         paper: what a paper reports of the same arms, if the plan repeats one.
         rehearsal: the share of a larger plan that this is, if it is.
+        settings: all training arguments of the baseline, the host's own where the plan gives none.
         text: as it was written, for files and reports.
         looks: how many seeds there are each time that arms are judged; an arm that has its word is trained no more.
         resume_period: epochs from one state in full precision, from which a killed training goes on, to the next.
@@ -75,6 +75,7 @@ class Plan:
     recipe: Recipe = field(default_factory=Recipe)
     paper: "Paper | None" = None
     rehearsal: float | None = None
+    settings: dict[str, object] = field(default_factory=dict)
     text: dict[str, object] = field(default_factory=dict)
     looks: tuple[int, ...] = ()
     resume_period: int = 1
@@ -93,9 +94,23 @@ class Plan:
         return cls.of(load(path), path.parent, download=download)
 
     @property
+    def host(self) -> Host:
+        """Who trains the models."""
+        return host_of(self.model)
+
+    @property
     def task(self) -> Task:
         """What the models that are compared are for."""
-        return _task(self.data)
+        return self.host.task(self.data)
+
+    @functools.cached_property
+    def dataset(self) -> Data:
+        """The data, described once.
+
+        Raises:
+            UserError: it is not here, or the host refuses it.
+        """
+        return self.host.data(self.data, False)
 
     @property
     def metric(self) -> Metric:
@@ -125,21 +140,19 @@ class Plan:
             if not written.get(key):
                 raise UserError(f"the plan does not say {key!r}", {"arms": "arms: [ema@neck]"}.get(key, f"{key}: FILE"))
         model = beside(_text("model", written["model"]), folder)
-        data = dataset.beside(_text("data", written["data"]), folder)
-        if not arm_names.is_model(model):
-            raise UserError(f"model: {model!r} is neither a .pt file nor a model YAML", "model: yolo11n.pt")
-        task = _task(data)
-        train, names = _train(written.get("train"), task), written["arms"]
+        host = host_of(model)
+        data = host.beside(_text("data", written["data"]), folder)
+        task = host.task(data)
+        (train, settings), names = _train(written.get("train"), task, host), written["arms"]
         listed = arm_names.split(names) if isinstance(names, str) else names
-        arms = arm_names.read(listed, model, folder, host.train_arguments(train)["epochs"])
+        arms = arm_names.read(listed, model, folder, settings["epochs"])
         if len(arms) < 2:
             raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
         seeds, looks = _seeds(written.get("seeds"), claims(arms))
         split = written.get("split")
-        if download:
-            dataset.described(data, download=True)
+        found = host.data(data, download) if download or look or split not in ("test", "val") else None
         if look or split not in ("test", "val"):
-            split = _split(split, data)
+            split = _split(split, found)
         margin = written.get("margin", 0.005)
         if type(margin) is not float or not 0 < margin < 1:
             raise UserError(
@@ -148,27 +161,35 @@ class Plan:
         recipe = Recipe.of(written.get("recipe") or {})
         if recipe.padding and task.says is not Says.CLASS:
             raise UserError("recipe: padding is for the images of classifiers", "leave it out")
-        return cls(
+        plan = cls(
             *(model, data, arms, seeds, train, split, margin),
             recipe=recipe,
             paper=Paper.of(written["paper"]) if written.get("paper") else None,
             rehearsal=_share(written.get("rehearsal")),
+            settings=settings,
             text={**written, "arms": names, "split": split},
             looks=looks,
             resume_period=_period(written.get("resume_period", 1)),
         )
+        if found:
+            vars(plan)["dataset"] = found  # where the cached property keeps it
+        return plan
 
     def arguments(self, arm: Arm) -> dict[str, object]:
         """Training arguments of an arm, as far as they are not the host's own values."""
         return {**self.train, **arm.train}
 
+    def complete(self, arm: Arm) -> dict[str, object]:
+        """All of them."""
+        return {**self.settings, **arm.train}
+
     def epochs(self, arm: Arm) -> int:
         """How many an arm is trained for."""
-        return int(host.train_arguments(self.arguments(arm))["epochs"])
+        return int(self.complete(arm)["epochs"])
 
     def cells(self, data_digest: str) -> list["Cell"]:
         """All cells, those of the first seed first, so that a study under way compares whole pairs."""
-        models = {model: _model_digest(model) for model in {arm.model for arm in self.arms}}
+        models = {model: self.host.identity(model) for model in {arm.model for arm in self.arms}}
         return [
             Cell(arm, seed, seed + arm.shift, *_keys(self, arm, seed + arm.shift, models[arm.model], data_digest))
             for seed in self.seeds
@@ -222,7 +243,7 @@ class Paper:
             paper = cls(**{**written, "notes": tuple(written.get("notes", ()))})
             sound = isinstance(paper.source, str) and all(isinstance(note, str) for note in paper.notes)
             sound &= all(type(value) in (int, float) for value in paper.figures.values())
-            sound &= all(split in dataset.SPLITS and type(n) is int for split, n in paper.images.items())
+            sound &= all(split in SPLITS and type(n) is int for split, n in paper.images.items())
         except (AttributeError, TypeError):
             sound = False
         if not sound:
@@ -316,18 +337,12 @@ def _seeds(written: object, shared_by: int) -> tuple[tuple[int, ...], tuple[int,
     return tuple(seeds), (len(seeds),)
 
 
-def _task(data: str) -> Task:
-    says = Says.CLASS if dataset.is_classified(data) else Says.BOXES
-    return next(task for task in TASKS.values() if task.says is says and task.evidence)
-
-
-def _split(wanted: object, data: str) -> str:
+def _split(wanted: object, data: Data) -> str:
     """The split to judge on: the one that is wanted, else test where it has labels."""
-    there = dataset.described(data)
     if wanted is None:
-        return "test" if dataset.has_labels(data, "test") else "val"
-    if wanted not in ("test", "val") or not there.get(wanted):
-        raise UserError(f"split: {shown(wanted)} is not a split of {data}", "split: val")
+        return "test" if data.has_labels("test") else "val"
+    if wanted not in ("test", "val") or wanted not in data.splits:
+        raise UserError(f"split: {shown(wanted)} is not a split of {data.name}", "split: val")
     return wanted
 
 
@@ -343,14 +358,17 @@ def _period(written: object) -> int:
     return written
 
 
-def _train(written: object, task: Task) -> dict[str, object]:
+def _train(written: object, task: Task, host: Host) -> tuple[dict[str, object], dict[str, object]]:
+    """The training arguments in which a study differs from the host, and all of them."""
     written = {} if written is None else written
     if not isinstance(written, dict):
         raise UserError(f"train: {shown(written)} is not a mapping", "train: {epochs: 50, imgsz: 640}")
     for key in written:
         if key in ELSEWHERE:
             raise UserError(f"{key!r} is not an argument of train in a plan", "it is set by the plan or the command")
-    full = host.train_arguments({**FAIR, **written})
+    size = {} if task.says is Says.BOXES else {"imgsz": task.image_size}  # which the host takes for boxes by itself
+    own = {**FAIR, **size, **written}
+    full = host.settings(own)
     for key, (refuses, why, instead) in UNFAIR.items():
         if refuses(full[key]):
             raise UserError(f"{key}={full[key]} cannot be compared: {why}", f"write {instead}")
@@ -358,8 +376,7 @@ def _train(written: object, task: Task) -> dict[str, object]:
         json.dumps(written, sort_keys=True)
     except (TypeError, ValueError):  # a date, or a list that contains itself
         raise UserError(f"train: {written} holds more than numbers and words", "train: {epochs: 50}") from None
-    size = {} if task.says is Says.BOXES else {"imgsz": task.image_size}  # which the host takes for boxes by itself
-    return {**FAIR, **size, **written}
+    return own, full
 
 
 # Keys ------------------------------------------------------------------------------------------------------------
@@ -387,11 +404,3 @@ def _keys(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) 
     protocol, release = UNNUMBERED
     earlier = key(versions={**now, "foveal": release}) if protocol == PROTOCOL else ""
     return key(versions=now, protocol=PROTOCOL), earlier
-
-
-def _model_digest(model: str) -> str:
-    """Of a file's content; the name itself where the host or a zoo knows it by name."""
-    if zoo.is_name(model):
-        return f"{model} {version(model.partition(':')[0])}"
-    path = Path(model)
-    return digest(path) if path.is_file() else model

@@ -10,8 +10,8 @@ import numpy as np
 import yaml
 
 from ..errors import UserError
-from ..hosts import ultralytics as host
-from ..hosts.ultralytics import dataset
+from ..evidence import Says
+from ..hosts import Data
 from .plan import Plan, each
 
 FEWEST_IMAGES = 8  # of a split of a detector's data
@@ -39,33 +39,32 @@ def reduced(written: Mapping[str, object], beside: Path, folder: Path, share: fl
     # What is read here is the same for every model of the file.
     plan, *_ = [Plan.of(one, beside, look=False) for one in each(written)]
     train, seeds = written.get("train") or {}, written.get("seeds")
-    data = _copied(plan.data, folder, share)
-    epochs = host.train_arguments(plan.train)["epochs"]
+    classified = plan.task.says is Says.CLASS
+    data = _copied(plan.host.data(plan.data, True), classified, folder, share)
     count = max(FEWEST_SEEDS, round(share * len(plan.seeds)))
     return {
         **written,
         "data": str(data.resolve()),
         "seeds": seeds[:count] if isinstance(seeds, list) else count,
-        "train": {**train, "epochs": max(1, round(share * epochs))},
+        "train": {**train, "epochs": max(1, round(share * plan.settings["epochs"]))},
         "rehearsal": share,
     }
 
 
-def _copied(data: str, folder: Path, share: float) -> Path:
+def _copied(data: Data, classified: bool, folder: Path, share: float) -> Path:
     """Evenly chosen images and their labels, copied as a whole; an earlier copy of the same is taken as it is."""
-    target, found = folder / f"data-{share:g}", dataset.described(data, download=True)
-    classified, origin = dataset.is_classified(data), str(found["path"])
+    target, origin = folder / f"data-{share:g}", str(data.root)
     result = target if classified else target / "data.yaml"
     if (target / ORIGIN).is_file() and (target / ORIGIN).read_text(encoding="utf-8") == origin:
         return result
     part = target.with_name(f"{target.name}.part")
-    splits = {split: f"images/{split}" for split in dataset.SPLITS if found.get(split)}
+    splits = {split: f"images/{split}" for split in data.splits}
     try:
         shutil.rmtree(part, ignore_errors=True)
         for split in splits:
-            (_copy_classes if classified else _copy_labelled)(dataset.images(data, split), part, split, share)
+            (_copy_classes if classified else _copy_labelled)(data, part, split, share)
         if not classified:
-            text = yaml.safe_dump({**splits, "names": found["names"]}, sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump({**splits, "names": data.names}, sort_keys=False, allow_unicode=True)
             (part / "data.yaml").write_text(text, encoding="utf-8")
         (part / ORIGIN).write_text(origin, encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
@@ -76,9 +75,9 @@ def _copied(data: str, folder: Path, share: float) -> Path:
     return result
 
 
-def _copy_classes(files: list[Path], part: Path, split: str, share: float) -> None:
+def _copy_classes(data: Data, part: Path, split: str, share: float) -> None:
     classes = defaultdict(list)
-    for file in files:
+    for file in data.images(split):
         classes[file.parent.name].append(file)
     for name, its_files in classes.items():
         (part / split / name).mkdir(parents=True)
@@ -86,11 +85,12 @@ def _copy_classes(files: list[Path], part: Path, split: str, share: float) -> No
             shutil.copy2(file, part / split / name)
 
 
-def _copy_labelled(files: list[Path], part: Path, split: str, share: float) -> None:
+def _copy_labelled(data: Data, part: Path, split: str, share: float) -> None:
+    files = data.images(split)
     for kind in ("images", "labels"):
         (part / kind / split).mkdir(parents=True)
     chosen = _evenly(files, max(FEWEST_IMAGES, round(share * len(files))))
-    for number, (image, label) in enumerate(zip(chosen, dataset.labels(chosen), strict=True)):
+    for number, (image, label) in enumerate(zip(chosen, data.labels(chosen), strict=True)):
         stem = f"{number}-{image.stem}"  # images of several folders may share a name
         shutil.copy2(image, part / "images" / split / f"{stem}{image.suffix}")
         if label.exists():

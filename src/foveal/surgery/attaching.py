@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..tensors import count
 from . import attachment
 from . import places as layers
 from .spec import Spec
@@ -128,7 +129,7 @@ def _attached(model: nn.Module, spec: Spec, names: Sequence[str], traced: Trace)
         layer, width, attention = made[name]
         like, kind = traced.of(name).returned, attachment.kind(layer)
         attachment.attach(layer, attention.to(like.device, like.dtype))
-        rows.append(Row(name, kind, width, str(spec), sum(p.numel() for p in attention.parameters())))
+        rows.append(Row(name, kind, width, str(spec), count(attention)))
     return rows
 
 

@@ -16,8 +16,8 @@ from .judgement import judge_families as judge_families
 from .looks import Looks as Looks
 from .looks import SignFlips as SignFlips
 from .looks import fewest_seeds as fewest_seeds
-from .power import detectable as detectable
-from .power import power as power
+from .power_analysis import detectable as detectable
+from .power_analysis import power as power
 from .precision import Matches as Matches
 from .precision import Truth as Truth
 from .precision import average_precision as average_precision

@@ -20,7 +20,7 @@ from .. import report
 from ..errors import UserError
 from ..evidence import THRESHOLDS, Answers, Detections, Task, averages, iou, match
 from ..explain import MALFORMED, MANIFEST, album, index, inside, stamp
-from ..hosts.ultralytics import dataset
+from ..hosts import contents
 from ..results import gates_folder
 from ..study import DATA, LOCK, PLAN, Cell, Plan, State, Study, in_words, rows
 
@@ -201,10 +201,10 @@ class _Quiet(Study):
             cache = Path(scratch) / DATA
             if (folder / DATA).is_file():
                 shutil.copyfile(folder / DATA, cache)
-            self.contents = dataset.contents(self.plan.data, cache)
+            self.contents = contents(self.plan.dataset, cache)
         self.cells = self.plan.cells(self.contents.digest)
-        self.names = dataset.described(self.plan.data)["names"]
-        self.photos = dataset.Photographs(self.plan.data, self.plan.split)
+        self.names = self.plan.dataset.names
+        self.photos = self.plan.dataset.photographs(self.plan.split)
 
     def named(self, label: int) -> str:
         """The name of a class."""

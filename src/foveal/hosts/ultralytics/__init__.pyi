@@ -1,5 +1,4 @@
 from . import adding as adding
-from . import bound as bound
 from . import classifier as classifier
 from . import dataset as dataset
 from . import exporter as exporter
@@ -8,14 +7,12 @@ from . import predictor as predictor
 from . import rebuilding as rebuilding
 from . import recorder as recorder
 from . import runtime as runtime
+from . import steps as steps
 from . import validators as validators
 from .adding import add as add
 from .arguments import key_values as key_values
 from .arguments import no_argument as no_argument
 from .arguments import read as read
-from .dataset import Contents as Contents
-from .dataset import Photographs as Photographs
-from .dataset import Refused as Refused
 from .exporter import CONFIDENCE as CONFIDENCE
 from .exporter import CannotExportError as CannotExportError
 from .exporter import Kind as Kind
@@ -31,7 +28,6 @@ from .models import blocks as blocks
 from .models import channels as channels
 from .models import checkpoint as checkpoint
 from .models import command as command
-from .models import count as count
 from .models import fitness as fitness
 from .models import grammar as grammar
 from .models import load as load

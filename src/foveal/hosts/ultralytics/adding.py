@@ -20,6 +20,7 @@ from ...evidence import Task
 from ...files import write_whole
 from ...surgery import Spec, attachment
 from ...surgery import rows as insert
+from ...tensors import count
 from . import models as host
 from . import rebuilding
 
@@ -124,7 +125,7 @@ def add(
         spec=str(spec),
         changes=_changes(before.yaml, cfg, number),
         tensors=_kept(before, after, number),
-        parameters=(host.count(before), host.count(after)),
+        parameters=(count(before), count(after)),
         flops=(flops, attended_flops),
         image_size=size,
         difference=_difference(outputs, attended_outputs),
@@ -182,7 +183,7 @@ def _grafted(before: nn.Module, built: nn.Module, number: Sequence[int]) -> nn.M
         for attention in attachment.attached(fresh)[len(attachment.attached(layer)) :]:
             attachment.attach(layer, attention)
             layer.foveal = host.Registered
-        layer.i, layer.f, layer.np = fresh.i, fresh.f, host.count(layer)
+        layer.i, layer.f, layer.np = fresh.i, fresh.f, count(layer)
         layers[new] = layer
     after.model, after.save, after.yaml = nn.Sequential(*layers), built.save, built.yaml
     return after.eval()

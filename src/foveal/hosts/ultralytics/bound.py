@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import UserError
 from ...files import write_text
-from . import dataset
+from .. import contents
+from .dataset import Data
 
 FILE = "bound.json"
 
@@ -45,19 +45,10 @@ class Bound:
         """Write it into the folder of a cell, where the processes of its training find it."""
         write_text(folder / FILE, json.dumps(dataclasses.asdict(self)))
 
-    def require(self, earlier: dataset.Contents | None = None) -> None:
+    def require(self) -> None:
         """Raise if files were changed, or written again, since.
-
-        Args:
-            earlier: what there was, to name a file that differs.
 
         Raises:
             UserError: they were.
         """
-        now = dataset.contents(self.data, Path(self.cache))
-        if now.digest != self.digest:
-            named = now.difference(earlier) if earlier else "other files than before"
-            raise UserError(f"the data set changed while the cell was training: {named}", "run the study again")
-        if now.stamp != self.stamp:
-            said = "files of the data set were written while the cell was training, if only as they had been before"
-            raise UserError(said, "run the study again: it goes on before that epoch")
+        contents(Data(self.data), Path(self.cache)).require_as(self.digest, self.stamp)

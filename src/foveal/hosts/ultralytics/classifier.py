@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ...files import write_whole
 from ...surgery import Spec, attaching
+from ...tensors import count
 from .. import zoo
 from . import models as host
 from . import recorder
@@ -117,7 +118,7 @@ def _layers(cfg: dict) -> nn.Sequential:
     layers = nn.Sequential(Normalise(*zoo.normalisation(inner)), inner, Answer(cfg["nc"]))
     for index, layer in enumerate(layers):  # what the host keeps on every layer
         layer.i, layer.f, layer.type = index, -1, type(layer).__name__
-        layer.np = host.count(layer)
+        layer.np = count(layer)
     return layers
 
 

@@ -25,6 +25,7 @@ from ...errors import UserError, shown
 from ...kernels.ema import flops
 from ...surgery import attachment
 from ...surgery import rows as insert
+from ...tensors import count
 
 _ACTIVATION = re.compile(r"(torch\.)?nn\.(modules\.activation\.)?[A-Z]\w*\([\w=., -]*\)")
 
@@ -243,11 +244,6 @@ def _place(layer: nn.Module, specs: tuple, own_row: bool, width: int, verbose: b
             name = f"foveal.{spec.name}"
             LOGGER.info(f"{layer.i:>3}{'attention':>20}{1:>3}{count(module):10.0f}  {name:<45}[{width}] {spec}")
     return placed
-
-
-def count(module: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _parser_changed() -> UserError:

@@ -1,26 +1,17 @@
 """How long a study will take, from one step of each arm: to be read before the hours are spent."""
 
-import contextlib
-import io
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
-from ..bench import detectors, timing
+from ..bench import timing
 from ..errors import UserError
-from ..hosts import ultralytics as host
-from ..hosts.ultralytics import dataset
-from . import cell
 from .arms import Arm
 from .plan import Plan
 
-SEED, STRIDE = 0, 32
-NAMES = dict(enumerate(map(str, range(100))))  # of classes, whose number hardly changes what a step takes
+STRIDE = 32
 FEW = 2  # images in a measured step on a CPU, where one more costs as much as the one before
 CALLS = 2  # of which the faster counts, because others may use the machine
 
@@ -68,13 +59,12 @@ def forecast(plan: Plan, device: str, tell: Callable[[str], object] = lambda _: 
     seconds = {}
     for arm in plan.arms:
         tell(f"measuring a step of {arm.name}")
-        arguments = host.train_arguments(plan.arguments(arm))
-        measured = _seconds_an_image(plan, arm, arguments, place)
+        epochs, measured = plan.epochs(arm), _seconds_an_image(plan, arm, place)
         if measured is None:
             return None
         training, judging = measured
-        judged = chosen_on * (arguments["epochs"] + 1) + 2 * images.get(plan.split, chosen_on)
-        seconds[arm.name] = training * images["train"] * arguments["epochs"] + judging * judged
+        judged = chosen_on * (epochs + 1) + 2 * images.get(plan.split, chosen_on)
+        seconds[arm.name] = training * images["train"] * epochs + judging * judged
     hours = sum(seconds.values()) * len(plan.seeds) / 3600
     return Forecast(seconds, hours, images["train"], place.type, len(plan.looks) > 1)
 
@@ -88,32 +78,21 @@ def _place(device: str) -> torch.device | None:
 def counted(plan: Plan) -> Mapping[str, int]:
     """Images in each split, of the data if they are here, else as the paper has them."""
     try:
-        there = dataset.described(plan.data)
-        return {split: len(dataset.images(plan.data, split)) for split in dataset.SPLITS if there.get(split)}
+        return {split: len(plan.dataset.images(split)) for split in plan.dataset.splits}
     except UserError:
         return plan.paper.images if plan.paper else {}
 
 
-def _seconds_an_image(plan: Plan, arm: Arm, arguments: dict, device: torch.device) -> tuple[float, float] | None:
+def _seconds_an_image(plan: Plan, arm: Arm, device: torch.device) -> tuple[float, float] | None:
     """Of training, and of a forward pass; None where the device has too little memory."""
-    count = min(arguments["batch"], FEW) if device.type == "cpu" else arguments["batch"]
-    size = STRIDE * math.ceil(arguments["imgsz"] / STRIDE)  # as the host rounds it
-    dtype = torch.float16 if arguments["amp"] and device.type == "cuda" else torch.float32
-    quiet = contextlib.redirect_stderr(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, quiet, host.unsaid(""):
-        model = host.load(cell.start(arm, SEED, Path(folder), NAMES)).model.to(device)
-    model.args = SimpleNamespace(**arguments)  # its loss reads its weights there
-    batch = detectors.labelled(plan.task, count, size, SEED, host.channels(model))
-    with host.refusing(arm.model):
-        try:
-            training = _fastest(detectors.step(model, batch, dtype, device), device)
-            model.eval()
-            image = batch["img"].to(device)
-            with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is torch.float16):
-                judging = _fastest(lambda: model(image), device)
-        except torch.OutOfMemoryError:  # the host would go on with smaller batches
-            return None
-    return training / count, judging / count
+    settings = plan.complete(arm)
+    count = min(settings["batch"], FEW) if device.type == "cpu" else settings["batch"]
+    size = STRIDE * math.ceil(settings["imgsz"] / STRIDE)  # as the host rounds it
+    step, forward = plan.host.step(arm.model, arm.spec, plan.task, settings, count, size, device)
+    try:
+        return _fastest(step, device) / count, _fastest(forward, device) / count
+    except torch.OutOfMemoryError:  # the host would go on with smaller batches
+        return None
 
 
 def _fastest(call: Callable[[], object], device: torch.device) -> float:

@@ -1,0 +1,212 @@
+"""What a study needs of whoever trains its models, and the records that pass between the two.
+
+A host is a plain record of functions. Ultralytics is one, in `hosts.ultralytics.host`; `tests/builders/toyhost.py` is
+another, in some sixty lines. Studies, results, reports and the viewer know no more of it than stands here.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from ..evidence import Answers, Detections, Task
+from ..surgery import Spec
+from .changes import Contents
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Images of a split that a host leaves out of trainings and evaluations.
+
+    Attributes:
+        count: of them.
+        of: images in the split.
+        first: one of them.
+        reason: what the host says of it.
+    """
+
+    count: int
+    of: int
+    first: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.count} of {self.of} images, {self.first} for example: {self.reason}"
+
+
+class Photographs:
+    """The images of a split by their number in what is stored of a judgement, which has their names only.
+
+    Args:
+        files: of the split.
+        folders: how many folders above a file belong to its name, as where images lie in folders by class.
+
+    Attributes:
+        files: in the order of their numbers.
+    """
+
+    def __init__(self, files: Collection[Path], folders: int = 0):
+        self.files = sorted(files, key=str)
+        self._parts = 1 + folders
+        found = [self.name(file) for file in self.files]
+        often = Counter(found)
+        self._ordered = np.array(found)
+        self._numbers = {name: number for number, name in enumerate(found) if often[name] == 1}
+
+    def name(self, file: Path) -> str:
+        """That of an image's file, with the folders that belong to it."""
+        return "/".join(file.parts[-self._parts :])
+
+    def number(self, names: NDArray, image: int) -> int | None:
+        """Which file a judged image is; by name where the host left some out. None if it is not there."""
+        same = np.array_equal(names, self._ordered)
+        number = image if same else self._numbers.get(str(names[image]))
+        return number if number is not None and self.files[number].is_file() else None
+
+
+class Data(Protocol):
+    """A data set, described once.
+
+    Attributes:
+        name: as a plan names it.
+        root: below which all of it lies.
+        names: of the classes, by index.
+        splits: those of train, val and test that are there.
+        absent: the test split that is named and not there; None if there is none such.
+    """
+
+    name: str
+    root: Path
+    names: dict[int, str]
+    splits: tuple[str, ...]
+    absent: str | None
+
+    def images(self, split: str) -> list[Path]:
+        """The files of a split, as they are now."""
+
+    def labels(self, images: list[Path]) -> list[Path]:
+        """The label file of each image, whether it exists or not; none where folders are the labels."""
+
+    def has_labels(self, split: str) -> bool:
+        """Whether there are labels of a split."""
+
+    def photographs(self, split: str) -> Photographs:
+        """The images of a split, by the numbers that they have in evidence."""
+
+    def scan(self, splits: Collection[str], single_cls: bool = False) -> dict[str, Refused]:
+        """Verify all images and labels of some splits; what is left out, by split.
+
+        Raises:
+            UserError: of a split no image is left.
+        """
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, as a cell asks for it.
+
+    Attributes:
+        model: a file or a name that the host owns.
+        spec: the attention that is put into it; None for the model as it is.
+        seed: of all that is drawn.
+        arguments: of the plan and the arm.
+        settings: all of them, complete.
+        data: what is trained on.
+        contents: what that held before.
+        cache: of digests of its files.
+        recipe: what the arguments cannot say.
+        resume_period: epochs from one state, from which a killed training goes on exactly, to the next.
+        folder: of the cell, in which `weights/best.pt`, `weights/last.pt`, `args.yaml` and `results.csv` are written.
+        kept: names of files in it that are not the training's.
+        device: on which.
+    """
+
+    model: str
+    spec: Spec | None
+    seed: int
+    arguments: Mapping[str, object]
+    settings: Mapping[str, object]
+    data: Data
+    contents: Contents
+    cache: Path
+    recipe: Recipe
+    resume_period: int
+    folder: Path
+    kept: Collection[str]
+    device: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a trainer noted.
+
+    Attributes:
+        start: a digest of each tensor before training, by name.
+        batches: a digest of all batches, for each epoch.
+        batch: images in a batch, which the host may have lowered for want of memory.
+        seconds: of each epoch, its evaluation included.
+        peak_bytes: most memory used; of the GPU if there was one, else of the process.
+        resumed: how often it was interrupted and went on.
+    """
+
+    start: dict[str, str]
+    batches: list[str]
+    batch: int
+    seconds: list[float]
+    peak_bytes: int | None
+    resumed: int
+
+
+Evidence = Detections | Answers
+
+
+@dataclass(frozen=True)
+class Host:
+    """Whoever trains models.
+
+    Attributes:
+        owns: whether a name is, by its form, that of a model of this host.
+        settings: all training arguments, the host's own where none is given; a UserError for one it does not know.
+        beside: the data of a name, if it lies in a folder, else the name.
+        task: for which data of a name is.
+        data: the data of a name; a second argument says whether it may be downloaded.
+        made_for: the task of a model, by its name and the data that it is to be trained on; says by a UserError that
+            there is no such model.
+        places: of an attention for which a plan names none, in a model.
+        larger: the name of the model one size up; None if there is none.
+        identity: of a model: a digest of its file, or its name where it is known by that.
+        digests: of each tensor that a model starts from; empty for one without weights.
+        train: trains, or goes on, or finds it done.
+        leftovers: patterns of files of a cell that nobody needs once it is judged.
+        judge: weights, data, split, folder and further settings in; what was said, and the host's own averages, out.
+        network: the model in a file of weights.
+        deployed: the same as it is deployed, with what can be fused fused.
+        fuses: whether that fuses anything in a model of this name.
+        channels: of the images that a network reads.
+        step: a training step and a forward pass of a model on drawn images.
+    """
+
+    owns: Callable[[str], bool]
+    settings: Callable[[Mapping[str, object]], dict[str, object]]
+    beside: Callable[[str, Path], str]
+    task: Callable[[str], Task]
+    data: Callable[[str, bool], Data]
+    made_for: Callable[[str, Data], str]
+    places: Callable[[str], tuple[str, ...]]
+    larger: Callable[[str], str | None]
+    identity: Callable[[str], str]
+    digests: Callable[[str], dict[str, str]]
+    train: Callable[[Training], Record]
+    leftovers: tuple[str, ...]
+    judge: Callable[[Path, str, str, Path, Mapping[str, object]], tuple[Evidence, dict[str, float]]]
+    network: Callable[[Path], nn.Module]
+    deployed: Callable[[nn.Module], nn.Module]
+    fuses: Callable[[str], bool]
+    channels: Callable[[nn.Module], int]
+    step: Callable[..., tuple[Callable[[], object], Callable[[], object]]]

@@ -1,0 +1,50 @@
+"""A step of training on drawn images, with the losses of Ultralytics: to be timed, nothing is learned from it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ...evidence import Says, Task
+
+OBJECTS = 8  # in each drawn image
+
+
+def labelled(task: Task, images: int, size: int, seed: int, channels: int) -> dict[str, Tensor]:
+    """A drawn batch as the host's losses take it.
+
+    Args:
+        task: of the model.
+        images: how many.
+        size: of each, in pixels.
+        seed: of what is drawn.
+        channels: of each image.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn_images = torch.rand((images, channels, size, size), generator=generator)
+    if task.says is Says.CLASS:
+        labels = torch.zeros(images, dtype=torch.long)
+        return {"img": drawn_images, "cls": labels}
+    boxes = torch.rand((images * OBJECTS, 4), generator=generator) * 0.3 + 0.2  # centre and size as shares of the image
+    return {
+        "img": drawn_images,
+        "cls": torch.zeros(images * OBJECTS, 1),
+        "bboxes": boxes,
+        "batch_idx": torch.arange(images).repeat_interleave(OBJECTS).float(),
+    }
+
+
+def step(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    """Loss and gradients of a batch; no step is taken, so every round computes the same."""
+    drawn_batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    model = model.train()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+
+    def call() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            loss, _ = model(drawn_batch)
+        loss.sum().backward()
+
+    return call
