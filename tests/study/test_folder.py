@@ -524,16 +524,6 @@ def test_on_ray_a_killed_worker_costs_an_epoch_at_most(undisturbed, tmp_path):
     assert values(study) == {where: v for where, v in values(undisturbed).items() if where[1] == 0}
 
 
-@pytest.mark.slow
-def test_two_runners_share_the_work(undisturbed, tmp_path):
-    study = prepared(tmp_path, seeds=1)
-    both = [runner(study) for _ in range(2)]
-    assert [one.wait(300) for one in both] == [0, 0]
-    assert values(study) == {where: v for where, v in values(undisturbed).items() if where[1] == 0}
-    for cell in study.cells:  # one training each
-        assert (study.path(cell) / "log.txt").read_text().count("epochs completed") == 1
-
-
 # Data that the host refuses, and cells that all fail ------------------------------------------------------------------
 
 

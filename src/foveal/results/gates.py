@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..evidence import averages
-from ..explain import MALFORMED, MANIFEST, explain
+from ..explain import MALFORMED, MANIFEST
 from ..files import digest
 from ..hosts import Photographs
 from ..study import Study
@@ -40,6 +40,8 @@ def link(study: Study, arms: list[dict], draw: bool) -> None:
         names = averages.judged(run, "best", study.plan.task).name if spec else None
         files = _files(photographs, names, [image["name"] for image in images]) if spec else {}
         if draw and files and not files.keys() <= _drawn(folder, run, photographs).keys():
+            from ..explain import explain  # which needs the host that it explains
+
             try:
                 folder.parent.mkdir(exist_ok=True)
                 explain(run / "weights" / "best.pt", [*files.values()], output=folder)

@@ -10,8 +10,8 @@ import math
 import statistics
 
 import numpy as np
+import scipy  # whose parts load when they are first used
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from ..evidence import METRICS
 from ..verdict import LEARNED, LEVEL, Looks, judge_families
@@ -57,9 +57,9 @@ def _pair(verdict: dict) -> tuple[NDArray, NDArray]:
 
     def missing(images: float) -> float:
         freedom = (n - 1) * ((seeds + images) / seeds) ** 2 if seeds else math.inf
-        return float(stats.t.ppf(1 - LEVEL / 2, freedom)) * math.sqrt(seeds + images) - reach
+        return float(scipy.stats.t.ppf(1 - LEVEL / 2, freedom)) * math.sqrt(seeds + images) - reach
 
     most = reach**2 + seeds
-    images = optimize.brentq(missing, 0, most) if missing(0) < 0 < missing(most) else 0.0
-    noise = stats.norm.ppf((np.arange(DRAWS) + 0.5) / DRAWS)
+    images = scipy.optimize.brentq(missing, 0, most) if missing(0) < 0 < missing(most) else 0.0
+    noise = scipy.stats.norm.ppf((np.arange(DRAWS) + 0.5) / DRAWS)
     return differences, differences[:, None] + noise * math.sqrt(images / noise.var(ddof=1))

@@ -22,8 +22,8 @@ import functools
 import itertools
 
 import numpy as np
+import scipy  # whose parts load when they are first used
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 LEVEL = 0.05  # two-sided error rate of tests, and one less the coverage of intervals
 ENUMERATED = 14  # seeds up to which all sign flips are counted; beyond, as many are drawn
@@ -56,7 +56,7 @@ def freedom(seeds: NDArray, images: NDArray, n: int) -> NDArray:
 def interval(differences: NDArray, resampled: NDArray, level: float = LEVEL) -> tuple[NDArray, NDArray]:
     """Two-level interval of the mean difference, its lower and upper bound; arguments as for `variances`."""
     seeds, images = variances(differences, resampled)
-    spread = stats.t.ppf(1 - level / 2, freedom(seeds, images, differences.shape[-1]))
+    spread = scipy.stats.t.ppf(1 - level / 2, freedom(seeds, images, differences.shape[-1]))
     mean, reach = differences.mean(-1), spread * np.sqrt(seeds + images)
     return mean - reach, mean + reach
 
@@ -67,7 +67,7 @@ def two_level_p(differences: NDArray, resampled: NDArray) -> NDArray:
     mean, total = np.abs(differences.mean(-1)), seeds + images
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = np.where(mean > 0, mean / np.sqrt(total), 0.0)
-    return 2 * stats.t.sf(distance, freedom(seeds, images, differences.shape[-1]))
+    return 2 * scipy.stats.t.sf(distance, freedom(seeds, images, differences.shape[-1]))
 
 
 @functools.cache
@@ -129,8 +129,8 @@ def probability_better(differences: NDArray, resampled: NDArray, level: float = 
     spread = float(by_seed) * (n - 1) / n + float(by_image)
     pairs = min(n, share * (1 - share) / spread) if spread > 0 else n
     won, lost = share * pairs, (1 - share) * pairs
-    low = float(stats.beta.ppf(level / 2, won, lost + 1)) if won > 0 else 0.0
-    return share, low, float(stats.beta.ppf(1 - level / 2, won + 1, lost)) if lost > 0 else 1.0
+    low = float(scipy.stats.beta.ppf(level / 2, won, lost + 1)) if won > 0 else 0.0
+    return share, low, float(scipy.stats.beta.ppf(1 - level / 2, won + 1, lost)) if lost > 0 else 1.0
 
 
 def mcnemar(won: int, lost: int) -> float:
@@ -140,4 +140,4 @@ def mcnemar(won: int, lost: int) -> float:
         won: images that only the one gets right.
         lost: those that only the other does.
     """
-    return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    return float(scipy.stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0

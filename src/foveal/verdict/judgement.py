@@ -20,8 +20,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy  # whose parts load when they are first used
 from numpy.typing import NDArray
-from scipy import stats
 
 from .differences import (
     LEVEL,
@@ -195,7 +195,7 @@ def _bears_a_run(differences: NDArray, resampled: NDArray, level: float, worst: 
         return False
     more = np.append(differences, differences.mean() - side * worst * differences.std(ddof=1))
     seeds, images = more.var(ddof=1) / (n + 1), float(variances(differences, resampled)[1])
-    reach = stats.t.ppf(1 - level / 2, freedom(seeds, images, n + 1)) * math.sqrt(seeds + images)
+    reach = scipy.stats.t.ppf(1 - level / 2, freedom(seeds, images, n + 1)) * math.sqrt(seeds + images)
     return bool(side * more.mean() > reach)
 
 
@@ -208,17 +208,17 @@ def _to_decide(
     """
     n, mean = len(differences), abs(float(differences.mean()))
     images = float(variances(differences, resampled)[1])
-    limit = differences.var(ddof=1) * (n - 1) / stats.chi2.ppf(1 - UPPER, n - 1)
+    limit = differences.var(ddof=1) * (n - 1) / scipy.stats.chi2.ppf(1 - UPPER, n - 1)
     reach, nominal = max(mean, margin - mean), looks.nominal(level)
 
     def enough(seeds: int) -> bool:
         part = limit / seeds
-        t = stats.t.ppf(1 - nominal / 2, freedom(part, images, seeds))
+        t = scipy.stats.t.ppf(1 - nominal / 2, freedom(part, images, seeds))
         return bool(t * math.sqrt(part + images) < reach)
 
     # The mean is not known: whatever it is, within what seeds leave open, must be beyond their help.
-    alone = float(stats.norm.ppf(1 - nominal / 2)) * math.sqrt(images)
-    unsure = float(stats.t.ppf(1 - nominal / 2, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    alone = float(scipy.stats.norm.ppf(1 - nominal / 2)) * math.sqrt(images)
+    unsure = float(scipy.stats.t.ppf(1 - nominal / 2, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
     nearest, farthest = max(mean - unsure, 0.0), mean + unsure
     if farthest <= alone and alone >= margin - nearest:
         return None, 2 * (alone / reach) ** 2

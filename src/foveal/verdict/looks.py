@@ -16,8 +16,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # whose parts load when they are first used
 from numpy.typing import NDArray
-from scipy import optimize, stats
 
 from .differences import CLOSE, LEVEL, sign_flip, signs
 
@@ -71,7 +71,7 @@ class Looks:
         """P value for all looks together, of that which the two-level test has at one of them."""
         if not self.seeds[1:] or p >= 1:
             return p
-        return min(1.0, _crossing(self.seeds, float(stats.norm.isf(max(p, 1e-12) / 2))))
+        return min(1.0, _crossing(self.seeds, float(scipy.stats.norm.isf(max(p, 1e-12) / 2))))
 
 
 class SignFlips:
@@ -147,8 +147,8 @@ def _bound(sums: NDArray, allowed: int) -> float:
 def _nominal(seeds: tuple[int, ...], level: float) -> float:
     if not seeds[1:]:
         return level
-    bound = optimize.brentq(lambda bound: _crossing(seeds, bound) - level, 0.01, 8.0, xtol=1e-12)
-    return float(2 * stats.norm.sf(bound))
+    bound = scipy.optimize.brentq(lambda bound: _crossing(seeds, bound) - level, 0.01, 8.0, xtol=1e-12)
+    return float(2 * scipy.stats.norm.sf(bound))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -159,12 +159,12 @@ def _crossing(seeds: tuple[int, ...], bound: float) -> float:
     """
     edge = bound * math.sqrt(seeds[0])
     grid = np.linspace(-edge, edge, 201)
-    density = stats.norm.pdf(grid, scale=math.sqrt(seeds[0]))
-    inside = 2 * stats.norm.cdf(bound) - 1
+    density = scipy.stats.norm.pdf(grid, scale=math.sqrt(seeds[0]))
+    inside = 2 * scipy.stats.norm.cdf(bound) - 1
     for before, now in itertools.pairwise(seeds):
         edge = bound * math.sqrt(now)
         following = np.linspace(-edge, edge, 201)
-        steps = stats.norm.pdf(following[:, None] - grid[None], scale=math.sqrt(now - before))
+        steps = scipy.stats.norm.pdf(following[:, None] - grid[None], scale=math.sqrt(now - before))
         density = np.trapezoid(steps * density, grid, axis=1)
         grid = following
         inside = np.trapezoid(density, grid)

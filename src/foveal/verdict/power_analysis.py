@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy import optimize, stats
+import scipy  # whose parts load when they are first used
 
 from .differences import LEVEL
 
@@ -15,10 +15,10 @@ def power(effect: float, seeds: int, level: float = LEVEL) -> float:
     """Probability that a paired t test finds an effect, given in standard deviations of the paired differences."""
     if seeds < 2:
         return 0.0
-    bound = stats.t.ppf(1 - level / 2, seeds - 1)
+    bound = scipy.stats.t.ppf(1 - level / 2, seeds - 1)
     shift = min(effect * math.sqrt(seeds), 50.0)  # beyond, it is certain, and the distribution below cannot be computed
-    wrong_side = stats.nct.cdf(-bound, seeds - 1, shift)  # nan where it is too small to be computed
-    return float(stats.nct.sf(bound, seeds - 1, shift) + np.nan_to_num(wrong_side))
+    wrong_side = scipy.stats.nct.cdf(-bound, seeds - 1, shift)  # nan where it is too small to be computed
+    return float(scipy.stats.nct.sf(bound, seeds - 1, shift) + np.nan_to_num(wrong_side))
 
 
 def detectable(seeds: int, level: float = LEVEL, wanted: float = POWER) -> float:
@@ -28,4 +28,4 @@ def detectable(seeds: int, level: float = LEVEL, wanted: float = POWER) -> float
     """
     if power(MOST_DEVIATIONS, seeds, level) < wanted:
         return math.inf
-    return float(optimize.brentq(lambda effect: power(effect, seeds, level) - wanted, 1e-6, MOST_DEVIATIONS))
+    return float(scipy.optimize.brentq(lambda effect: power(effect, seeds, level) - wanted, 1e-6, MOST_DEVIATIONS))

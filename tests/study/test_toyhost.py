@@ -1,0 +1,179 @@
+"""Studies on a host that trains in a second: the loop and what it survives, and that nobody knows Ultralytics."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import toyhost
+from foveal.executors import Local
+from foveal.hosts import known
+from foveal.report import write
+from foveal.results import assemble
+from foveal.study import Study
+from foveal.view.study import Watched
+from helpers import in_fresh_process
+
+PLAN = {"model": "net.toy", "data": "pictures", "arms": ["se(reduction=2)", "A/A"], "seeds": 2, "split": "val"}
+
+
+@pytest.fixture(autouse=True)
+def _only_the_toy(monkeypatch):
+    monkeypatch.setattr(known, "HOSTS", ["toyhost"])
+    monkeypatch.setattr(Study, "command", toyhost.command)
+
+
+def prepared(folder: Path, **changes: object) -> Study:
+    """Nothing trained yet; a cell takes a second or two of training."""
+    toyhost.draw(folder / "pictures")
+    return Study.prepare({**PLAN, "train": {"epochs": 4, "pause": 0.05}, **changes}, folder, folder)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Study:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "HOSTS", ["toyhost"])
+        patch.setattr(Study, "command", toyhost.command)
+        study = prepared(tmp_path_factory.mktemp("toy") / "study")
+        with Local(jobs=2) as executor:
+            study.run(executor, print)
+    return study
+
+
+def values(study: Study) -> dict:
+    """All that must not depend on how often a study was killed."""
+    own = ("seconds", "peak_bytes", "resumed", "finished")
+    return {where: {k: v for k, v in vars(result).items() if k not in own} for where, result in study.results().items()}
+
+
+def runner(study: Study) -> subprocess.Popen:
+    command = [sys.executable, toyhost.__file__, "run", str(study.folder)]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def family(study: Study) -> list[int]:
+    """Processes that train a cell of the study, also those whose runner is gone."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            if "cell" in words and str(study.folder) in words:
+                found.append(int(entry.name))
+    return found
+
+
+def states(study: Study) -> set[tuple[Path, int]]:
+    """What a cell can go on from, and results, as they are now."""
+    found = set()
+    for path in (path for name in ("resume.pt", "result.json") for path in study.folder.glob(f"cells/*/{name}")):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path, path.stat().st_mtime_ns))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(undisturbed, tmp_path):
+    study, chance = prepared(tmp_path), random.Random(0)
+    started, kills = runner(study), 0
+    try:
+        for way in ["everything", "a worker", "the runner"] * 3:  # each when something has happened since the last one
+            before = states(study)
+            while states(study) == before and started.poll() is None:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.3))  # in the middle of an epoch, of saving, judging, starting the next, ...
+            if started.poll() is not None:
+                break
+            doomed = [*family(study)[:1]] if way == "a worker" else [started.pid]
+            for process in [*doomed, *(family(study) if way == "everything" else [])]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+                    kills += 1
+            if way != "a worker":
+                started.wait()
+                started = runner(study)
+        assert started.wait(120) == 0
+    finally:
+        for process in [started.pid, *family(study)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+    assert kills > 2
+    assert any(result.resumed for result in study.results().values())
+    assert values(study) == values(undisturbed)
+    assert not list(study.folder.rglob("resume.pt")), "finished cells keep no more than they need"
+
+
+def test_two_runners_share_the_work(undisturbed, tmp_path):
+    study = prepared(tmp_path)
+    both = [runner(study) for _ in range(2)]
+    assert [one.wait(120) for one in both] == [0, 0]
+    assert values(study) == values(undisturbed)
+    assert not any(result.resumed for result in study.results().values())
+
+
+def test_a_study_is_reported_and_shown(undisturbed):
+    found = assemble(undisturbed)
+    assert found["complete"]
+    assert found["task"] == "classify"
+    assert [f["check"] for f in found["fairness"] if f["ok"] is False] == []
+    assert [arm["name"] for arm in found["arms"]] == ["baseline", "se(reduction=2)", "A/A"]
+    assert found["arms"][1]["cost"]["parameters"] > found["arms"][0]["cost"]["parameters"]
+    assert all(path.is_file() for path in write(found, undisturbed.folder))
+    shown = Watched(undisturbed.folder)
+    assert {cell["state"] for cell in shown.data("progress")["cells"]} == {"finished"}
+    image = shown.data("images", "1")["images"][0]["image"]
+    assert shown.data("image", "1", "0", str(image))["photo"].startswith("picture/photo/")
+
+
+def test_nothing_of_it_knows_ultralytics(undisturbed, tmp_path):
+    """From the plan to the report, in a process in which Ultralytics cannot be imported."""
+    code = f"""
+import sys
+sys.modules["ultralytics"] = None
+sys.path.insert(0, {str(Path(toyhost.__file__).parent)!r})
+from pathlib import Path
+from foveal.hosts import known
+known.HOSTS[:] = ["toyhost"]
+from foveal.report import write
+from foveal.results import assemble, before
+from foveal.study import Study
+from foveal.study.hours import forecast
+from foveal.view.study import Watched
+study = Study(Path({str(undisturbed.folder)!r}))
+before(study.plan, study.results())
+forecast(study.plan, "cpu")
+write(assemble(study), Path())
+print(Watched(study.folder).data("progress")["metric"])
+"""
+    assert in_fresh_process(code, tmp_path).splitlines()[-1] == "top-1 accuracy"
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_a_plan_is_resolved_once(tmp_path, monkeypatch):
+    """The training arguments are computed once, and the data set is described once, for all who ask."""
+    study, asked = prepared(tmp_path), {"settings": 0, "data": 0}
+
+    def counted(name: str):
+        real = getattr(toyhost.HOST, name)
+
+        def call(*given):
+            asked[name] += 1
+            return real(*given)
+
+        return call
+
+    host = toyhost.HOST.__class__(**vars(toyhost.HOST) | {name: counted(name) for name in asked})
+    monkeypatch.setattr(toyhost, "HOST", host)
+    study = Study(tmp_path)
+    for arm in study.plan.arms:
+        study.plan.complete(arm)
+        study.plan.epochs(arm)
+    study.states()
+    study.news()
+    _ = study.plan.dataset.names, study.plan.settings
+    assert asked == {"settings": 1, "data": 1}
