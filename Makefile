@@ -61,6 +61,7 @@ docs: $(VENV)/ready ## Write docs/attentions.md from the cards, and the tables o
 	$(BIN)/python docs/calibration.py > docs/calibration.md
 	$(BIN)/python benchmarks/schema.py > benchmarks/schema.json
 	$(BIN)/python docs/kernels.py
+	$(BIN)/python docs/house.py > docs/house.svg
 	$(BIN)/python docs/export.py
 
 calibration: $(VENV)/ready ## Simulate how often a verdict is wrong, into benchmarks/results; two cores take half an hour

@@ -86,7 +86,7 @@ def test_killed_cells_go_on_and_failed_ones_wait_for_the_next_run(tmp_path):
 
 
 def test_a_cell_that_another_process_holds_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("foveal.study.folder.POLL", 0.01)
+    monkeypatch.setattr("foveal.study.loop.POLL", 0.01)
     study = prepared(tmp_path)
     cells = by_key(study)
     theirs, raced, *_ = cells

@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import re
+import runpy
 import types
 from pathlib import Path
 
@@ -129,6 +130,14 @@ def test_imports_go_down_the_ladder_through_faces_and_doors(name):
 )
 def test_an_arrow_up_a_second_door_and_a_name_past_a_face_are_seen(name, line):
     assert len(wrong(name, line)) == 1
+
+
+def test_the_picture_is_drawn_from_the_imports():
+    house = runpy.run_path(str(ROOT / "docs/house.py"))
+    assert (ROOT / "docs/house.svg").read_text() == house["svg"](), "make docs"
+    rungs = {wing: number for number, rung in enumerate(LADDER) for wing in rung}
+    assert {*house["taken"]()} == {wing for wing in rungs if "/" not in wing}
+    assert all(rungs[other] < rungs[wing] for wing, below in house["taken"]().items() for other in below)
 
 
 def test_the_root_holds_no_rooms():

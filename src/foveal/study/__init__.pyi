@@ -12,12 +12,13 @@ from .cell import chosen_on as chosen_on
 from .cell import refused as refused
 from .cell import run as run
 from .demo import prepare as prepare
-from .folder import POLL as POLL
 from .folder import State as State
-from .folder import Study as Study
+from .folder import StudyFolder as StudyFolder
 from .folder import in_words as in_words
 from .folder import rows as rows
 from .hours import forecast as forecast
+from .loop import POLL as POLL
+from .loop import Study as Study
 from .plan import Cell as Cell
 from .plan import Plan as Plan
 from .plan import claims as claims

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .folder import Study
+from .loop import Study
 
 SHAPES = ("disc", "square", "cross")
 COLOURS = np.array([[220, 70, 60], [60, 190, 80], [70, 90, 220]])

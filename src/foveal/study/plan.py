@@ -16,10 +16,11 @@ import yaml
 from ..errors import UserError, endless, shown
 from ..evidence import Metric, Says, Task
 from ..files import beside
-from ..hosts import SPLITS, Data, Host, Recipe, host_of
+from ..hosts import Data, Host, Recipe, host_of
 from ..verdict import LEVEL, Looks, fewest_seeds
 from . import arms as arm_names
 from .arms import OTHER_SEEDS, Arm
+from .paper import Paper
 
 # What decides a run is said here where the host would choose by what it sees, and runs are never cut short.
 FAIR = {"optimizer": "AdamW", "lr0": 0.001, "momentum": 0.9, "warmup_bias_lr": 0.0, "patience": 0, "plots": False}
@@ -73,7 +74,7 @@ class Plan:
     split: str = "val"
     margin: float = 0.005
     recipe: Recipe = field(default_factory=Recipe)
-    paper: "Paper | None" = None
+    paper: Paper | None = None
     rehearsal: float | None = None
     settings: dict[str, object] = field(default_factory=dict)
     text: dict[str, object] = field(default_factory=dict)
@@ -214,47 +215,6 @@ class Cell:
     seed: int
     key: str
     earlier: str = ""
-
-
-@dataclass(frozen=True)
-class Paper:
-    """What a paper reports.
-
-    Attributes:
-        source: which, and where in it.
-        figures: the metric in per cent for "baseline" and for attentions by name.
-        images: in each split of its data.
-        notes: what a reader must know before comparing.
-    """
-
-    source: str
-    figures: dict[str, float]
-    images: dict[str, int]
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, written: object) -> "Paper":
-        """From a plan.
-
-        Raises:
-            UserError: it is written in another way.
-        """
-        try:
-            paper = cls(**{**written, "notes": tuple(written.get("notes", ()))})
-            sound = isinstance(paper.source, str) and all(isinstance(note, str) for note in paper.notes)
-            sound &= all(type(value) in (int, float) for value in paper.figures.values())
-            sound &= all(split in SPLITS and type(n) is int for split, n in paper.images.items())
-        except (AttributeError, TypeError):
-            sound = False
-        if not sound:
-            example = "paper: {source: a title, figures: {baseline: 77.3, ema: 80.7}, images: {train: 50000}}"
-            raise UserError(f"paper: {shown(written)} is not what a paper reports", example)
-        return paper
-
-    def figure(self, arm: Arm) -> float | None:
-        """What it reports of an arm, as a fraction; None if nothing."""
-        name = arm.spec.name if arm.spec else arm.name
-        return self.figures[name] / 100 if name in self.figures else None
 
 
 def each(written: Mapping[str, object]) -> Iterator[dict[str, object]]:

@@ -8,8 +8,6 @@ import functools
 import json
 import math
 import shlex
-import shutil
-import tempfile
 import threading
 from pathlib import Path
 
@@ -20,9 +18,8 @@ from .. import report
 from ..errors import UserError
 from ..evidence import THRESHOLDS, Answers, Detections, Task, averages, iou, match
 from ..explain import MALFORMED, MANIFEST, album, index, inside, stamp
-from ..hosts import contents
 from ..results import gates_folder
-from ..study import DATA, LOCK, PLAN, Cell, Plan, State, Study, in_words, rows
+from ..study import PLAN, Cell, State, StudyFolder, in_words, rows
 
 FAINTEST = 0.05  # detections below are not sent
 EXPLAINED = 4  # images won, and lost, in the command that makes gates
@@ -44,7 +41,7 @@ class Watched:
     def __init__(self, folder: Path):
         self.folder = folder
         self._turn = threading.Lock()  # two looks at once would take each other for a run under way
-        self._planned: tuple[object, _Quiet] | None = None
+        self._planned: tuple[object, _Shown] | None = None
         self.task = self._now().plan.task
 
     def data(self, name: str, *numbers: str) -> dict | None:
@@ -86,22 +83,22 @@ class Watched:
         folder = gates_folder(self.folder, arm)
         return folder if inside(self.folder, str(folder.relative_to(self.folder) / MANIFEST)) else None
 
-    def _now(self) -> "_Quiet":
+    def _now(self) -> "_Shown":
         planned = stamp(self.folder / PLAN)
         with self._turn:
             if self._planned is None or self._planned[0] != planned:
-                self._planned = planned, _Quiet(self.folder)
+                self._planned = planned, _Shown(self.folder)
             return self._planned[1]
 
-    def _states(self, study: "_Quiet") -> list[State]:
+    def _states(self, study: "_Shown") -> list[State]:
         with self._turn:
             return study.states()
 
-    def _finished(self, study: "_Quiet") -> dict[tuple[str, int], Path]:
+    def _finished(self, study: "_Shown") -> dict[tuple[str, int], Path]:
         states = self._states(study)
         return {(s.cell.arm.name, s.cell.pair): study.path(s.cell) for s in states if s.word == "finished"}
 
-    def _progress(self, study: "_Quiet") -> dict[str, object]:
+    def _progress(self, study: "_Shown") -> dict[str, object]:
         states = self._states(study)
         left = study.seconds_left(states)
         return {
@@ -117,7 +114,7 @@ class Watched:
             "page": inside(self.folder, self.page) is not None,
         }
 
-    def _images(self, study: "_Quiet", arm: int) -> dict[str, object]:
+    def _images(self, study: "_Shown", arm: int) -> dict[str, object]:
         """Images, those first on which the arm did better than the baseline, by scores averaged over seeds."""
         name, finished = study.plan.arms[arm].name, self._finished(study)
         seeds, notes, scores, names = [], [], [], None
@@ -143,7 +140,7 @@ class Watched:
         ]
         return {"seeds": seeds, "notes": notes, "images": images}
 
-    def _image(self, study: "_Quiet", arm: int, pair: int, image: int) -> dict[str, object] | None:
+    def _image(self, study: "_Shown", arm: int, pair: int, image: int) -> dict[str, object] | None:
         """What both arms found or answered on one image with one seed, and what is there."""
         name, finished = study.plan.arms[arm].name, self._finished(study)
         if not {("baseline", pair), (name, pair)} <= finished.keys():
@@ -163,7 +160,7 @@ class Watched:
         }
 
     def _gates(
-        self, study: "_Quiet", arm: int, finished: dict, pair: int, photo: int | None, image: str
+        self, study: "_Shown", arm: int, finished: dict, pair: int, photo: int | None, image: str
     ) -> dict[str, object]:
         """The maps of an image, or the sentence and the command for those who want some."""
         name = study.plan.arms[arm].name
@@ -191,18 +188,11 @@ class Watched:
         return {"maps": [], "why": said or "Nobody has asked for the gates of this arm yet.", "command": command}
 
 
-class _Quiet(Study):
-    """A study that leaves its folder as it is: the digests it takes are kept elsewhere, and no lock is made."""
+class _Shown(StudyFolder):
+    """A study as the page shows it: with its images, and whatever is damaged in it."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        self.plan = Plan.read(folder / PLAN)
-        with tempfile.TemporaryDirectory() as scratch:
-            cache = Path(scratch) / DATA
-            if (folder / DATA).is_file():
-                shutil.copyfile(folder / DATA, cache)
-            self.contents = contents(self.plan.dataset, cache)
-        self.cells = self.plan.cells(self.contents.digest)
+        super().__init__(folder)
         self.names = self.plan.dataset.names
         self.photos = self.plan.dataset.photographs(self.plan.split)
 
@@ -210,13 +200,10 @@ class _Quiet(Study):
         """The name of a class."""
         return str(self.names.get(int(label), label))
 
-    def _taken(self, cell: Cell) -> bool:
-        # To ask takes the lock for a moment, which writes nothing, and for which a run that starts has patience.
-        return (self.path(cell) / LOCK).is_file() and super()._taken(cell)
-
-    def _state(self, cell: Cell) -> State:
+    def state(self, cell: Cell) -> State:
+        """How far a cell is; one whose files cannot be read has failed."""
         try:
-            state = super()._state(cell)
+            state = super().state(cell)
             if state.result:
                 # Of another release, or damaged, if they are not there or no numbers.
                 _ = state.result.scores[self.plan.metric.key] + state.result.seconds
@@ -225,7 +212,7 @@ class _Quiet(Study):
             return State(cell, "failed", reason=f"files in {self.path(cell)} cannot be read: {error}")
 
 
-def _cell(state: State, study: _Quiet) -> dict[str, object]:
+def _cell(state: State, study: _Shown) -> dict[str, object]:
     try:
         curve = [_number(row.get(study.plan.metric.column)) for row in rows(study.path(state.cell))]
     except MALFORMED:
@@ -300,22 +287,22 @@ def _of(image: int, images: NDArray, *arrays: NDArray) -> list[NDArray]:
     return [array[chosen] for array in arrays]
 
 
-def _objects(found: Detections, image: int, study: _Quiet) -> list[dict[str, object]]:
+def _objects(found: Detections, image: int, study: _Shown) -> list[dict[str, object]]:
     true = _of(image, found.true_image, found.true_box, found.true_label)
     return [{"box": box.tolist(), "label": study.named(label)} for box, label in zip(*true, strict=True)]
 
 
-def _class(found: Answers, image: int, study: _Quiet) -> str:
+def _class(found: Answers, image: int, study: _Shown) -> str:
     return study.named(found.label[image])
 
 
-def _ranked(found: Answers, image: int, study: _Quiet) -> dict[str, object]:
+def _ranked(found: Answers, image: int, study: _Shown) -> dict[str, object]:
     """An arm's answers, the most likely first."""
     true = found.label[image]
     return {"answers": [{"label": study.named(one), "right": bool(one == true)} for one in found.ranked[image]]}
 
 
-def _side(found: Detections, image: int, study: _Quiet) -> dict[str, object]:
+def _side(found: Detections, image: int, study: _Shown) -> dict[str, object]:
     """An arm's boxes, each with the number of the object it finds, -1 for none.
 
     Objects go to detections by falling confidence, so that leaving out faint ones changes nothing for the others: the
