@@ -15,7 +15,7 @@ import foveal
 from foveal import ATTENTIONS, IdentityStart, UserError
 from foveal.cli import app
 from foveal.deploy import checked_export, parity
-from foveal.deploy.parity import Apart, Difference
+from foveal.deploy.parity import Difference, Differences
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import Kind, exporter, runtime
 from foveal.surgery import attachment
@@ -134,8 +134,8 @@ FOUND = raw((20, 20, 10, 10, 0.9, 0.1), (60, 40, 20, 8, 0.2, 0.7), (10, 50, 6, 6
 
 
 def test_equal_outputs_are_not_apart():
-    found = parity.apart([FOUND], [FOUND.clone()], DETECT, SIZE)
-    assert found == Apart(Difference(0, 0), Difference(0, 0), None, 2, 0, 0, 0)
+    found = parity.compare([FOUND], [FOUND.clone()], DETECT, SIZE)
+    assert found == Differences(Difference(0, 0), Difference(0, 0), None, 2, 0, 0, 0)
 
 
 def test_differences_are_measured_before_and_after_suppression():
@@ -143,7 +143,7 @@ def test_differences_are_measured_before_and_after_suppression():
     other[0, 0, 0] += 0.5
     other[0, 4, 0] -= 0.1
     other[0, 1, 2] += 3  # of a box that nobody keeps
-    found = parity.apart([FOUND], [other], DETECT, SIZE)
+    found = parity.compare([FOUND], [other], DETECT, SIZE)
     assert (found.boxes.largest, found.boxes.rms) == (3, pytest.approx(math.sqrt((0.25 + 9) / 12)))
     assert found.scores.largest == pytest.approx(0.1)
     assert (found.kept, found.unmatched, found.kept_boxes) == (2, 0, 0.5)
@@ -153,24 +153,24 @@ def test_differences_are_measured_before_and_after_suppression():
 def test_boxes_that_only_one_finds_are_counted():
     other = FOUND.clone()
     other[0, 5, 1] = 0.1  # no longer above the threshold, by more than it differs elsewhere
-    found = parity.apart([FOUND], [other], DETECT, SIZE)
+    found = parity.compare([FOUND], [other], DETECT, SIZE)
     assert (found.kept, found.unmatched) == (2, 0)  # twice the difference excuses it
     moved = FOUND.clone()
     moved[0, 0, 1] -= 30
-    assert parity.apart([FOUND], [moved], DETECT, SIZE).unmatched == 2
+    assert parity.compare([FOUND], [moved], DETECT, SIZE).unmatched == 2
     turned = FOUND.clone()
     turned[0, [4, 5], 0] = turned[0, [5, 4], 0]
-    assert parity.apart([FOUND], [turned], DETECT, SIZE).kept_boxes == 0
+    assert parity.compare([FOUND], [turned], DETECT, SIZE).kept_boxes == 0
 
 
 def test_what_is_no_number_is_infinitely_wrong():
     other = FOUND.clone()
     other[0, 2, 1] = math.nan
-    assert parity.apart([FOUND], [other], DETECT, SIZE).boxes.largest == math.inf
+    assert parity.compare([FOUND], [other], DETECT, SIZE).boxes.largest == math.inf
     rows = torch.tensor([[[0, 0, 9, 9, 0.9, 1], [5, 5, 20, 30, 0.6, 0]]])
     broken = rows.clone()
     broken[0, 0, 2] = math.nan
-    found = parity.apart([rows], [broken], Kind("detect", 2, rows=True, unit=False), SIZE)
+    found = parity.compare([rows], [broken], Kind("detect", 2, rows=True, unit=False), SIZE)
     assert found.boxes.largest > 9
 
 
@@ -178,9 +178,9 @@ def test_masks_and_key_points_are_measured_by_their_size():
     true, got = raw((20, 20, 10, 10, 0.9, 0.1), more=3), raw((20, 20, 10, 10, 0.9, 0.1), more=3)
     got[0, 7] += 0.1
     masks = torch.full((1, 2, 4, 4), 8.0)
-    found = parity.apart([true, masks], [got, masks + 4], Kind("segment", 2, rows=False, unit=False), SIZE)
+    found = parity.compare([true, masks], [got, masks + 4], Kind("segment", 2, rows=False, unit=False), SIZE)
     assert found.rest.largest == pytest.approx(0.5)
-    assert parity.apart([true, masks], [got, masks], DETECT, SIZE).rest.largest == pytest.approx(0.2)
+    assert parity.compare([true, masks], [got, masks], DETECT, SIZE).rest.largest == pytest.approx(0.2)
 
 
 DEPTH, SEMANTIC = (Kind(task, 3, rows=False, unit=False) for task in ("depth", "semantic"))
@@ -188,32 +188,34 @@ DEPTH, SEMANTIC = (Kind(task, 3, rows=False, unit=False) for task in ("depth", "
 
 def test_maps_are_measured_by_their_size():
     depths = torch.full((1, 1, 4, 4), 8.0)
-    assert parity.apart([depths], [depths + 2], DEPTH, SIZE) == Apart(rest=Difference(0.25, 0.25))
-    assert parity.apart([depths], [depths], DEPTH, SIZE) == Apart(rest=Difference(0, 0))
+    assert parity.compare([depths], [depths + 2], DEPTH, SIZE) == Differences(rest=Difference(0.25, 0.25))
+    assert parity.compare([depths], [depths], DEPTH, SIZE) == Differences(rest=Difference(0, 0))
     said = "outputs have the shapes [(1, 1, 2, 2)], not [(1, 1, 4, 4)]"
-    assert parity.apart([depths], [depths[..., :2, :2]], DEPTH, SIZE) == said
+    assert parity.compare([depths], [depths[..., :2, :2]], DEPTH, SIZE) == said
 
 
 def test_maps_of_classes_are_measured_by_what_the_classes_scored():
     scores = torch.zeros(2, 3, 4, 4)
     scores[:, 1], scores[:, 2] = 10.0, 9.9999
     best = torch.ones(2, 4, 4, dtype=torch.uint8)
-    assert parity.apart([scores], [best], SEMANTIC, SIZE) == Apart(rest=Difference(0, 0))
-    assert parity.apart([scores], [best.float()], SEMANTIC, SIZE) == Apart(rest=Difference(0, 0))
+    assert parity.compare([scores], [best], SEMANTIC, SIZE) == Differences(rest=Difference(0, 0))
+    assert parity.compare([scores], [best.float()], SEMANTIC, SIZE) == Differences(rest=Difference(0, 0))
     tie, wrong, none = best.clone(), best.clone(), best.clone()
     tie[0, 0, 0], wrong[0, 0, 0], none[0, 0, 0] = 2, 0, 3
-    assert parity.apart([scores], [tie], SEMANTIC, SIZE).rest.largest == pytest.approx(1e-5, rel=0.1)
-    assert parity.apart([scores], [wrong], SEMANTIC, SIZE).rest.largest == 1
-    assert parity.apart([scores], [none], SEMANTIC, SIZE).rest.largest == math.inf
-    assert parity.apart([scores], [scores], SEMANTIC, SIZE) == Apart(rest=Difference(0, 0))  # some formats write scores
+    assert parity.compare([scores], [tie], SEMANTIC, SIZE).rest.largest == pytest.approx(1e-5, rel=0.1)
+    assert parity.compare([scores], [wrong], SEMANTIC, SIZE).rest.largest == 1
+    assert parity.compare([scores], [none], SEMANTIC, SIZE).rest.largest == math.inf
+    assert parity.compare([scores], [scores], SEMANTIC, SIZE) == Differences(
+        rest=Difference(0, 0)
+    )  # some formats write scores
     said = "outputs have the shapes [(2, 3, 4)], not [(2, 4, 4)]"
-    assert parity.apart([scores], [best[:, :3]], SEMANTIC, SIZE) == said
+    assert parity.compare([scores], [best[:, :3]], SEMANTIC, SIZE) == said
 
 
 def test_one_score_is_for_or_against_its_class():
     score = torch.tensor([2.0, -1.0, 1e-6]).view(1, 1, 1, 3)
     for classes, largest in (([1, 0, 1], 0), ([1, 0, 0], 5e-7), ([1, 1, 1], 0.5), ([0, 0, 1], 1)):
-        found = parity.apart([score], [torch.tensor([[classes]])], SEMANTIC, SIZE)
+        found = parity.compare([score], [torch.tensor([[classes]])], SEMANTIC, SIZE)
         assert found.rest.largest == pytest.approx(largest), classes
 
 
@@ -222,10 +224,10 @@ def test_rows_are_found_in_any_order():
     kind = Kind("detect", 2, rows=True, unit=False)
     shuffled = rows[:, [1, 0, 2]].clone()
     shuffled[0, 2, :4] += 40  # too faint to tell
-    found = parity.apart([rows], [shuffled], kind, SIZE)
+    found = parity.compare([rows], [shuffled], kind, SIZE)
     assert (found.boxes.largest, found.scores.largest, found.kept, found.unmatched) == (0, 0, 2, 0)
     shuffled[0, 0, 0] += 2
-    assert parity.apart([rows], [shuffled], kind, SIZE).boxes.largest == 2
+    assert parity.compare([rows], [shuffled], kind, SIZE).boxes.largest == 2
 
 
 @pytest.mark.parametrize("unit", [False, True])
@@ -233,12 +235,12 @@ def test_of_a_model_that_is_sure_of_nothing_the_clearer_rows_are_compared(unit):
     kind = Kind("detect", 2, rows=True, unit=unit)
     rows = torch.tensor([[[10.0, 10, 20, 30, 6e-4, 0], [0, 0, 9, 9, 5e-4, 0], [5, 5, 20, 30, 1e-4, 0]]])
     other = rows[:, [1, 0, 2]].clone()
-    found = parity.apart([rows], [other], kind, SIZE)
+    found = parity.compare([rows], [other], kind, SIZE)
     assert (found.boxes.largest, found.scores.largest, found.kept, found.empty) == (0, 0, 0, False)
     other[0, 2, :4] += 40  # the faintest may be another one
-    assert parity.apart([rows], [other], kind, SIZE).boxes.largest == 0
+    assert parity.compare([rows], [other], kind, SIZE).boxes.largest == 0
     other[0, 0, 0] += 2
-    assert parity.apart([rows], [other], kind, SIZE).boxes.largest == (2 * SIZE[1] if unit else 2)
+    assert parity.compare([rows], [other], kind, SIZE).boxes.largest == (2 * SIZE[1] if unit else 2)
 
 
 @pytest.mark.parametrize("masks", [[], [torch.ones(1, 2, 4, 4)]], ids=["boxes", "masks"])
@@ -246,18 +248,18 @@ def test_rows_without_a_box_are_no_comparison(masks):
     kind = Kind("segment" if masks else "detect", 2, rows=True, unit=False)
     none, equal = torch.zeros(1, 3, 6), torch.tensor([[[0.0, 0, 9, 9, 0.9, 1]] * 3])
     for rows in (none, equal):
-        found = parity.apart([rows, *masks], [rows.clone(), *masks], kind, SIZE)
+        found = parity.compare([rows, *masks], [rows.clone(), *masks], kind, SIZE)
         assert (found.boxes, found.scores, found.empty) == (None, None, True)
         assert parity.worst([found]).empty
-    assert not parity.apart([torch.ones(1, 5)], [torch.ones(1, 5)], Kind("classify", 5, False, False), SIZE).empty
-    assert not parity.apart([FOUND], [FOUND], DETECT, SIZE).empty
+    assert not parity.compare([torch.ones(1, 5)], [torch.ones(1, 5)], Kind("classify", 5, False, False), SIZE).empty
+    assert not parity.compare([FOUND], [FOUND], DETECT, SIZE).empty
 
 
 def test_fractions_of_the_image_become_pixels():
     rows = torch.tensor([[[0.5, 0.5, 0.2, 0.2, 0.9, 0.0], [0.2, 0.3, 0.1, 0.1, 0.1, 0.0]]])
     other = rows.clone()
     other[0, 0, 0] += 0.01
-    found = parity.apart([rows], [other], Kind("detect", 2, rows=True, unit=True, chosen=False), SIZE)
+    found = parity.compare([rows], [other], Kind("detect", 2, rows=True, unit=True, chosen=False), SIZE)
     assert found.boxes.largest == pytest.approx(0.96, rel=1e-4)  # of 96 columns
     assert found.kept_boxes == pytest.approx(0.96, rel=1e-4)
 
@@ -275,16 +277,18 @@ def test_rows_of_rt_detr_are_read_as_their_release_writes_them():
         assert found.tolist() == [pytest.approx([40, 40, 60, 60, 0.4, 1])]
         other = rows.clone()
         other[:, 0, 4] += 0.35  # another confidence, and with the older ones another class
-        assert parity.apart([rows], [other], kind, size).scores.largest == pytest.approx(0.35 if kind.chosen else 0.05)
+        assert parity.compare([rows], [other], kind, size).scores.largest == pytest.approx(
+            0.35 if kind.chosen else 0.05
+        )
 
 
 def test_other_shapes_are_said():
-    assert "(1, 6, 2)" in parity.apart([FOUND], [FOUND[..., :2]], DETECT, SIZE)
-    assert parity.apart([torch.ones(1, 5)], [torch.ones(1, 5)], Kind("classify", 5, False, False), SIZE).boxes is None
+    assert "(1, 6, 2)" in parity.compare([FOUND], [FOUND[..., :2]], DETECT, SIZE)
+    assert parity.compare([torch.ones(1, 5)], [torch.ones(1, 5)], Kind("classify", 5, False, False), SIZE).boxes is None
 
 
-def difference(largest: float, rms: float) -> Apart:
-    return Apart(boxes=Difference(largest, rms), scores=Difference(0, 0), kept=3, unmatched=0)
+def difference(largest: float, rms: float) -> Differences:
+    return Differences(boxes=Difference(largest, rms), scores=Difference(0, 0), kept=3, unmatched=0)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +301,7 @@ def difference(largest: float, rms: float) -> Apart:
         (difference(8.0, 0.5), difference(9.0, 1.0), difference(2.0, 0.3), ""),  # on the whole no more than the format
         (difference(2.0, 0.7), difference(9.0, 1.0), difference(8.0, 0.3), "rms 0.7; without attention 8, 0.3"),
         (difference(math.inf, math.inf), difference(math.inf, math.inf), difference(8.0, 0.3), "inf"),
-        (Apart(scores=Difference(1e-3, 1e-3)), None, None, "confidences differ by up to 0.001, rms 0.001"),
+        (Differences(scores=Difference(1e-3, 1e-3)), None, None, "confidences differ by up to 0.001, rms 0.001"),
     ],
 )
 def test_what_passes(apart, effect, plain, wrong):
@@ -308,7 +312,7 @@ def test_what_passes(apart, effect, plain, wrong):
 
 
 def test_boxes_found_by_one_only_fail():
-    apart = Apart(boxes=Difference(0, 0), scores=Difference(0, 0), kept=3, unmatched=1)
+    apart = Differences(boxes=Difference(0, 0), scores=Difference(0, 0), kept=3, unmatched=1)
     assert "1 boxes are found by only one" in checked_export._wrong(
         checked_export.Case((64, 64), 1, True, apart, ""), None, None
     )

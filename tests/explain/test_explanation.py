@@ -288,13 +288,13 @@ def test_initial_is_the_mean_of_fresh_gates_on_the_same_features():
     network.model = torch.nn.Sequential(torch.nn.Sequential(attention))
     rows = [[-1, 1, "Conv+ema(groups=4)", []], [-1, 1, "Conv", []]]
     network.yaml = {"backbone": rows, "head": [[-1, 1, "Detect", []]]}
-    (placed,) = gates.placed(network)
-    assert len(placed.fresh) == gates.DRAWS
-    weights = [fresh.conv3x3.weight for fresh in placed.fresh]
+    (sites,) = gates.sites(network)
+    assert len(sites.fresh) == gates.DRAWS
+    weights = [fresh.conv3x3.weight for fresh in sites.fresh]
     assert not any(torch.equal(weights[0], other) for other in weights[1:])
     x = torch.randn(1, 32, 6, 7)
-    ((name, values, initial),) = gates._gates(placed, x)
-    expected = torch.stack([fresh.gates(x)["spatial"][0] for fresh in placed.fresh]).mean(0)
+    ((name, values, initial),) = gates._gates(sites, x)
+    expected = torch.stack([fresh.gates(x)["spatial"][0] for fresh in sites.fresh]).mean(0)
     assert name == "spatial"
     assert values == pytest.approx(attention.gates(x)["spatial"][0].detach().numpy(), abs=1e-6)
     assert initial == pytest.approx(expected.detach().numpy(), abs=1e-6)
@@ -318,12 +318,12 @@ def test_activation_maps_are_layercam_on_one_scale(model, images):
     whole.model = copy.deepcopy(model.model)
     whole.model.model[16].attention[0].gain.data.fill_(0.7)
     predictor = inference.predictor(whole, conf=0.25, imgsz=160, device="cpu")
-    placed = gates.placed(predictor.model.model)
-    result, image, _ = gates.features(predictor, placed, images[0])
-    found = cam.pair(predictor, placed[0].outer, image, result.orig_img)
+    sites = gates.sites(predictor.model.model)
+    result, image, _ = gates.features(predictor, sites, images[0])
+    found = cam.pair(predictor, sites[0].outer, image, result.orig_img)
     network, kept = predictor.model.model, []
     network.model[-1].shape = None
-    hook = placed[0].outer.register_forward_hook(lambda _, x, out: kept.extend([x[0], out]))
+    hook = sites[0].outer.register_forward_hook(lambda _, x, out: kept.extend([x[0], out]))
     x = image.clone().requires_grad_()
     with torch.enable_grad():
         scores = network(x)[0][0, 4:].amax(0)

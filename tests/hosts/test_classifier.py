@@ -182,7 +182,7 @@ def test_the_stem_for_small_images_keeps_their_size(name):
     assert weight.shape == (64, 3, 3, 3)
     assert model.conv1.bias is None
     assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.06)  # He et al.'s, by fan-out
-    assert attaching.image(model).shape == (1, 3, 32, 32), "tracing it on large images takes seconds"
+    assert attaching.example_input(model).shape == (1, 3, 32, 32), "tracing it on large images takes seconds"
     others = {key: value.shape for key, value in plain.state_dict().items() if key != "conv1.weight"}
     assert {key: value.shape for key, value in model.state_dict().items() if key != "conv1.weight"} == others
 

@@ -141,7 +141,7 @@ def test_all_wrong_widths_are_said_at_once_and_the_hint_is_right_at_every_scale(
 def test_numbers_of_a_row_are_read_as_its_attentions_copies_mean_them():
     model = build("yolo11n", published([-1, 1, "EMA", [8]]))
     assert attentions(model)[0].groups == 8
-    (found,) = gates.placed(model)
+    (found,) = gates.sites(model)
     assert found.spec == Spec("ema", {"groups": 8}, "paper")
     assert [fresh.groups for fresh in found.fresh] == [8] * gates.DRAWS
 

@@ -29,7 +29,7 @@ from foveal.report import page as report
 from foveal.results import assembly, fairness
 from foveal.study import BUSY, Result, Study, in_words
 from foveal.study import cell as room
-from foveal.study.cell import FAILURE, RESULT, held
+from foveal.study.cell import FAILURE, RESULT, locked
 from foveal.study.demo import draw_data
 from foveal.view import study as view_study
 from studies import PLAN, Scripted, fake, prepared
@@ -82,7 +82,7 @@ def test_killed_cells_go_on_and_failed_ones_wait_for_the_next_run(tmp_path):
     assert any("going on" in line for line in said)
     # The next run tries them all again, and an old reason is not taken for a new one.
     study.run(Scripted(lambda key, _: fake(study, cells[key]) and 0), said.append)
-    assert {state.word for state in study.states()} == {"finished"}
+    assert {state.status for state in study.states()} == {"finished"}
 
 
 def test_a_cell_that_another_process_holds_is_waited_for(tmp_path, monkeypatch):
@@ -99,9 +99,9 @@ def test_a_cell_that_another_process_holds_is_waited_for(tmp_path, monkeypatch):
 
     executor = Scripted(script)
     study.path(cells[theirs]).mkdir(parents=True)
-    with held(study.path(cells[theirs])) as mine, concurrent.futures.ThreadPoolExecutor() as pool:
+    with locked(study.path(cells[theirs])) as mine, concurrent.futures.ThreadPoolExecutor() as pool:
         assert mine
-        assert {s.cell.key: s.word for s in study.states()}[theirs] == "running"
+        assert {s.cell.key: s.status for s in study.states()}[theirs] == "running"
         loop = pool.submit(study.run, executor, lambda _: None)
         while len(study.results()) < 3:
             time.sleep(0.01)
@@ -120,20 +120,20 @@ def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path, monkeypatch,
     label.write_text(label.read_text().replace("\n", "\n0 0.5 0.5 0.1 0.1\n", 1))
     changed = Study(tmp_path)
     assert not changed.results()
-    assert changed.left_over() == 4
+    assert changed.stale() == 4
     with pytest.raises(UserError, match=r"no run of the baseline is finished in .*: 4 finished cells are of other"):
         assembly.assemble(changed)
     with pytest.raises(UserError, match=r"is no cell of .* as its plan, data and installed versions are now"):
         room.run(tmp_path, study.cells[0].key)
     changed.run(Scripted(lambda key, _: fake(changed, by_key(changed)[key]) and 0), said.append)
     assert "the data set is another than when this study last ran: labels/train/0003.txt" in said
-    left_over = "4 finished cells are of other data, versions or arguments: kept, and not counted"
-    assert f"{left_over}; 0 of this plan count" in said
+    stale = "4 finished cells are of other data, versions or arguments: kept, and not counted"
+    assert f"{stale}; 0 of this plan count" in said
     monkeypatch.setattr(sys, "argv", ["foveal", "study", "status", str(tmp_path)])
     with pytest.raises(SystemExit, match="0"):
         app.main()
     told = capsys.readouterr()
-    assert f"{left_over}; 4 of this plan count" in told.err
+    assert f"{stale}; 4 of this plan count" in told.err
     assert "4 of 4 finished" in told.out
     assert len(changed.results()) == 4
 
@@ -143,15 +143,15 @@ def test_a_cell_counts_under_its_earlier_name_unless_it_was_trained_again(tmp_pa
     cell = study.cells[0]
     fake(study, cell, seconds=1.0)
     study.path(cell).rename(tmp_path / "cells" / cell.earlier)
-    assert [state.word for state in study.states()].count("finished") == 1
-    assert study.left_over() == 0
+    assert [state.status for state in study.states()].count("finished") == 1
+    assert study.stale() == 0
     earlier = shutil.copytree(study.path(cell), tmp_path / "kept")
     (study.path(cell) / RESULT).unlink()
     assert study.path(cell).name == cell.key
     fake(study, cell, seconds=2.0)
     shutil.copytree(earlier, tmp_path / "cells" / cell.earlier, dirs_exist_ok=True)
     assert study.results()["baseline", 0].seconds == 2.0
-    assert study.left_over() == 1
+    assert study.stale() == 1
 
 
 @pytest.mark.parametrize("scores", [{}, {"map": 0.5}, {"top1": 0.5, "top5": 0.6, "top1_last": 0.5}, {"map": "0.5"}])
@@ -195,7 +195,7 @@ def test_a_cell_that_raises_leaves_its_reason(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="CUDA out of memory"):
         room.run(tmp_path, study.cells[0].key)
     state = study.states()[0]
-    assert (state.word, state.reason) == ("failed", "RuntimeError: CUDA out of memory")
+    assert (state.status, state.reason) == ("failed", "RuntimeError: CUDA out of memory")
     monkeypatch.setattr(room, "_measure", lambda *_: fake(study, study.cells[0]))
     assert room.run(tmp_path, study.cells[0].key)
     assert study.states()[0].word == "finished"
@@ -234,10 +234,10 @@ def test_states_tell_how_far_a_cell_is(tmp_path):
     for cell in (interrupted, running):
         study.path(cell).mkdir(parents=True)
         (study.path(cell) / "results.csv").write_text("epoch, time\n1, 30.0\n")
-    with held(study.path(running)):
+    with locked(study.path(running)):
         states = study.states()
         left = study.seconds_left(states)
-    assert [state.word for state in states[:4]] == ["finished", "interrupted", "waiting", "running"]
+    assert [state.status for state in states[:4]] == ["finished", "interrupted", "waiting", "running"]
     assert [state.epochs for state in states[:4]] == [2, 1, 0, 1]
     # Median of 10 s and 60 s, for two halves and three whole cells.
     assert left == pytest.approx(35 * 4)

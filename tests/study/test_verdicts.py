@@ -12,7 +12,7 @@ from foveal.evidence import averages
 from foveal.evidence.averages import RESAMPLES
 from foveal.evidence.detections import save_arrays
 from foveal.results import assembly
-from foveal.study import KINDS, Study, verdicts
+from foveal.study import WEIGHTS, Study, verdicts
 from foveal.study.cell import RESULT
 from foveal.study.folder import BEGUN
 from studies import Scripted, fake, prepared
@@ -29,7 +29,7 @@ def scored(study: Study, cell, value: float, opened: float | None = 0.1, images:
     )
     noise = np.random.default_rng(len(cell.arm.name)).normal(0, images, RESAMPLES) if cell.arm.spec else 0.0
     overall = np.append(value, value + noise * np.ones(RESAMPLES))
-    for kind in KINDS:
+    for kind in WEIGHTS:
         kept = {"classes": np.array([0]), "overall": overall, "map": overall[:, None]}
         save_arrays(study.path(cell) / f"averages-{kind}.npz", kept)
 
@@ -51,7 +51,7 @@ def trained(study: Study, effects: dict[str, float], deviation: float = 0.002, *
 
 def judged(study: Study, kind: str = "best"):
     found = study.results()
-    said = verdicts.judged(study.plan, found, averages.loaded(study.folders(found), KINDS, study.plan.task), kind)
+    said = verdicts.judged(study.plan, found, averages.loaded(study.folders(found), WEIGHTS, study.plan.task), kind)
     return {name: of.verdict for name, of in said.items()}
 
 
@@ -119,7 +119,7 @@ def test_whether_anything_happened_comes_before_any_word(level, opened, spread, 
     for cell in study.cells:
         better = spread * math.cos(cell.pair) if cell.arm.spec else 0.0
         scored(study, cell, level + 0.001 * cell.pair * (level > 0.1) + better, opened)
-    for kind in KINDS:
+    for kind in WEIGHTS:
         found = judged(study, kind)["ema@neck"]
         assert (found.word, found.final) == (word, True)
 
@@ -168,7 +168,7 @@ def test_a_study_goes_on_under_the_next_release(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "versions", lambda: {**there, "foveal": "99"})
     after = Study(tmp_path)
     assert len(after.missing()) == 2
-    assert after.left_over() == 0
+    assert after.stale() == 0
 
 
 def test_what_a_plan_may_cost_and_find_is_said_before(tmp_path):

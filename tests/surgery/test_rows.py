@@ -86,7 +86,7 @@ def test_own_rows_come_off_as_identities():
     grown, _ = rows.with_rows(TOY, Spec.parse("ema(groups=8)"), [4])
     plain, placed = rows.split(grown)
     assert rows.rows(plain)[5] == [-1, 1, "nn.Identity", []]
-    assert placed == {5: rows.Placed((Spec("ema", {"groups": 8}, "paper"),), own_row=True)}
+    assert placed == {5: rows.RowAttentions((Spec("ema", {"groups": 8}, "paper"),), own_row=True)}
 
 
 def test_relative_references_survive():
@@ -158,7 +158,7 @@ def test_ways_to_write_a_row(args, settings, numbers):
     cfg = with_row(10, [-1, 1, "EMA", args])
     cfg["head"][-1][0] = [10, 6]
     _, placed = rows.split(cfg)
-    assert placed == {10: rows.Placed((Spec("ema", settings, "paper"),), own_row=True, numbers=numbers)}
+    assert placed == {10: rows.RowAttentions((Spec("ema", settings, "paper"),), own_row=True, numbers=numbers)}
 
 
 def with_read_row(row):
@@ -194,9 +194,9 @@ def test_a_name_that_somebody_else_has_is_theirs():
     rows.rows(cfg)[10][2] = "EMA+coord"  # foveal's behind theirs
     plain, placed = rows.split(cfg, {"EMA"})
     assert rows.rows(plain)[10] == [-1, 1, "EMA", [8]]
-    assert placed == {10: rows.Placed((Spec("coord", {}, "identity"),), own_row=False)}
+    assert placed == {10: rows.RowAttentions((Spec("coord", {}, "identity"),), own_row=False)}
     rows.rows(cfg)[10][2:] = "foveal.EMA", []
-    assert rows.split(cfg, {"EMA"})[1] == {10: rows.Placed((Spec("ema", {}, "paper"),), own_row=True)}
+    assert rows.split(cfg, {"EMA"})[1] == {10: rows.RowAttentions((Spec("ema", {}, "paper"),), own_row=True)}
 
 
 # A ResNet: 0 stem with pooling, 1 stage of its size, 2-4 stages whose first block halves the map

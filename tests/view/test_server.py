@@ -30,7 +30,7 @@ from foveal import UserError
 from foveal.evidence import THRESHOLDS, Answers, Detections
 from foveal.results import gates as study_gates
 from foveal.study import Study, folder
-from foveal.study.cell import FAILURE, RESULT, held
+from foveal.study.cell import FAILURE, RESULT, locked
 from foveal.study.demo import IMAGE_SIZE, draw_data
 from foveal.view import server as view
 from foveal.view import study as view_study
@@ -207,7 +207,7 @@ def test_every_state_and_the_curves_are_told_and_follow_the_files(small):
     progress(study, third, [0.2])
     (study.path(third) / FAILURE).write_text(json.dumps({"reason": "ValueError: no"}))
     asked = client(small)
-    with held(study.path(second)):
+    with locked(study.path(second)):
         found = asked.get("/data/progress").json()
     states = {(cell["arm"], cell["seed"]): cell for cell in found["cells"]}
     words = [states[cell.arm.name, cell.pair]["state"] for cell in study.cells]
@@ -1006,7 +1006,7 @@ def test_a_study_under_way_goes_on_without_a_reload(visit, small):
     kept = small.parent / "kept"
     shutil.move(study.path(cell), kept)
     progress(study, cell, [0.1])
-    with held(study.path(cell)):
+    with locked(study.path(cell)):
         page = visit(small)
         assert page.inner_text("#summary") == "5 of 6 runs finished: 1 running, about 45 s left."
         assert page.inner_text("td.running .state") == "running 1/4"

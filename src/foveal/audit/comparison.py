@@ -20,7 +20,7 @@ from ..hosts.ultralytics import dataset, idle, recorder
 from ..results import Finding, differing, without_test
 from . import judging
 from .judging import Judged
-from .runs import KINDS, Run, data_here
+from .runs import WEIGHTS, Run, data_here
 
 SEEDED_WORKERS = (8, 4, 130)  # the host's first release whose loader workers draw from the seed
 # Training arguments with findings of their own, and those that say only what is written down.
@@ -156,7 +156,7 @@ def _same(check: str, values: Sequence[object], detail: str) -> Finding:
 def _complete(runs: _Runs) -> Finding:
     missing, short = [], False
     for run in runs:
-        missing += [f"{run.name} has no {kind}.pt" for kind in KINDS if kind not in {**run.weights, **run.unread}]
+        missing += [f"{run.name} has no {kind}.pt" for kind in WEIGHTS if kind not in {**run.weights, **run.unread}]
         missing += [f"{kind}.pt of {run.name} is not read: {why}" for kind, why in run.unread.items()]
         if run.epochs < run.arguments["epochs"] and not run.arguments.get("time"):
             short = True

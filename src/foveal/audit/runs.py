@@ -18,7 +18,7 @@ from ..hosts.ultralytics import dataset
 from ..tensors import count
 
 EXAMPLE = "name a folder such as runs/detect/train"
-KINDS = ("last", "best")
+WEIGHTS = ("last", "best")
 COLUMNS = tuple(f"metrics/{name}(B)" for name in ("precision", "recall", "mAP50", "mAP50-95"))
 EARLIER = np.array([0.0, 0.0, 0.1, 0.9])  # of `COLUMNS`, the fitness of releases before the oldest that is supported
 WRITTEN = 1e-5  # to which the host rounds what it writes into its table
@@ -97,7 +97,7 @@ class Run:
         folder: of the run.
         arguments: as given.
         table: what it wrote down of each epoch, those of `COLUMNS` that it has, NaN for the others.
-        weights: those of `KINDS` that are there and can be read.
+        weights: those of `WEIGHTS` that are there and can be read.
         unread: why those that are there cannot be read.
     """
 
@@ -139,7 +139,7 @@ class Run:
         if kind != "detect train":
             raise UserError(f"{folder} is a run of {kind!r}, and only 'detect train' can be read", EXAMPLE)
         weights, unread = {}, {}
-        for kind in KINDS:
+        for kind in WEIGHTS:
             if (file := folder / "weights" / f"{kind}.pt").is_file():
                 try:
                     weights[kind] = Weights.read(file, trust)

@@ -65,7 +65,7 @@ class Call:
         return out.detach(), *torch.autograd.grad(out, self._leaves, self._dy, materialize_grads=True)
 
 
-class Gate:
+class Tolerance:
     """Judges results by the reference's.
 
     Args:

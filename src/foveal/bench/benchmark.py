@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..files import write_text
 from ..surgery import Spec
 from . import detectors, revision, rivals, timing
-from .agreement import Call, Gate, drawn
+from .agreement import Call, Tolerance, drawn
 from .shapes import Shape, read
 from .timing import Quartiles, environment
 
@@ -226,7 +226,7 @@ def _rows(
     title: str, shape: Shape, module: Attention, settings: dict, device: torch.device, tell: Callable[[str], object]
 ) -> list[Row]:
     """All rows of one attention at one shape."""
-    rows, gates = [], {}
+    rows, tolerances = [], {}
     cases = itertools.product(settings["dtype"], settings["passes"], settings["layout"], settings["batch"])
     for dtype, mode, layout, batch in cases:
         case = Row(title, "", mode, shape, batch, dtype, layout)
@@ -234,14 +234,14 @@ def _rows(
         small = drawn(module, shape, batch, getattr(torch, dtype), device, settings["seed"])
         with torch.inference_mode(mode == "forward"):
             judged = dtype, mode, len(small[1])  # layouts and multiples of a batch share their judge
-            if judged not in gates:
-                gates[judged] = Gate(*small, mode == "train")
-            rows += _measure(case, *small, gates[judged], settings["rivals"], settings["rounds"])
+            if judged not in tolerances:
+                tolerances[judged] = Tolerance(*small, mode == "train")
+            rows += _measure(case, *small, tolerances[judged], settings["rivals"], settings["rounds"])
     return rows
 
 
 def _measure(
-    case: Row, module: Attention, x: Tensor, dy: Tensor, gate: Gate, with_rivals: bool, rounds: int | None
+    case: Row, module: Attention, x: Tensor, dy: Tensor, tolerance: Tolerance, with_rivals: bool, rounds: int | None
 ) -> list[Row]:
     """One case: a row of each contender."""
     few, training = len(x), case.mode == "train"
@@ -249,7 +249,7 @@ def _measure(
     contenders = _contenders(module, x, training, with_rivals)
     for contender in sorted(contenders, key=lambda c: c.name != "reference"):  # by whose errors the others are judged
         if contender.module is not None:
-            _run_first(contender, gate, x, dy, training)
+            _run_first(contender, tolerance, x, dy, training)
     running = {c.name: c.call for c in contenders if c.call and not c.verdict[0]}
     gc.collect()  # memory of the dead that is freed during a call would be missing from its peak
     peaks = {name: timing.peak(call, x.device) for name, call in running.items()}
@@ -307,7 +307,7 @@ def _contenders(module: Attention, x: Tensor, training: bool, with_rivals: bool)
     return found
 
 
-def _run_first(contender: _Contender, gate: Gate, x: Tensor, dy: Tensor, training: bool) -> None:
+def _run_first(contender: _Contender, tolerance: Tolerance, x: Tensor, dy: Tensor, training: bool) -> None:
     """One call, which also warms up: is it right, and what does it keep?"""
     contender.call = Call(contender.module, x, dy, training)
     if training and contender.compiled:
@@ -319,9 +319,9 @@ def _run_first(contender: _Contender, gate: Gate, x: Tensor, dy: Tensor, trainin
     else:
         results = contender.call()
     if contender.name == "reference":
-        gate.admit(results)
+        tolerance.admit(results)
     if contender.same:
-        contender.verdict = gate.judge(results)
+        contender.verdict = tolerance.judge(results)
 
 
 def _flops(contender: _Contender, x: Tensor, dy: Tensor, training: bool, times: int) -> int | None:

@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..evidence import TASKS
 from ..surgery import Spec
 from . import rivals, timing
-from .agreement import Call, Gate, drawn
+from .agreement import Call, Tolerance, drawn
 from .timing import Quartiles
 
 IMAGE_SIZE = 640
@@ -198,7 +198,7 @@ def _reasons(model: nn.Module, training: bool, dtype: torch.dtype, seed: int, de
     for attention, received in seen:
         module, x, dy = drawn(attention, received.shape[1:], 1, dtype, device, seed)
         with torch.inference_mode(not training):
-            gate = Gate(module, x, dy, training)
+            tolerance = Tolerance(module, x, dy, training)
             found = {"article": rivals.article(module)} | {form: copy.deepcopy(module) for form in forms(type(module))}
             for name, own in found.items():
                 if own is None:
@@ -207,5 +207,5 @@ def _reasons(model: nn.Module, training: bool, dtype: torch.dtype, seed: int, de
                 if name != "article":
                     own.form = name
                 reason = own.train(training).why_not(x) if name == "kernel" else ""
-                reasons[name] = reasons[name] or reason or gate.judge(Call(own, x, dy, training)())[0]
+                reasons[name] = reasons[name] or reason or tolerance.judge(Call(own, x, dy, training)())[0]
     return reasons

@@ -25,7 +25,7 @@ from torch import nn
 import foveal
 
 from ..attention import EMAttention, find, known
-from ..bench import Call, Gate, drawn
+from ..bench import Call, Tolerance, drawn
 from ..errors import UserError
 from ..hosts.ultralytics import NEWEST, OLDEST, RUN, numbers
 from ..kernels.ema import cpu
@@ -112,9 +112,9 @@ def _judged(what: str, device: torch.device) -> Finding:
     """Outputs and all gradients of the kernel beside those of the reference."""
     try:
         module, x, dy = drawn(EMAttention(64, groups=8), (64, 9, 11), 2, torch.float32, device, seed=0)
-        gate = Gate(module, x, dy, training=True)
+        tolerance = Tolerance(module, x, dy, training=True)
         module.form = "kernel"
-        wrong, *_ = gate.judge(Call(module, x, dy, training=True)())
+        wrong, *_ = tolerance.judge(Call(module, x, dy, training=True)())
     except Exception as error:  # of a driver or a compiler
         return Finding(what, BROKEN, f"It is there but does not run: {_reason(error)}.")
     if wrong:

@@ -92,7 +92,7 @@ def study_status(
 ) -> None:
     """What is finished, running, failed and missing, and how long it will take."""
     _load_studies()
-    from ..study import POLL, Study, in_words
+    from ..study import POLL, Status, Study, in_words
 
     told: set[str] = set()
     while True:
@@ -107,9 +107,9 @@ def study_status(
             heads = ("arm", "seed", "state", "epochs", study.plan.metric.name, "why")
             print_table(heads, [_state_row(state, study) for state in states])
             left = study.seconds_left(states)
-            finished = sum(state.word == "finished" for state in states)
+            finished = sum(state.status is Status.FINISHED for state in states)
             print(f"\n{finished} of {len(states)} finished" + (f", about {in_words(left)} left" if left else ""))
-        if not watch or all(state.word in ("finished", "failed") for state in states):
+        if not watch or all(state.status in (Status.FINISHED, Status.FAILED) for state in states):
             return
         time.sleep(POLL)
         print("\033[2J\033[H" if sys.stdout.isatty() else "")
@@ -293,7 +293,7 @@ def _run(study, executor, device: str = "cpu") -> bool:
         say("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
     _report(study, "en", measure=True)
-    return all(state.word == "finished" for state in study.states())
+    return study.is_finished()
 
 
 def _report(study, language: str, measure: bool) -> None:
@@ -312,12 +312,12 @@ def _report(study, language: str, measure: bool) -> None:
 def _state_row(state, study) -> tuple[str, ...]:
     score = f"{state.result.scores[study.plan.metric.key]:.4f}" if state.result else ""
     epochs = f"{state.epochs}/{study.epochs[state.cell.arm.name]}"
-    return (state.cell.arm.name, str(state.cell.pair), state.word, epochs, score, state.reason)
+    return (state.cell.arm.name, str(state.cell.pair), state.status, epochs, score, state.reason)
 
 
 def _state_entry(state, study) -> dict:
     key = study.plan.metric.key
-    entry = {"key": state.cell.key, "arm": state.cell.arm.name, "seed": state.cell.pair, "state": state.word}
+    entry = {"key": state.cell.key, "arm": state.cell.arm.name, "seed": state.cell.pair, "state": state.status}
     return entry | {"epochs": state.epochs, "reason": state.reason, key: state.result and state.result.scores[key]}
 
 

@@ -36,7 +36,7 @@ from ..hosts.ultralytics import CannotExportError, Written, dataset, exporter, r
 from ..surgery import IdentityStart, attended
 from . import first_difference, parity
 from .fusion import fuse
-from .parity import Apart
+from .parity import Differences
 
 ROUNDING = {"boxes": 1e-3, "scores": 1e-5, "rest": 1e-4}  # largest differences that pass in any format
 SHARE = 1e-3  # of what the attentions change, as root mean squares, is rounding, too
@@ -66,7 +66,7 @@ class Case:
     size: tuple[int, int]
     batch: int
     exact: bool
-    apart: Apart | None
+    apart: Differences | None
     wrong: str
     raw: bool = False
 
@@ -91,8 +91,8 @@ class Exported:
     settings: dict[str, object]
     versions: dict[str, str]
     cases: tuple[Case, ...]
-    effect: Apart | None
-    plain: dict[bool, Apart]
+    effect: Differences | None
+    plain: dict[bool, Differences]
     wrong: str
 
 
@@ -119,7 +119,7 @@ def export(model: str | os.PathLike, *, trust: bool = False, **settings: object)
         folder = tempfile.TemporaryDirectory(dir=source.parent, prefix=".foveal-")
     except OSError as error:
         raise UserError(f"cannot write beside {source}: {error}", "copy the model elsewhere") from None
-    with folder, host.unsaid(folder.name):
+    with folder, host.without_lines(folder.name):
         exported, written = _tried(loaded, source, Path(folder.name), given)
         target = Path(exported.output)
         if written and not exported.wrong:
@@ -167,7 +167,7 @@ def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, objec
 
 def _judged(
     loaded: host.YOLO, written: Written, files: list[Path], folder: Path, given: dict[str, object]
-) -> tuple[list[Case], Apart | None, dict[bool, Apart]]:
+) -> tuple[list[Case], Differences | None, dict[bool, Differences]]:
     """Everything that was run with what is wrong with it, and what was measured to tell."""
     cases, effect, plain = _run(written, files, given), None, {}
     if any(case.apart and _wrong(case, None, None) for case in cases):
@@ -271,7 +271,9 @@ def _run(written: Written, files: list[Path], given: dict[str, object]) -> list[
     return cases
 
 
-def _compared(written: Written, run: runtime.Runtime, images: Tensor, size: tuple[int, int], batch: int) -> Apart | str:
+def _compared(
+    written: Written, run: runtime.Runtime, images: Tensor, size: tuple[int, int], batch: int
+) -> Differences | str:
     """All images, so many at a time."""
     images = images.repeat(-(-batch // len(images)), 1, 1, 1)
     groups = images[: len(images) // batch * batch].split(batch)
@@ -280,13 +282,13 @@ def _compared(written: Written, run: runtime.Runtime, images: Tensor, size: tupl
     except runtime.CannotRunError as error:
         return f"the file does not run: {error}"
     found = [
-        parity.apart(written.outputs(written.model, group), got, written.kind, size)
+        parity.compare(written.outputs(written.model, group), got, written.kind, size)
         for group, got in zip(groups, outputs, strict=True)
     ]
     return next((each for each in found if isinstance(each, str)), None) or parity.worst(found)
 
 
-def _wrong(case: Case, effect: Apart | None, plain: Apart | None) -> str:
+def _wrong(case: Case, effect: Differences | None, plain: Differences | None) -> str:
     if case.apart is None:
         return case.wrong
     for key, (name, unit) in NAMES.items():
@@ -302,16 +304,16 @@ def _wrong(case: Case, effect: Apart | None, plain: Apart | None) -> str:
     return ""
 
 
-def _effect(written: Written, files: list[Path]) -> Apart | None:
+def _effect(written: Written, files: list[Path]) -> Differences | None:
     """What the attentions change at the traced size; None if the outputs have other shapes without them."""
     bare, images = without_attentions(written.model), exporter.pictures(files, written.size, written.channels)
     images = images.repeat(-(-written.batch // len(images)), 1, 1, 1)[: written.batch]
     outputs = (written.outputs(model, images) for model in (written.model, bare))
-    found = parity.apart(*outputs, written.kind, written.size)
-    return found if isinstance(found, Apart) else None
+    found = parity.compare(*outputs, written.kind, written.size)
+    return found if isinstance(found, Differences) else None
 
 
-def _plain(loaded: host.YOLO, folder: Path, files: list[Path], given: dict[str, object]) -> dict[bool, Apart]:
+def _plain(loaded: host.YOLO, folder: Path, files: list[Path], given: dict[str, object]) -> dict[bool, Differences]:
     """What the same model loses without its attentions at the traced size, exactly run and not, as far as it runs."""
     bare = without_attentions(loaded.model)
     try:

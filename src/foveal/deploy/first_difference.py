@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hosts.ultralytics import Outputs, Written, runtime
-from ..surgery import attended, kind
+from ..surgery import attended, class_name
 
 RELATIVE = 1e-3  # to the largest value of a layer's output
 
@@ -25,7 +25,7 @@ class _Layers(nn.Module):
         super().__init__()
         self.model, self.names, self.found = model, [], []
         for index, layer in enumerate(model.model):
-            name = f"row {index}, {kind(layer)}"
+            name = f"row {index}, {class_name(layer)}"
             if attended(layer):  # hooks on such a layer see what its attention returns
                 layer.attention.register_forward_pre_hook(lambda _module, inputs, name=name: self._note(name, *inputs))
                 layer, name = layer.attention, f"the attention of {name}"

@@ -22,7 +22,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Apart:
+class Differences:
     """Differences of two sets of outputs; None where the model has no such output, or none that can be compared.
 
     Attributes:
@@ -49,7 +49,7 @@ class Apart:
         return self.scores is None and (self.kept is not None or self.rest is None)
 
 
-def apart(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> Apart | str:
+def compare(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> Differences | str:
     """Compare the outputs of one batch.
 
     Args:
@@ -70,9 +70,9 @@ def apart(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> Apa
     if shapes != expected:
         return f"outputs have the shapes {shapes}, not {expected}"
     if (says := Task.of(kind.task).says) is Says.CLASS:
-        return Apart(scores=_difference(true[0] - got[0]))
+        return Differences(scores=_difference(true[0] - got[0]))
     if says is Says.MAP:
-        return Apart(rest=_relative(true[0], got[0]))
+        return Differences(rest=_relative(true[0], got[0]))
     if kind.rows:
         raw = _of_rows(*(rows_of(outputs[0], kind, size) for outputs in (true, got)), size)
     else:
@@ -82,10 +82,10 @@ def apart(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> Apa
     others = [*raw["rest"], *(_relative(*pair) for pair in zip(true[1:], got[1:], strict=True))]
     raw["rest"] = _larger([each for each in others if each])
     slack = 2 * raw["scores"].largest if raw["scores"] else 0.0
-    return Apart(**raw, **_of_kept(*(final_boxes(outputs, kind, size) for outputs in (true, got)), kind, slack))
+    return Differences(**raw, **_of_kept(*(final_boxes(outputs, kind, size) for outputs in (true, got)), kind, slack))
 
 
-def worst(found: Iterable[Apart]) -> Apart:
+def worst(found: Iterable[Differences]) -> Differences:
     """The largest of each difference over several batches, and all boxes."""
     found = list(found)
 
@@ -95,7 +95,7 @@ def worst(found: Iterable[Apart]) -> Apart:
             return _larger(values)
         return (sum if name in ("kept", "unmatched") else max)(values) if values else None
 
-    return Apart(**{field.name: over(field.name) for field in fields(Apart)})
+    return Differences(**{field.name: over(field.name) for field in fields(Differences)})
 
 
 def _larger(found: list[Difference]) -> Difference | None:

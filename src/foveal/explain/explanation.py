@@ -100,7 +100,7 @@ def explain(
             loaded, conf=CONFIDENCE, imgsz=imgsz, device=device, project=str(part.resolve())
         )
         with host.refusing(name):
-            placed = gates.placed(predictor.model.model)
+            sites = gates.sites(predictor.model.model)
         manifest = {
             "foveal": foveal.__version__,
             "kind": "explain",
@@ -116,12 +116,12 @@ def explain(
         pools = {}
         for index, file in enumerate(files):
             tell(f"{file.name} ({index + 1} of {len(files)})")
-            manifest["images"].append(_image(predictor, placed, file, index, part, pools))
-        manifest["attentions"] = [gates.summary(each, pools, manifest["images"]) for each in placed]
+            manifest["images"].append(_image(predictor, sites, file, index, part, pools))
+        manifest["attentions"] = [gates.summary(each, pools, manifest["images"]) for each in sites]
         manifest |= {"imgsz": max(predictor.imgsz), "ablation": None}  # as the host has rounded it
         if data is not None:
             tell(f"evaluating with frozen gates on {split} of {data}")
-            ids = [each.id for each in placed]
+            ids = [each.id for each in sites]
             manifest["ablation"] = ablation.ablate(loaded, ids, data, split, imgsz=imgsz, batch=batch, device=device)
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(part / "index.html", pictures.Page(manifest, part).render())
@@ -256,9 +256,9 @@ def frame(task: str, stretched: bool, size: tuple[int, int], tensor: tuple[int, 
     return Frame(size, tensor, scale, tuple(map(float, offset)))
 
 
-def _image(predictor, placed: list[gates.Placed], file: Path, index: int, folder: Path, pools: dict) -> dict:
+def _image(predictor, sites: list[gates.Site], file: Path, index: int, folder: Path, pools: dict) -> dict:
     """One image's entry in the manifest; the numbers over all images grow in `pools`."""
-    result, tensor, read = gates.features(predictor, placed, file)
+    result, tensor, read = gates.features(predictor, sites, file)
     pixels = result.orig_img if result.orig_img.shape[2] == 3 else np.repeat(result.orig_img[..., :1], 3, 2)
     pixels = np.ascontiguousarray(pixels[..., ::-1])  # the host has blue first
     size, task = pixels.shape[1::-1], predictor.args.task
@@ -276,7 +276,7 @@ def _image(predictor, placed: list[gates.Placed], file: Path, index: int, folder
         scores = result.probs.data.tolist()
         entry["classes"] = [{"label": result.names[best], "confidence": scores[best]} for best in result.probs.top5]
     drawing = gates.Drawing(folder, index, where, pixels, lines[0] if true is None else lines[1], true is not None)
-    for each in placed:
+    for each in sites:
         x = read[each.id]
         entry["gates"] += drawing.gates(each, x, pools)
         entry["effects"].append(drawing.effect(each, x, pools))

@@ -22,7 +22,7 @@ AXES = {"columns": 0, "rows": 1}  # of a photograph: x, y
 
 
 @dataclass(frozen=True)
-class Placed:
+class Site:
     """An attention of a network.
 
     Attributes:
@@ -51,7 +51,7 @@ class Placed:
         return self.outer.gain.detach() if isinstance(self.outer, attachment.IdentityStart) else None
 
 
-def placed(network: nn.Module) -> list[Placed]:
+def sites(network: nn.Module) -> list[Site]:
     """All attentions of a network, in evaluation mode."""
     written = host.split(network.yaml)[1]
     found = []
@@ -62,12 +62,12 @@ def placed(network: nn.Module) -> list[Placed]:
         starts = {
             module.attention: module for module in layer.modules() if isinstance(module, attachment.IdentityStart)
         }
-        base = attachment.kind(layer)
+        base = attachment.class_name(layer)
         for number, attention in enumerate(inside):
             spec = specs[number] if len(specs) == len(inside) else None
             fresh = tuple(_fresh(attention, spec, seed) for seed in range(DRAWS)) if spec else ()
             source, outer = ablation.multiplied(attention, (8, 8)), starts.get(attention, attention)
-            found.append(Placed(f"{row}.{number}", row, base, attention, outer, spec, fresh, source))
+            found.append(Site(f"{row}.{number}", row, base, attention, outer, spec, fresh, source))
     return found
 
 
@@ -79,7 +79,7 @@ def _fresh(attention: Attention, spec: Spec, seed: int) -> Attention:
     return made if like is None else made.to(like)
 
 
-def features(predictor, attentions: Sequence[Placed], file: Path) -> tuple[object, Tensor, dict[str, Tensor]]:
+def features(predictor, attentions: Sequence[Site], file: Path) -> tuple[object, Tensor, dict[str, Tensor]]:
     """Let the host predict on an image.
 
     Returns:
@@ -208,20 +208,20 @@ class Drawing:
     def _compared(self, values: np.ndarray) -> dict[str, float | None]:
         return compare(values, self.outlines, self.frame) if self.labelled else {"inside": None, "outside": None}
 
-    def gates(self, placed: Placed, x: Tensor, pools: dict) -> Iterator[dict]:
+    def gates(self, site: Site, x: Tensor, pools: dict) -> Iterator[dict]:
         """An entry for each gate; its numbers are added to `pools`."""
-        for name, values, initial in _gates(placed, x):
+        for name, values, initial in _gates(site, x):
             start = None if initial is None else float(initial.mean())
             pool = Pool()
-            for each in (pool, pools.setdefault((placed.id, name), Pool())):
+            for each in (pool, pools.setdefault((site.id, name), Pool())):
                 each.add(values, start)
-            entry = {"attention": placed.id, "gate": name, **pool.numbers(), "inside": None, "outside": None}
+            entry = {"attention": site.id, "gate": name, **pool.numbers(), "inside": None, "outside": None}
             if name == "channel":
-                entry |= self._channels(placed.id, values, initial)
+                entry |= self._channels(site.id, values, initial)
             elif name in AXES:
-                entry |= self._profile(placed.id, name, values, initial)
+                entry |= self._profile(site.id, name, values, initial)
             else:
-                entry |= self._map(placed.id, name, values, initial)
+                entry |= self._map(site.id, name, values, initial)
             yield entry
 
     def _channels(self, attention: str, values: np.ndarray, initial: np.ndarray | None) -> dict:
@@ -252,70 +252,70 @@ class Drawing:
         return entry
 
     @torch.no_grad()
-    def effect(self, placed: Placed, x: Tensor, pools: dict) -> dict:
+    def effect(self, site: Site, x: Tensor, pools: dict) -> dict:
         """What the attention does to its input, gain and all."""
-        out = placed.outer(x)
+        out = site.outer(x)
         change = number(float((out - x).double().norm() / x.double().norm()))
-        kind = "added" if placed.source is None else "multiplied"
-        entry = {"attention": placed.id, "kind": kind, "change": change, "picture": None}
-        keeps_order = kind == "multiplied" and bool((placed.source.diff() == 1).all())
-        if keeps_order or (kind == "multiplied" and placed.gain is None):
-            factor, known = (part[0].cpu() for part in ablation.factor(placed.attention, x, placed.source))
-            if placed.gain is not None:
-                factor = 1 + placed.gain.cpu().double().view(-1, 1, 1) * (factor - 1)
+        kind = "added" if site.source is None else "multiplied"
+        entry = {"attention": site.id, "kind": kind, "change": change, "picture": None}
+        keeps_order = kind == "multiplied" and bool((site.source.diff() == 1).all())
+        if keeps_order or (kind == "multiplied" and site.gain is None):
+            factor, known = (part[0].cpu() for part in ablation.factor(site.attention, x, site.source))
+            if site.gain is not None:
+                factor = 1 + site.gain.cpu().double().view(-1, 1, 1) * (factor - 1)
             if known.any():
                 pool = Pool()
-                for each in (pool, pools.setdefault((placed.id, "effect"), Pool())):
+                for each in (pool, pools.setdefault((site.id, "effect"), Pool())):
                     each.add(factor[known].numpy(), None)
                 entry |= {key: pool.numbers()[key] for key in ("mean", "low", "high")}
                 mean = factor.where(known, torch.nan).nanmean(0).numpy()
                 compared = self._compared(np.where(np.isfinite(mean), mean, 1))
-                entry |= {"picture": self._heat(mean, "factor", placed.id, "effect"), **compared}
+                entry |= {"picture": self._heat(mean, "factor", site.id, "effect"), **compared}
         return entry
 
-    def cam(self, placed: Placed, pair: Pair) -> dict:
+    def cam(self, site: Site, pair: Pair) -> dict:
         """Both activation maps on the scale of the greater."""
         top = float(max(pair.before.max(), pair.after.max()))
         drawn = {
-            when: self._heat(values / top if top > 0 else values, "cam", placed.id, f"cam-{when}")
+            when: self._heat(values / top if top > 0 else values, "cam", site.id, f"cam-{when}")
             for when, values in (("before", pair.before), ("after", pair.after))
         }
         about = {"method": METHOD, "target": pair.target, "score": number(pair.score), "greatest": number(top)}
-        return {"attention": placed.id, **drawn, **about}
+        return {"attention": site.id, **drawn, **about}
 
 
 @torch.no_grad()
-def _gates(placed: Placed, x: Tensor) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+def _gates(site: Site, x: Tensor) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
     """Name, values and the mean of fresh ones, without the batch; shares in units of an even one."""
-    fresh = [module.gates(x) for module in placed.fresh]
-    for name, tensor in placed.attention.gates(x).items():
+    fresh = [module.gates(x) for module in site.fresh]
+    for name, tensor in site.attention.gates(x).items():
         even = x.shape[2] * x.shape[3] if name == "received" else 1
         initial = torch.stack([each[name][0].double() for each in fresh]).mean(0).cpu().numpy() if fresh else None
         yield name, tensor[0].double().cpu().numpy() * even, None if initial is None else initial * even
 
 
-def summary(placed: Placed, pools: dict, images: Sequence[dict]) -> dict:
+def summary(site: Site, pools: dict, images: Sequence[dict]) -> dict:
     """An attention's entry in the manifest."""
-    gain = placed.gain
+    gain = site.gain
     found = []
     for (attention, name), pool in pools.items():
-        if attention == placed.id and name != "effect":
+        if attention == site.id and name != "effect":
             entries = [
                 e for image in images for e in image["gates"] if (e["attention"], e["gate"]) == (attention, name)
             ]
             sides = {side: _mean([entry[side] for entry in entries]) for side in ("inside", "outside")}
             found.append({"name": name, **pool.numbers(), **sides})
-    effects = [entry for image in images for entry in image["effects"] if entry["attention"] == placed.id]
+    effects = [entry for image in images for entry in image["effects"] if entry["attention"] == site.id]
     effect = {"kind": effects[0]["kind"], "change": _mean([entry["change"] for entry in effects])}
-    if pool := pools.get((placed.id, "effect")):
+    if pool := pools.get((site.id, "effect")):
         effect |= {key: pool.numbers()[key] for key in ("mean", "low", "high")}
     return {
-        "id": placed.id,
-        "row": placed.row,
-        "layer": placed.layer,
-        "name": placed.attention.card.name,
-        "spec": str(placed.spec or placed.attention.card.name),
-        "channels": placed.attention.channels,
+        "id": site.id,
+        "row": site.row,
+        "layer": site.layer,
+        "name": site.attention.card.name,
+        "spec": str(site.spec or site.attention.card.name),
+        "channels": site.attention.channels,
         "gain": None
         if gain is None
         else {"mean": float(gain.mean()), "low": float(gain.min()), "high": float(gain.max())},

@@ -75,7 +75,7 @@ def is_name(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Grown:
+class Added:
     """What `add` did.
 
     Attributes:
@@ -97,7 +97,7 @@ class Grown:
 
 def add(
     name: str, spec: str, *, at: str = "", start: str | None = None, output: str | None = None, force: bool = False
-) -> Grown:
+) -> Added:
     """Put an attention into a model of a zoo and write the whole model, as `torch.save` does.
 
     Args:
@@ -119,7 +119,7 @@ def add(
     if target.suffix != ".pt" or not target.parent.is_dir():
         raise UserError(f"cannot write {target}", "give a .pt file in a folder that is there")
     model = load(name).eval()
-    noise = torch.rand(attaching.image(model).shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(attaching.example_input(model).shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before, size = model(noise), count(model)
         rows = attaching.attach(model, wanted)
@@ -138,7 +138,7 @@ def add(
 
     write_whole(target, lambda part: torch.save(model, part), check)
     written = str(replace(wanted, start=wanted.start or "identity"))
-    return Grown(name, str(target), written, tuple(rows), (size, count(model)), difference)
+    return Added(name, str(target), written, tuple(rows), (size, count(model)), difference)
 
 
 def load(name: str, classes: int | None = None) -> nn.Module:

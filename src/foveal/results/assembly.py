@@ -16,12 +16,13 @@ from ..errors import UserError
 from ..evidence import Answers, Detections, Metric, Says, averages, over_classes
 from ..files import write_text
 from ..study import (
-    KINDS,
     LOG,
+    WEIGHTS,
     Arm,
     Averages,
     Plan,
     Result,
+    Status,
     Study,
     chosen_on,
     claims,
@@ -81,7 +82,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     if not any(arm == "baseline" for arm, _ in found):
         raise _nothing_finished(study)
     folders = study.folders(found)
-    averaged = averages.loaded(folders, KINDS, plan.task)
+    averaged = averages.loaded(folders, WEIGHTS, plan.task)
     cost = costs(study, found, measure)
     names = list(plan.dataset.names.values())
 
@@ -104,7 +105,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     else:
         findings.append(fairness.Finding("evaluator", True, f"every run judged on the same {len(truth.name)} images"))
     states = study.states()
-    failed = [s for s in states if s.word == "failed"]
+    failed = [s for s in states if s.status is Status.FAILED]
     name = study.folder.resolve().name
     return {
         "foveal": versions()["foveal"],
@@ -112,7 +113,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         "name": name,
         "task": plan.task.name,
         "scale": plan.rehearsal,
-        "complete": all(state.word == "finished" for state in states),
+        "complete": study.is_finished(),
         "cells": {
             "planned": len(states),
             "finished": len(found),
@@ -143,7 +144,7 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
 def _nothing_finished(study: Study) -> UserError:
     """With the reason, because to run the study again would end the same way."""
     said = f"no run of the baseline is finished in {study.folder}"
-    failed = [state for state in study.states() if state.word == "failed" and state.cell.arm.role == "baseline"]
+    failed = [state for state in study.states() if state.status is Status.FAILED and state.cell.arm.role == "baseline"]
     if not failed:
         aside = study.not_counted()
         return UserError(f"{said}: {aside}" if aside else said, f"foveal study run {study.folder}")

@@ -28,8 +28,8 @@ BUSY = 75  # exit code of a process that finds its cell taken, as sysexits.h has
 PLAN, CELLS, DATA, REFUSED, RESULT, FAILURE, LOCK, LOG = (
     *("plan.yaml", "cells", "data.json", "refused.json", "result.json", "failure.json", "lock", "log.txt"),
 )
-KINDS = {"best": "", "last": "_last"}  # of weights that are judged, and what that adds to the key of a score
-SCORES = [{key + end for key in (m.key, m.second_key) for end in KINDS.values()} for m in METRICS.values()]
+WEIGHTS = {"best": "", "last": "_last"}  # of weights that are judged, and what that adds to the key of a score
+SCORES = [{key + end for key in (m.key, m.second_key) for end in WEIGHTS.values()} for m in METRICS.values()]
 JUDGING = ("imgsz", "batch", "workers", "single_cls", "max_det")  # arguments of the training that evaluations share
 
 
@@ -113,7 +113,7 @@ def _is_a(value: object, kind: object) -> bool:
 
 
 @contextlib.contextmanager
-def held(folder: Path, patience: float = 0) -> Iterator[bool]:
+def locked(folder: Path, patience: float = 0) -> Iterator[bool]:
     """Hold a cell's lock; whether that worked within so many seconds."""
     lock = FileLock(folder / LOCK)
     try:
@@ -146,7 +146,7 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
         )
     folder = study / CELLS / key
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder, patience=5) as mine:  # somebody who only looks holds it for a moment
+    with locked(folder, patience=5) as mine:  # somebody who only looks holds it for a moment
         if not mine:
             return False
         if Result.load(folder) is None:
@@ -182,14 +182,14 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
     )
     settings = {key: arguments[key] for key in JUDGING if key in arguments} | {"device": device}
     scores, disagreement = {}, 0.0
-    for kind, end in KINDS.items():
+    for kind, end in WEIGHTS.items():
         found, theirs = host.judge(folder / "weights" / f"{kind}.pt", plan.data, plan.split, folder, settings)
         found.save(folder / f"{kind}.npz")
         ours = found.figures()
         disagreement = max(disagreement, *(abs(ours[key] - theirs[key]) for key in theirs))
         scores |= {key + end: value for key, value in theirs.items()}
     contents(host.data(plan.data, False), study / DATA).require_as(before.digest, before.stamp, before)
-    networks = {kind: host.network(folder / "weights" / f"{kind}.pt") for kind in KINDS}
+    networks = {kind: host.network(folder / "weights" / f"{kind}.pt") for kind in WEIGHTS}
     gains = {kind: opened(network) for kind, network in networks.items()}
     result = Result(
         arm=cell.arm.name,

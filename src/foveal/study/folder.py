@@ -11,25 +11,46 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from ..errors import UserError
 from ..evidence import averages
 from ..hosts import Contents, contents
 from . import verdicts
-from .cell import CELLS, DATA, FAILURE, KINDS, LOCK, PLAN, RESULT, Result, held
+from .cell import CELLS, DATA, FAILURE, LOCK, PLAN, RESULT, WEIGHTS, Result, locked
 from .plan import Cell, Plan
 
 CONTENTS = "contents.json"  # digests of the data set when it last ran
 BEGUN = "begun.json"  # what decides a verdict, as it was when the first cell was trained
 
 
+class Status(str, Enum):
+    """How far a cell is."""
+
+    FINISHED = "finished"
+    RUNNING = "running"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    WAITING = "waiting"
+
+    __str__ = str.__str__  # in a sentence it is its word, in every release of Python
+
+
 @dataclass(frozen=True)
 class State:
-    """How far a cell is: "finished", "running", "failed", "interrupted" or "waiting"."""
+    """A cell as it is on disk.
+
+    Attributes:
+        cell: which.
+        status: how far it is.
+        epochs: trained so far.
+        reason: why it failed, if it has.
+        result: of a finished one.
+    """
 
     cell: Cell
-    word: str
+    status: Status
     epochs: int = 0
     reason: str = ""
     result: Result | None = None
@@ -88,7 +109,7 @@ class StudyFolder:
         found = self.results()
         reached = verdicts.reached(self.plan, found)
         if self._seeds_due[0] != reached:
-            averaged = averages.loaded(self.folders(found), KINDS, self.plan.task)
+            averaged = averages.loaded(self.folders(found), WEIGHTS, self.plan.task)
             judged = verdicts.judged(self.plan, found, averaged, "best")
             self._seeds_due = reached, verdicts.due(self.plan, judged)
         seeds = self._seeds_due[1]
@@ -106,13 +127,17 @@ class StudyFolder:
         """How far a cell is, from what is on disk."""
         folder = self.path(cell)
         if result := Result.load(folder):
-            return State(cell, "finished", self.epochs[cell.arm.name], result=result)
+            return State(cell, Status.FINISHED, self.epochs[cell.arm.name], result=result)
         epochs = len(rows(folder))
         if self._taken(cell):
-            return State(cell, "running", epochs)
+            return State(cell, Status.RUNNING, epochs)
         if reason := noted(folder):
-            return State(cell, "failed", epochs, reason)
-        return State(cell, "interrupted" if epochs else "waiting", epochs)
+            return State(cell, Status.FAILED, epochs, reason)
+        return State(cell, Status.INTERRUPTED if epochs else Status.WAITING, epochs)
+
+    def is_finished(self) -> bool:
+        """Whether all cells that are due are finished."""
+        return all(state.status is Status.FINISHED for state in self.states())
 
     def results(self) -> dict[tuple[str, int], Result]:
         """Of finished cells, by arm and pair."""
@@ -123,7 +148,7 @@ class StudyFolder:
         """The folders of finished cells, by arm and pair."""
         return {(c.arm.name, c.pair): self.path(c) for c in self.cells if (c.arm.name, c.pair) in found}
 
-    def left_over(self) -> int:
+    def stale(self) -> int:
         """Finished cells in the folder that do not count: of other data, other versions or another plan."""
         counted = {self.path(cell) for cell in self.cells}
         folders = (self.folder / CELLS).glob("*/") if (self.folder / CELLS).is_dir() else ()
@@ -131,9 +156,9 @@ class StudyFolder:
 
     def not_counted(self) -> str:
         """How many finished cells are left over, in words; empty if none is."""
-        left_over = self.left_over()
-        said = f"{left_over} finished cells are of other data, versions or arguments: kept, and not counted"
-        return said if left_over else ""
+        stale = self.stale()
+        said = f"{stale} finished cells are of other data, versions or arguments: kept, and not counted"
+        return said if stale else ""
 
     def changed(self) -> dict[str, tuple[object, object]] | None:
         """What of the plan is another than when the study began, as it was and is; None if that is not known."""
@@ -169,19 +194,19 @@ class StudyFolder:
         an_epoch += [
             seconds / state.epochs
             for state in states
-            if state.word == "running" and state.epochs and (seconds := _elapsed(self.path(state.cell)))
+            if state.status is Status.RUNNING and state.epochs and (seconds := _elapsed(self.path(state.cell)))
         ]
         if not an_epoch:
             return None
         missing = sum(self.epochs[state.cell.arm.name] - state.epochs for state in states)
-        return statistics.median(an_epoch) * missing / max(1, sum(state.word == "running" for state in states))
+        return statistics.median(an_epoch) * missing / max(1, sum(state.status is Status.RUNNING for state in states))
 
     def _taken(self, cell: Cell) -> bool:
         """Whether a process holds a cell; asking takes its lock for a moment, and one that starts has patience."""
         if not (self.path(cell) / LOCK).is_file():
             return False
         try:
-            with held(self.path(cell)) as free:
+            with locked(self.path(cell)) as free:
                 return not free
         except OSError:  # a full disk has no room for a lock, and nobody has one
             return False

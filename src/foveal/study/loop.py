@@ -19,8 +19,8 @@ from ..evidence import averages
 from ..executors import Executor
 from ..files import write_text
 from ..hosts import Contents, contents, host_of
-from .cell import BUSY, DATA, FAILURE, KINDS, LOG, PLAN, Result, scan
-from .folder import BEGUN, CONTENTS, StudyFolder, in_words, noted
+from .cell import BUSY, DATA, FAILURE, LOG, PLAN, WEIGHTS, Result, scan
+from .folder import BEGUN, CONTENTS, Status, StudyFolder, in_words, noted
 from .plan import Cell, Plan, load
 
 ATTEMPTS = 3  # of a cell whose process is killed; one that raises waits for the next `run`
@@ -114,7 +114,7 @@ class Study(StudyFolder):
                 if self._again(cell, future, attempts, say):
                     waiting.append(cell)
                 elif Result.load(self.path(cell)):
-                    for kind in KINDS:  # an error is raised again where they are needed
+                    for kind in WEIGHTS:  # an error is raised again where they are needed
                         ahead.submit(averages.load, self.path(cell), kind, self.plan.task)
 
     def _submit(self, cell: Cell, executor: Executor) -> concurrent.futures.Future:
@@ -171,7 +171,7 @@ class Study(StudyFolder):
 
     def _tell(self, cell: Cell, say: Callable[[str], None]) -> None:
         states = self.states()
-        finished = sum(state.word == "finished" for state in states)
+        finished = sum(state.status is Status.FINISHED for state in states)
         result, left = Result.load(self.path(cell)), self.seconds_left(states)
         later = f", about {in_words(left)} left" if left else ""
         score = f"{self.plan.metric.name} {result.scores[self.plan.metric.key]:.4f}"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..verdict import LEARNED, Looks, Verdict, judge_families
 from .arms import Arm
-from .cell import KINDS, Result
+from .cell import WEIGHTS, Result
 from .plan import Plan, claims
 
 OPENED = 1e-4  # gain of an identity start below which an attention changes nothing
@@ -105,7 +105,7 @@ def _if_anything_happened(
     plan: Plan, baseline: Sequence[Result], arm: Sequence[Result], kind: str, still: bool, verdict: Verdict
 ) -> Verdict:
     """The verdict, or what must be said before any: that nothing was learned, or that the attention changed nothing."""
-    key = plan.metric.key + KINDS[kind]
+    key = plan.metric.key + WEIGHTS[kind]
     reached = max(float(np.mean([result.scores[key] for result in results])) for results in (baseline, arm))
     gains = [result.opened[kind] for result in arm if result.opened]
     if reached < LEARNED * plan.margin:

@@ -8,7 +8,7 @@ from .attachment import AssignedForward as AssignedForward
 from .attachment import IdentityStart as IdentityStart
 from .attachment import _restore as _restore
 from .attachment import attended as attended
-from .attachment import kind as kind
+from .attachment import class_name as class_name
 from .attachment import opened as opened
 from .spec import Spec as Spec
 from .spec import read_arguments as read_arguments

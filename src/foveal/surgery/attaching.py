@@ -90,18 +90,18 @@ def detach(model: nn.Module) -> list[str]:
 def _traced(model: nn.Module, example: Tensor | None) -> Trace:
     if example is not None:
         return trace(model, example)
-    noughts = image(model)
+    zeros = example_input(model)
     try:
-        return trace(model, noughts)
+        return trace(model, zeros)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{type(model).__name__} cannot run on zeros of the shape {tuple(noughts.shape)}: {said}",
+            f"{type(model).__name__} cannot run on zeros of the shape {tuple(zeros.shape)}: {said}",
             "give an input that it takes, as in example=torch.zeros(1, 3, 384, 384)",
         ) from None
 
 
-def image(model: nn.Module) -> Tensor:
+def example_input(model: nn.Module) -> Tensor:
     """Zeros of the shape that a model takes, as far as it tells.
 
     Raises:
@@ -119,7 +119,7 @@ def _attached(model: nn.Module, spec: Spec, names: Sequence[str], traced: Trace)
     """All of them, or none."""
     made, called = {}, {module: name for name, module in model.named_modules()}
     for name in names:
-        layer = attachment.end(model.get_submodule(name))
+        layer = attachment.carrier(model.get_submodule(name))
         if (end := called[layer]) not in made:
             width = _width(end, layer, traced)
             with torch.random.fork_rng(devices=[]):  # what is drawn later must be what it is without attentions
@@ -127,7 +127,7 @@ def _attached(model: nn.Module, spec: Spec, names: Sequence[str], traced: Trace)
     rows = []
     for name in [name for name, _ in model.named_modules() if name in made]:
         layer, width, attention = made[name]
-        like, kind = traced.of(name).returned, attachment.kind(layer)
+        like, kind = traced.of(name).returned, attachment.class_name(layer)
         attachment.attach(layer, attention.to(like.device, like.dtype))
         rows.append(Row(name, kind, width, str(spec), count(attention)))
     return rows

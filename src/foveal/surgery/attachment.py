@@ -74,7 +74,7 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
     Raises:
         UserError: the layer is a container without a call of its own, or an attention, or uses the name `attention`.
     """
-    layer = end(layer)
+    layer = carrier(layer)
     if not attended(layer):
         layer.attention = nn.Sequential()
         layer.__class__ = _attended_class(type(layer))
@@ -84,7 +84,7 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
     return layer
 
 
-def end(layer: nn.Module) -> nn.Module:
+def carrier(layer: nn.Module) -> nn.Module:
     """The layer that carries what is attached to a layer: of a `Sequential` its last, else the layer itself.
 
     Raises:
@@ -114,7 +114,7 @@ def detach(layer: nn.Module) -> None:
         layer.forward = assigned.forward
 
 
-def kind(layer: nn.Module) -> str:
+def class_name(layer: nn.Module) -> str:
     """Name of a layer's class without attentions."""
     return getattr(type(layer), "_attended_base", type(layer)).__name__
 

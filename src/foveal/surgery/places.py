@@ -147,7 +147,7 @@ def _idle(module: nn.Module) -> bool:
 
 
 def _blocks(model: nn.Module, traced: Trace) -> list[str]:
-    names = [name for name, module in model.named_modules() if attachment.kind(module) in _BLOCKS]
+    names = [name for name, module in model.named_modules() if attachment.class_name(module) in _BLOCKS]
     return _required(names, model, "has a block that is known by name")
 
 
@@ -157,7 +157,7 @@ def _stages(model: nn.Module, traced: Trace) -> list[str]:
 
 
 def _paper(model: nn.Module, traced: Trace) -> list[str]:
-    kind = attachment.kind(model)
+    kind = attachment.class_name(model)
     if kind == "ResNet":
         return _before_residual(model, traced)
     if kind in _MOBILE:

@@ -34,7 +34,7 @@ _READ_BY_THE_HOST = ("ImagePoolingAttn",)
 
 
 @dataclass(frozen=True)
-class Placed:
+class RowAttentions:
     """The attentions of one row.
 
     Attributes:
@@ -106,7 +106,7 @@ def base_module(row: Sequence) -> str:
 # Reading ---------------------------------------------------------------------------------------------------------
 
 
-def split(cfg: Mapping, theirs: Collection[str] = ()) -> tuple[dict, dict[int, Placed]]:
+def split(cfg: Mapping, theirs: Collection[str] = ()) -> tuple[dict, dict[int, RowAttentions]]:
     """Separate a model into rows that any parser knows and the attentions in them, by row number.
 
     A row of an attention's own becomes `nn.Identity`, so every number and every width stays right.
@@ -135,13 +135,13 @@ def split(cfg: Mapping, theirs: Collection[str] = ()) -> tuple[dict, dict[int, P
             placed[index] = _read_own_row(row, index)
             row[2:] = "nn.Identity", []
         elif attached:
-            row[2], placed[index] = base, Placed(attached, own_row=False)
+            row[2], placed[index] = base, RowAttentions(attached, own_row=False)
     if placed:
         require_read(together, placed)
     return cfg, placed
 
 
-def require_read(together: Sequence[Sequence], placed: Mapping[int, Placed]) -> None:
+def require_read(together: Sequence[Sequence], placed: Mapping[int, RowAttentions]) -> None:
     """Check that some row reads every row but the last, which is the model's output.
 
     Raises:
@@ -182,14 +182,14 @@ def _written(spec: Spec, default: str) -> Spec:
     return replace(spec, start=None if spec.start == default else spec.start, places=())
 
 
-def _read_own_row(row: Sequence, index: int) -> Placed:
+def _read_own_row(row: Sequence, index: int) -> RowAttentions:
     source, _, module, args = row
     if isinstance(source, list):
         raise UserError(f"row {index} ({module}) reads rows {source}, but an attention reads one", "write [-1, 1, ...]")
     args = [a for a in args if a != "c2"]  # the idiom for "as wide as the row before", which is the default here
     settings = args.pop() if args and isinstance(args[-1], dict) else {}
     spec = _with_start(Spec.of(module, settings), ROW_START)
-    return Placed((spec,), own_row=True, numbers=tuple(args))
+    return RowAttentions((spec,), own_row=True, numbers=tuple(args))
 
 
 # Places ----------------------------------------------------------------------------------------------------------

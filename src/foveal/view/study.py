@@ -19,7 +19,7 @@ from ..errors import UserError
 from ..evidence import THRESHOLDS, Answers, Detections, Task, averages, iou, match
 from ..explain import MALFORMED, MANIFEST, album, index, inside, stamp
 from ..results import gates_folder
-from ..study import PLAN, Cell, State, StudyFolder, in_words, rows
+from ..study import PLAN, Cell, State, Status, StudyFolder, in_words, rows
 
 FAINTEST = 0.05  # detections below are not sent
 EXPLAINED = 4  # images won, and lost, in the command that makes gates
@@ -96,7 +96,7 @@ class Watched:
 
     def _finished(self, study: "_Shown") -> dict[tuple[str, int], Path]:
         states = self._states(study)
-        return {(s.cell.arm.name, s.cell.pair): study.path(s.cell) for s in states if s.word == "finished"}
+        return {(s.cell.arm.name, s.cell.pair): study.path(s.cell) for s in states if s.status is Status.FINISHED}
 
     def _progress(self, study: "_Shown") -> dict[str, object]:
         states = self._states(study)
@@ -108,7 +108,7 @@ class Watched:
             "metric": study.plan.metric.name,
             "cells": [_cell(state, study) for state in states],
             "left": in_words(left) if left and math.isfinite(left) else None,
-            "left_over": study.left_over(),
+            "left_over": study.stale(),
             "command": shlex.join(["foveal", "study", "run", str(self.folder)]),
             "verdict": _verdict(self.folder / "results.json", stamp(self.folder / "results.json")),
             "page": inside(self.folder, self.page) is not None,
@@ -209,7 +209,7 @@ class _Shown(StudyFolder):
                 _ = state.result.scores[self.plan.metric.key] + state.result.seconds
             return state
         except MALFORMED as error:
-            return State(cell, "failed", reason=f"files in {self.path(cell)} cannot be read: {error}")
+            return State(cell, Status.FAILED, reason=f"files in {self.path(cell)} cannot be read: {error}")
 
 
 def _cell(state: State, study: _Shown) -> dict[str, object]:
@@ -220,7 +220,7 @@ def _cell(state: State, study: _Shown) -> dict[str, object]:
     return {
         "arm": state.cell.arm.name,
         "seed": state.cell.pair,
-        "state": state.word,
+        "state": state.status,
         "epochs": state.epochs,
         "planned": study.epochs[state.cell.arm.name],
         "reason": str(state.reason),

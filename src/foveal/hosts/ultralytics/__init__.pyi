@@ -34,11 +34,12 @@ from .models import load as load
 from .models import parser as parser
 from .models import rebuild as rebuild
 from .models import refusing as refusing
+from .models import silent as silent
 from .models import split as split
 from .models import tasks as tasks
 from .models import train_arguments as train_arguments
 from .models import ultralytics as ultralytics
-from .models import unsaid as unsaid
+from .models import without_lines as without_lines
 from .parser import counts_kernel as counts_kernel
 from .predictor import evaluate as evaluate
 from .rebuilding import tensors as tensors

@@ -123,16 +123,16 @@ def _layers(cfg: dict) -> nn.Sequential:
 
 
 def _require_classifier(model: nn.Module, classes: int, name: str) -> None:
-    noughts = attaching.image(model)
-    if noughts.shape[1] != 3:
-        raise UserError(f"{name} reads {noughts.shape[1]} channels, and an image has 3", "leave in_chans out")
+    zeros = attaching.example_input(model)
+    if zeros.shape[1] != 3:
+        raise UserError(f"{name} reads {zeros.shape[1]} channels, and an image has 3", "leave in_chans out")
     if getattr(model, "aux_logits", False):
         plain = name.partition("(")[0]
         raise UserError(f"{name} answers more than once in training", f"write {plain}(aux_logits=False)")
     training = model.training
     try:
         with torch.no_grad():
-            out = model.eval()(noughts)
+            out = model.eval()(zeros)
     except zoo.REFUSALS as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{name} cannot answer for an image: {said}", "choose a model that classifies images") from None

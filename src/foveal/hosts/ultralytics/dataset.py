@@ -65,7 +65,7 @@ def described(data: str, download: bool = False) -> dict:
         said = f"the folder {data!r} cannot be used: it has no folder 'train' with one for each class in it"
         raise UserError(said, "name a folder with train and val or test")
     try:
-        with host.unsaid(""):
+        with host.silent():
             found = check_cls_dataset(data)
     except host.UNREADABLE as error:
         raise _refused(f"folder {data!r}", error) from None
@@ -149,7 +149,7 @@ class Data:
         for split in self.splits:
             if split not in splits:
                 continue
-            with host.unsaid(""):  # which has a line for each of them
+            with host.silent():  # which has a line for each of them
                 verify = _verified_classes if self.classified else _verified
                 noted = verify(self._found, split, single_cls)
             if noted and noted.count == noted.of:

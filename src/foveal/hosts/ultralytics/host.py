@@ -170,7 +170,7 @@ def _step(
     names = dict(enumerate(map(str, range(100))))  # of classes, whose number hardly changes what a step takes
     dtype = torch.float16 if settings["amp"] and device.type == "cuda" else torch.float32
     quiet = contextlib.redirect_stderr(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, quiet, models.unsaid(""):
+    with tempfile.TemporaryDirectory() as folder, quiet, models.silent():
         network = models.load(start(model, spec, 0, Path(folder), names)).model.to(device)
     network.args = SimpleNamespace(**settings)  # its loss reads its weights there
     batch = steps.labelled(task, images, size, 0, models.channels(network))

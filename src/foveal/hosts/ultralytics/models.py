@@ -46,7 +46,7 @@ from ultralytics.utils.metrics import Metric, compute_ap
 from ...checkpoints import foreign, require_harmless
 from . import arguments as typed
 from . import parser
-from .parser import Registered, split, unsaid  # noqa: F401  (`Registered` by checkpoints)
+from .parser import Registered, silent, split, without_lines  # noqa: F401  (`Registered` by checkpoints)
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
 

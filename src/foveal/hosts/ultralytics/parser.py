@@ -78,7 +78,7 @@ def counts_kernel() -> bool | None:
     return torch.ops.foveal.ema.default in functional_hooks
 
 
-def split(cfg: Mapping) -> tuple[dict, dict[int, insert.Placed]]:
+def split(cfg: Mapping) -> tuple[dict, dict[int, insert.RowAttentions]]:
     """As `insert.split`, where classes in the host's namespace keep their names."""
     return insert.split(cfg, vars(tasks).keys())
 
@@ -94,7 +94,7 @@ def _parse_model(original: Callable, d: dict, ch: int, verbose: bool = True):
     if not placed:
         return _built(original, d, ch, verbose)
     cfg["head"].append([-1, 1, "FovealWidths", ["ch"]])
-    with unsaid(_Widths.__name__):
+    with without_lines(_Widths.__name__):
         layers, save = _built(original, cfg, ch, verbose)
     *layers, last = layers
     if not isinstance(last, _Widths) or len(last.widths) != len(layers):
@@ -191,8 +191,13 @@ def _row_of(error: BaseException) -> int | None:
     return found
 
 
+def silent() -> contextlib.AbstractContextManager:
+    """Keep the host from logging anything."""
+    return without_lines("")
+
+
 @contextlib.contextmanager
-def unsaid(word: str) -> Iterator[None]:
+def without_lines(word: str) -> Iterator[None]:
     """Keep the host from logging lines with a word in them, because it names what no user has seen."""
 
     def is_other(record) -> bool:
@@ -205,7 +210,7 @@ def unsaid(word: str) -> Iterator[None]:
         LOGGER.removeFilter(is_other)
 
 
-def _specs(placed: Mapping[int, insert.Placed], widths: list[int], d: dict) -> dict[int, tuple]:
+def _specs(placed: Mapping[int, insert.RowAttentions], widths: list[int], d: dict) -> dict[int, tuple]:
     """The attentions of each row, their arguments complete.
 
     Raises:
