@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import types
 
 import pytest
 import torch
@@ -234,3 +235,16 @@ def test_rows_that_build_another_model_are_refused(trained):
     with pytest.raises(UserError, match=r"builds another model from this one's rows: row 4 \(C3k2\) is the first"):
         foveal.add("edited.pt", "ema", start="paper", output="x.pt", trust=True)
     assert not os.path.exists("x.pt")
+
+
+def test_a_fault_of_ours_is_not_blamed_on_the_file(trained, monkeypatch):
+    def broken(model):
+        raise TypeError("there is no such thing")
+
+    monkeypatch.setattr(adding, "_strides", broken)  # as code that belongs to the model
+    with pytest.raises(UserError, match="cannot be used as a model: TypeError: there is no such thing"):
+        foveal.add(str(trained), "ema", output="x.pt")
+    monkeypatch.setattr(adding, "_strides", types.FunctionType(broken.__code__, vars(adding)))
+    with pytest.raises(TypeError, match="there is no such thing"):
+        foveal.add(str(trained), "ema", output="x.pt")
+    assert not Path("x.pt").exists()

@@ -13,6 +13,7 @@ import copy
 import pickle
 import struct
 import sys
+import traceback
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -115,7 +116,7 @@ def load(source: str | PathLike, trust: bool = False) -> YOLO | RTDETR:
 
 @contextlib.contextmanager
 def refusing(source: object, done: str = "used") -> Iterator[None]:
-    """Say of a model file that it cannot be loaded or used, where the host fails on what is in it.
+    """Say of a model file that it cannot be loaded or used, where the host fails on what is in it; not where we do.
 
     Raises:
         UserError: for whatever a model raises whose parts are missing, of other kinds or do not fit.
@@ -125,6 +126,8 @@ def refusing(source: object, done: str = "used") -> Iterator[None]:
     except UserError:
         raise
     except UNREADABLE as error:
+        if _is_ours(error):
+            raise
         if elsewhere := foreign.diagnosed(str(source), error):
             raise elsewhere from None
         reason = " ".join(str(error).partition("\nException raised from")[0].split())[:300].rstrip(".")
@@ -134,6 +137,12 @@ def refusing(source: object, done: str = "used") -> Iterator[None]:
         raise UserError(
             f"{str(source)!r} cannot be {done} as a model: {named}{reason}", "give one such as yolo11n.pt"
         ) from None
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether foveal's own code raised an error, which then is a fault of foveal's and not of the user's file."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]
 
 
 def is_rtdetr(source: str) -> bool:
