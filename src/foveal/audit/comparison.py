@@ -93,39 +93,10 @@ def audit(
     a, b = runs = Run.read("A", run_a, trust), Run.read("B", run_b, trust)
     with tempfile.TemporaryDirectory(prefix="foveal-audit-") as place:
         here = [data_here(run, Path(place)) for run in runs]
-        findings = [
-            _complete(runs),
-            _epochs(runs),
-            _patience(runs),
-            _time(runs),
-            _batch(runs),
-            _optimizer(runs),
-            _arguments(runs),
-            _data(runs, here, Path(place)),
-            _same("classes", [run.of_best("classes") for run in runs], "the same classes: {}"),
-            _seeds(runs),
-            _pretrained(runs),
-            _resumed(runs),
-            _finite(runs),
-            _same("versions", [run.version for run in runs], "Ultralytics {} in both"),
-            _device(runs),
-        ]
+        findings = _written(runs, here, Path(place))
         chosen = data or next((copy for _, copy in filter(None, here)), None)
-        if not evaluate:
-            judged = judging.written_down(runs, "not asked for")
-        elif chosen is None:
-            judged = judging.written_down(runs, "the data is not here: say where")
-        elif "best" not in a.weights.keys() & b.weights.keys() or a.of_best("classes") != b.of_best("classes"):
-            judged = judging.written_down(runs, "there are no two best.pt of the same classes that can be read")
-        else:
-            judged = judging.evaluated(runs, chosen, Path(place), device, trust)
-        findings += judged.findings
-        absent = without_test(chosen and dataset.absent_test(chosen))
-        findings.append(
-            Finding("split", True, "judged on test, which chose nothing")
-            if judged.split == "test"
-            else Finding("split", None, f"judged on val, on which best.pt was chosen in both{absent}")
-        )
+        judged = _judged(runs, chosen, Path(place), device, evaluate, trust)
+        findings += [*judged.findings, _split(judged, chosen)]
     more = "foveal study run --model FILE --data FILE --arms ema@neck,A/A"
     findings.append(Finding("runs", None, f"one run of each says nothing about the noise of the seed: {more}"))
     return Audit(
@@ -141,6 +112,46 @@ def audit(
         parameters=(a.of_best("parameters"), b.of_best("parameters")),
         sentence=_sentence(findings, fair, judged),
     )
+
+
+def _written(runs: "_Runs", here: Sequence[tuple[Path, str] | None], folder: Path) -> list[Finding]:
+    """What the files of both runs say."""
+    return [
+        _complete(runs),
+        _epochs(runs),
+        _patience(runs),
+        _time(runs),
+        _batch(runs),
+        _optimizer(runs),
+        _arguments(runs),
+        _data(runs, here, folder),
+        _same("classes", [run.of_best("classes") for run in runs], "the same classes: {}"),
+        _seeds(runs),
+        _pretrained(runs),
+        _resumed(runs),
+        _finite(runs),
+        _same("versions", [run.version for run in runs], "Ultralytics {} in both"),
+        _device(runs),
+    ]
+
+
+def _judged(runs: "_Runs", data: str | None, folder: Path, device: str, evaluate: bool, trust: bool) -> judging.Judged:
+    """Both best.pt on the same images, where that can be; else what the runs wrote down, with the reason."""
+    a, b = runs
+    if not evaluate:
+        return judging.written_down(runs, "not asked for")
+    if data is None:
+        return judging.written_down(runs, "the data is not here: say where")
+    if "best" not in a.weights.keys() & b.weights.keys() or a.of_best("classes") != b.of_best("classes"):
+        return judging.written_down(runs, "there are no two best.pt of the same classes that can be read")
+    return judging.evaluated(runs, data, folder, device, trust)
+
+
+def _split(judged: judging.Judged, data: str | None) -> Finding:
+    if judged.split == "test":
+        return Finding("split", True, "judged on test, which chose nothing")
+    absent = without_test(data and dataset.absent_test(data))
+    return Finding("split", None, f"judged on val, on which best.pt was chosen in both{absent}")
 
 
 # Findings ------------------------------------------------------------------------------------------------------------

@@ -170,10 +170,7 @@ def bench(
     Raises:
         UserError: anything given that cannot work; nothing is written then.
     """
-    models = _items(models)
-    names = [names] if isinstance(names, str) else list(names)
-    names = names or (["ema"] if models else [name for name, cls in ATTENTIONS.items() if forms(cls)[1:]])
-    specs = [Spec.parse(name) for name in names]
+    models, specs = _items(models), _specs(names, bool(models))
     for name, value in {"threads": threads, "rounds": rounds}.items():
         if value is not None:
             _at_least_1(name, value)
@@ -192,12 +189,7 @@ def bench(
         "seed": seed,
         "base": base,
     }
-    cases = [shape for text in settings["shapes"] for shape in read(text)]
-    if "train" in settings["passes"] and any(b * h * w == 1 for b in settings["batch"] for _, h, w in cases):
-        raise UserError("a batch norm cannot train on one value per channel", "give batch=2 or a larger map")
-    for number, (c, h, w) in itertools.product(settings["batch"], cases):
-        if number * c * h * w > LARGEST:
-            raise UserError(f"batch={number} of {c}x{h}x{w} has more than {LARGEST:.0e} values", "batch=1 of 256x40x40")
+    cases = _cases(settings)
     place, target = timing.device_named(device), output and _target(Path(output))
     # All are built before any is timed, so that a mistake in the last one shows at once.
     bare = [Spec(spec.name, spec.arguments) for spec in specs]
@@ -220,6 +212,23 @@ def bench(
         text = json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
         write_text(target, text)
     return result
+
+
+def _specs(names: str | Sequence[str], whole: bool) -> list[Spec]:
+    names = [names] if isinstance(names, str) else list(names)
+    names = names or (["ema"] if whole else [name for name, cls in ATTENTIONS.items() if forms(cls)[1:]])
+    return [Spec.parse(name) for name in names]
+
+
+def _cases(settings: dict) -> list[Shape]:
+    """The shapes of inputs; a UserError for one that cannot be measured."""
+    cases = [shape for text in settings["shapes"] for shape in read(text)]
+    if "train" in settings["passes"] and any(b * h * w == 1 for b in settings["batch"] for _, h, w in cases):
+        raise UserError("a batch norm cannot train on one value per channel", "give batch=2 or a larger map")
+    for number, (c, h, w) in itertools.product(settings["batch"], cases):
+        if number * c * h * w > LARGEST:
+            raise UserError(f"batch={number} of {c}x{h}x{w} has more than {LARGEST:.0e} values", "batch=1 of 256x40x40")
+    return cases
 
 
 def _rows(

@@ -140,11 +140,10 @@ def convert(
             require_same_outputs(chooser, read_back, cfg, rounded=bool(shifted or added))
 
     write_whole(target, lambda path: torch.save(saved, path), check)
-    replaced = [(int(part.before.split(".")[1]), part.pasted) for part in parts if part.pasted]
     return Converted(
         source=str(source),
         output=str(target),
-        attentions=tuple(Replaced(row, pasted.path, str(pasted.spec), pasted.assumed) for row, pasted in replaced),
+        attentions=tuple(_replaced(part) for part in parts if part.pasted),
         tensors=tensors,
         shifted=shifted,
         added=added,
@@ -152,6 +151,11 @@ def convert(
         apart=None if old is None else chooser.apart,
         untested=chooser.untested,
     )
+
+
+def _replaced(part: Part) -> Replaced:
+    pasted = part.pasted
+    return Replaced(int(part.before.split(".")[1]), pasted.path, str(pasted.spec), pasted.assumed)
 
 
 def _target(source: Path, output: str | os.PathLike | None, force: bool) -> Path:

@@ -96,32 +96,10 @@ def explain(
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         (part / "pictures").mkdir(parents=True)
-        predictor = inference.predictor(
-            loaded, conf=CONFIDENCE, imgsz=imgsz, device=device, project=str(part.resolve())
-        )
-        with host.refusing(name):
-            sites = gates.sites(predictor.model.model)
-        manifest = {
-            "foveal": foveal.__version__,
-            "kind": "explain",
-            "model": name,
-            "weights": digest(weights) if (weights := Path(loaded.ckpt_path or "")).is_file() else None,
-            "task": loaded.task,
-            "imgsz": imgsz,
-            "confidence": CONFIDENCE,
-            "versions": {each: version(each) for each in ("torch", "ultralytics", "grad-cam")},
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "images": [],
-        }
-        pools = {}
-        for index, file in enumerate(files):
-            tell(f"{file.name} ({index + 1} of {len(files)})")
-            manifest["images"].append(_image(predictor, sites, file, index, part, pools))
-        manifest["attentions"] = [gates.summary(each, pools, manifest["images"]) for each in sites]
-        manifest |= {"imgsz": max(predictor.imgsz), "ablation": None}  # as the host has rounded it
+        manifest = _manifest(loaded, name, files, part, imgsz, device, tell)
         if data is not None:
             tell(f"evaluating with frozen gates on {split} of {data}")
-            ids = [each.id for each in sites]
+            ids = [each["id"] for each in manifest["attentions"]]
             manifest["ablation"] = ablation.ablate(loaded, ids, data, split, imgsz=imgsz, batch=batch, device=device)
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(part / "index.html", pictures.Page(manifest, part).render())
@@ -132,6 +110,40 @@ def explain(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Explained(str(target), manifest)
+
+
+def _manifest(
+    loaded: host.YOLO | host.RTDETR,
+    name: str,
+    files: Sequence[Path],
+    part: Path,
+    imgsz: int,
+    device: str | None,
+    tell: Callable[[str], object],
+) -> dict[str, object]:
+    """What is found in each image, whose pictures are drawn into a folder, and in all of them together."""
+    settings = {"conf": CONFIDENCE, "imgsz": imgsz, "device": device, "project": str(part.resolve())}
+    predictor = inference.predictor(loaded, **settings)
+    with host.refusing(name):
+        sites = gates.sites(predictor.model.model)
+    images, pools = [], {}
+    for index, file in enumerate(files):
+        tell(f"{file.name} ({index + 1} of {len(files)})")
+        images.append(_image(predictor, sites, file, index, part, pools))
+    return {
+        "foveal": foveal.__version__,
+        "kind": "explain",
+        "model": name,
+        "weights": digest(weights) if (weights := Path(loaded.ckpt_path or "")).is_file() else None,
+        "task": loaded.task,
+        "imgsz": max(predictor.imgsz),  # as the host has rounded it
+        "confidence": CONFIDENCE,
+        "versions": {each: version(each) for each in ("torch", "ultralytics", "grad-cam")},
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "images": images,
+        "attentions": [gates.summary(each, pools, images) for each in sites],
+        "ablation": None,
+    }
 
 
 # What is given -------------------------------------------------------------------------------------------------------

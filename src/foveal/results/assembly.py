@@ -97,31 +97,8 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
     _judge(arms, plan, found, averaged)
     _over_placebo(arms, averaged)
     gates.link(study, arms, draw=measure)
-    splits = {"chosen_on": chosen_on(plan.dataset), "absent": plan.dataset.absent}
-    findings = fairness.check(plan, study.epochs, found, folders, _sources(plan), **splits)
-    findings += [fairness.labels(refused(study.folder)), fairness.frozen(study.changed())]
-    if any(not np.array_equal(truth.name, judged(*where).name) for where in folders):
-        findings.append(fairness.Finding("evaluator", False, "arms were judged on different images"))
-    else:
-        findings.append(fairness.Finding("evaluator", True, f"every run judged on the same {len(truth.name)} images"))
-    states = study.states()
-    failed = [s for s in states if s.status is Status.FAILED]
-    name = study.folder.resolve().name
     return {
-        "foveal": versions()["foveal"],
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "name": name,
-        "task": plan.task.name,
-        "scale": plan.rehearsal,
-        "complete": study.is_finished(),
-        "cells": {
-            "planned": len(states),
-            "finished": len(found),
-            "failed": [{"arm": s.cell.arm.name, "seed": s.cell.pair, "reason": s.reason} for s in failed],
-        },
-        "plan": {**plan.text, "arms": [arm.name for arm in plan.arms], "seeds": list(plan.seeds), "train": plan.train}
-        | {"looks": list(plan.looks), "split": plan.split, "margin": plan.margin},
-        "commands": [f"foveal study {command} {name}" for command in ("run", "report")],
+        **_about(study, found),
         "data": {
             "digest": study.contents.digest,
             "names": names,
@@ -136,9 +113,42 @@ def assemble(study: Study, measure: bool = False) -> dict[str, object]:
         | {"level": LEVEL, "margin": plan.margin, "resamples": averages.RESAMPLES, "treatments": claims(plan.arms)}
         | {"looks": list(plan.looks), "learned": LEARNED * plan.margin},
         "verdict": _headline(arms),
-        "fairness": [dataclasses.asdict(finding) for finding in findings],
+        "fairness": [dataclasses.asdict(finding) for finding in _findings(study, found, folders, judged)],
         "arms": arms,
     }
+
+
+def _about(study: Study, found: Mapping[tuple[str, int], Result]) -> dict[str, object]:
+    """What was planned, and how far it is."""
+    plan, states, name = study.plan, study.states(), study.folder.resolve().name
+    failed = [s for s in states if s.status is Status.FAILED]
+    return {
+        "foveal": versions()["foveal"],
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "name": name,
+        "task": plan.task.name,
+        "scale": plan.rehearsal,
+        "complete": all(state.status is Status.FINISHED for state in states),
+        "cells": {
+            "planned": len(states),
+            "finished": len(found),
+            "failed": [{"arm": s.cell.arm.name, "seed": s.cell.pair, "reason": s.reason} for s in failed],
+        },
+        "plan": {**plan.text, "arms": [arm.name for arm in plan.arms], "seeds": list(plan.seeds), "train": plan.train}
+        | {"looks": list(plan.looks), "split": plan.split, "margin": plan.margin},
+        "commands": [f"foveal study {command} {name}" for command in ("run", "report")],
+    }
+
+
+def _findings(study: Study, found: dict, folders: dict, judged: "_Judged") -> list[fairness.Finding]:
+    """Were the arms treated alike?"""
+    splits = {"chosen_on": chosen_on(study.plan.dataset), "absent": study.plan.dataset.absent}
+    findings = fairness.check(study.plan, study.epochs, found, folders, _sources(study.plan), **splits)
+    findings += [fairness.labels(refused(study.folder)), fairness.frozen(study.changed())]
+    images = judged(*next(iter(folders))).name
+    if any(not np.array_equal(images, judged(*where).name) for where in folders):
+        return [*findings, fairness.Finding("evaluator", False, "arms were judged on different images")]
+    return [*findings, fairness.Finding("evaluator", True, f"every run judged on the same {len(images)} images")]
 
 
 def _nothing_finished(study: Study) -> UserError:
