@@ -65,7 +65,7 @@ def require_intact(path: Path) -> None:
 
 
 def digest(path: Path, size: int = 16) -> str:
-    """Of a file's content, in hexadecimal digits of so many bytes."""
+    """A digest of a file's content, in hexadecimal digits of so many bytes."""
     return hashlib.blake2b(path.read_bytes(), digest_size=size).hexdigest()
 
 

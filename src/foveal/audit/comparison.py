@@ -304,7 +304,7 @@ def _device(runs: _Runs) -> Finding:
 
 
 def _pretrained(runs: _Runs) -> Finding:
-    """Of each start, the tensors that fit the trained model by name and shape: those the host's loader took."""
+    """The tensors of each start that fit the trained model by name and shape: those that the host's loader took."""
     starts = [run.start for run in runs]
     said = ["what, nobody can tell" if start is None else start or "fresh weights" for start in starts]
     told = f"A started from {said[0]}; B from {said[1]}"

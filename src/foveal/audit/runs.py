@@ -210,7 +210,7 @@ class Run:
 
     @property
     def version(self) -> str | None:
-        """Of the host."""
+        """The host's release; None where no file says it."""
         return next((of.version for of in self.weights.values()), None)
 
     @property

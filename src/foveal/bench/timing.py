@@ -107,7 +107,7 @@ def resolved(ratio: Quartiles) -> bool:
 
 
 def peak(call: Call, device: torch.device) -> int | None:
-    """By how many bytes one call raises the memory in use; None where that cannot be measured.
+    """Bytes by which one call raises the memory in use; None where that cannot be measured.
 
     On the CPU it is the process's resident memory, and below a megabyte it says little.
     """

@@ -258,7 +258,7 @@ def _parameter(data: Tensor, *_: object) -> Tensor:
 
 
 def _forgotten(*_: object) -> Node:
-    """For what no conversion asks for, such as numpy's numbers."""
+    """Stands for what no conversion asks for, such as numpy's numbers."""
     return Node.__new__(Node)
 
 

@@ -238,7 +238,7 @@ def _some(names: list[str], most: int = 5) -> str:
 
 
 def _trainers(host) -> Iterator[Finding]:
-    """Of each class of models that trains: has each of its tasks a trainer of ours, which workers can import?"""
+    """Does each task of each class of models have a trainer of ours, which workers can import?"""
     for name, cls in ((cls.__name__, cls) for cls in host.MODELS.values()):
         trainers = {
             task: classes["trainer"].__module__.startswith("foveal.")

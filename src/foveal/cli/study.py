@@ -230,7 +230,7 @@ class _Asked:
 
 
 def _folder_names(models: list[str]) -> list[str]:
-    """Of models: resnet50 for timm:resnet50(stem=cifar), with its arguments where another has the same name."""
+    """Short names of models: resnet50 for timm:resnet50(stem=cifar), with its arguments where two have one name."""
     whole = [re.sub(r"^\w+:|\.(pt|ya?ml)$", "", Path(model).name) for model in models]
     short = [name.partition("(")[0] for name in whole]
     return [re.sub(r"\W+", "-", name).strip("-") for name in (short if len(set(short)) == len(short) else whole)]

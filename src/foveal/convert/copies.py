@@ -37,7 +37,7 @@ class Stored:
 
     @classmethod
     def of(cls, node: Node, given: Mapping[str, object]) -> "Stored":
-        """Of a module."""
+        """What a module stores, and what is said of it."""
         recorded = {
             f"{path}.{key}".lstrip("."): value for path, part in node.walk() for key, value in part.state.items()
         }
@@ -53,7 +53,7 @@ class Stored:
         return [tuple(u.weight.shape) for u in self.units if u.kind and not u.matrix and u.weight.dim() == dims]
 
     def groups(self, width: int) -> int:
-        """Of `width` channels each: said, recorded under that name, or the only number that can be it."""
+        """Number of groups of `width` channels: as said, as recorded under that name, or the only one that it can be."""
         for told in (self.given, self.plain):
             if "groups" in told:
                 return told["groups"]

@@ -72,7 +72,7 @@ class Fitted:
 
 
 def stored_units(node: Node) -> list[Unit]:
-    """Of a stored module, in the order in which they were made."""
+    """The units of a stored module, in the order in which they were made."""
     found = []
     for path, part in node.walk():
         tensors = part.own_tensors()
@@ -84,7 +84,7 @@ def stored_units(node: Node) -> list[Unit]:
 
 
 def own_units(module: nn.Module, renamed: Mapping[str, str]) -> list[Unit]:
-    """Of foveal's module, in the authors' order."""
+    """The units of foveal's module, in the authors' order."""
     found = []
     for path, layer in module.named_modules():
         tensors = dict(layer.named_parameters(recurse=False)) | dict(layer.named_buffers(recurse=False))

@@ -166,7 +166,7 @@ def _forms(forms: list[Fitted], rule: Rule, stored: Stored, said: Said | None) -
 
 
 def _swapped(form: Fitted) -> Fitted:
-    """With the other map first, in kernels of two maps."""
+    """The same with the other map first, in kernels of two maps."""
     return replace(form, state={name: t.flip(1) if t.shape[:2] == (1, 2) else t for name, t in form.state.items()})
 
 

@@ -308,7 +308,7 @@ def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _exact(tensor: Tensor | None, default: float = 0.0) -> Tensor:
-    """In fp64, on the CPU because not every device has that; `default` in place of no tensor."""
+    """Return a tensor in fp64, on the CPU because not every device has that; `default` stands for no tensor."""
     return torch.tensor(default).double() if tensor is None else tensor.to("cpu", torch.float64)
 
 

@@ -15,7 +15,7 @@ SAME = 0.5  # overlap of boxes that are the same one
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two outputs: the largest of all values, and the root of their mean square; infinite where there is a NaN."""
+    """How far two outputs differ: the largest value, and the root of the mean square; infinite where there is a NaN."""
 
     largest: float
     rms: float

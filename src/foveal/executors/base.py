@@ -16,7 +16,7 @@ class Started(Protocol):
     """The part of `subprocess.Popen` that an executor uses."""
 
     def wait(self) -> int:
-        """Until it has ended; its exit code."""
+        """Wait until it has ended, and return its exit code."""
 
     def terminate(self) -> None:
         """Ask it to end."""

@@ -77,7 +77,7 @@ class _Scored(nn.Module):
         return score[None]
 
     def _scores(self, found: object, x: Tensor) -> Tensor:
-        """Of what the host makes of a network's output, with their gradients."""
+        """Scores in what the host makes of a network's output, with their gradients."""
         copied = [each.clone() if isinstance(each, Tensor) else each for each in _flat(found)]
         (result,) = self.predictor.postprocess(copied if len(copied) > 1 else copied[0], x, [self.photograph])
         if result.probs is not None:
@@ -86,7 +86,7 @@ class _Scored(nn.Module):
 
 
 def _of_pixels(found: object, task: str) -> Tensor:
-    """Of each pixel its depth, or the score of the class that the model finds there."""
+    """The depth of each pixel, or the score of the class that the model finds there."""
     (maps,) = _flat(found)
     if task == "depth":
         return maps.flatten()

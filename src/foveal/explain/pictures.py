@@ -315,7 +315,7 @@ class Page:
         return Markup('<span class="scale">{}<span class="ticks">{}</span></span>').format(bar, ticks)
 
     def scales(self, gate: str) -> tuple[str, str, str]:
-        """Of a gate's mean, its spread, and trained minus initial."""
+        """Colour scales of a gate's mean, of its spread, and of trained minus initial."""
         return GATES[gate]
 
     def of(self, attention: str) -> dict:

@@ -152,7 +152,7 @@ def _findings(study: Study, found: dict, folders: dict, judged: "_Judged") -> li
 
 
 def _nothing_finished(study: Study) -> UserError:
-    """With the reason, because to run the study again would end the same way."""
+    """Say why no run is finished, because to run the study again would end the same way."""
     said = f"no run of the baseline is finished in {study.folder}"
     failed = [state for state in study.states() if state.status is Status.FAILED and state.cell.arm.role == "baseline"]
     if not failed:
@@ -229,7 +229,7 @@ def _arm(
 
 
 def _curves(folders: list[Path], metric: Metric) -> dict[str, list]:
-    """Of runs of one arm.
+    """Read the learning curves of the runs of one arm.
 
     Raises:
         UserError: a table that cannot be read, or is not as long as the others.
@@ -282,7 +282,7 @@ def _images(arm: str, pairs: list[int], judged: _Judged) -> dict[str, object]:
 
 
 def _mcnemar(arm: str, pairs: list[int], judged: _Judged) -> list[dict[str, float]]:
-    """Of each pair the images that one of the two models gets right and the other does not."""
+    """Count, for each pair, the images that one of the two models gets right and the other does not."""
     rows = []
     for pair in pairs:
         mine, theirs = (judged(name, pair).scores() for name in (arm, "baseline"))
@@ -352,7 +352,7 @@ def _deviation(found: Mapping[tuple[str, int], Result], plan: Plan) -> float | N
 
 
 def _sources(plan: Plan) -> dict[str, dict[str, str]]:
-    """Of each model an arm starts from, a digest of every tensor; empty for one without weights."""
+    """Digests of every tensor of each model that an arm starts from; none for a model without weights."""
     return {model: plan.host.digests(model) for model in {arm.model for arm in plan.arms}}
 
 

@@ -102,7 +102,7 @@ def is_model(text: str) -> bool:
 
 
 def _places(model: str) -> tuple[str, ...]:
-    """Of an attention for which the plan names none."""
+    """The places of an attention for which the plan names none."""
     return host_of(model).places(model)
 
 

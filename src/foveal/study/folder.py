@@ -120,7 +120,7 @@ class StudyFolder:
         return [cell for cell in self.due() if Result.load(self.path(cell)) is None]
 
     def states(self) -> list[State]:
-        """Of all cells that are due, from what is on disk."""
+        """How far each cell is that is due, from what is on disk."""
         return [self.state(cell) for cell in self.due()]
 
     def state(self, cell: Cell) -> State:
@@ -140,7 +140,7 @@ class StudyFolder:
         return all(state.status is Status.FINISHED for state in self.states())
 
     def results(self) -> dict[tuple[str, int], Result]:
-        """Of finished cells, by arm and pair."""
+        """The results of finished cells, by arm and pair."""
         found = {(cell.arm.name, cell.pair): Result.load(self.path(cell)) for cell in self.cells}
         return {where: result for where, result in found.items() if result}
 
@@ -189,7 +189,7 @@ class StudyFolder:
         return said
 
     def seconds_left(self, states: list[State]) -> float | None:
-        """Until all cells are finished, as far as finished and running ones tell."""
+        """Time until all cells are finished, as far as finished and running ones tell; None where they tell nothing."""
         an_epoch = [state.result.seconds / state.epochs for state in states if state.result]
         an_epoch += [
             seconds / state.epochs

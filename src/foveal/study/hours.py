@@ -84,7 +84,7 @@ def counted(plan: Plan) -> Mapping[str, int]:
 
 
 def _seconds_an_image(plan: Plan, arm: Arm, device: torch.device) -> tuple[float, float] | None:
-    """Of training, and of a forward pass; None where the device has too little memory."""
+    """Seconds that an image takes in training, and in a forward pass; None where the device has too little memory."""
     settings = plan.complete(arm)
     count = min(settings["batch"], FEW) if device.type == "cpu" else settings["batch"]
     size = STRIDE * math.ceil(settings["imgsz"] / STRIDE)  # as the host rounds it

@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def metric(self) -> Metric:
-        """By what arms are judged."""
+        """The averages by which arms are judged."""
         return self.task.metric
 
     @classmethod
@@ -255,7 +255,7 @@ def claims(arms: tuple[Arm, ...]) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a result."""
+    """Versions of everything that decides a result, by name."""
     return {name: version(name) for name in ("foveal", "ultralytics", "torch", "numpy")} | {
         "python": ".".join(map(str, sys.version_info[:3]))
     }

@@ -230,7 +230,7 @@ def _cell(state: State, study: _Shown) -> dict[str, object]:
 
 
 def _number(text: object) -> float | None:
-    """Of a table under way: None for what is missing, half-written or not finite."""
+    """Read a number of a table that is being written; None for what is missing, half-written or not finite."""
     try:
         value = float(text)
     except (TypeError, ValueError):

@@ -71,7 +71,7 @@ ClassificationValidator = yolo.classify.ClassificationValidator
 
 
 def fitness(precision: float, recall: float, map50: float, map50_95: float) -> float:
-    """By what this release chooses best.pt of a detector, and stops early."""
+    """The number by which this release chooses the best.pt of a detector, and stops early."""
     judged = Metric()
     judged.mean_results = lambda: [precision, recall, map50, map50_95]
     return float(judged.fitness())

@@ -180,7 +180,7 @@ class _Recording:
         return self._position + len(self.train_loader) * self.epoch
 
     def _wait_for_step(self) -> None:
-        """Until the first step after a resume: hold the host back, which believes that none was ever made.
+        """Hold the host back until the first step after a resume, because it believes that none was ever made.
 
         It steps once `accumulate` batches have passed since its own last step, of which it knows nothing.
         """
@@ -255,7 +255,7 @@ def _crop(transforms: list, size: int, padding: int) -> None:
 
 @dataclass(frozen=True)
 class _Skipped:
-    """In the place of a validator: answers with metrics that are known."""
+    """Stands in the place of a validator, and answers with metrics that are known."""
 
     args: object
     metrics: dict[str, float]

@@ -250,7 +250,7 @@ def _gate(x: Tensor, centred: Tensor, small: _Small, w: _Weights) -> Tensor:
 def _convolution_backward(
     x: Tensor, spread: Tensor, w: _Weights, wants_x: bool, wants_kernel: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of the depthwise convolution in `_gate`: the gradients of x and of `w.kernel`."""
+    """Gradients of the depthwise convolution in `_gate`, with respect to x and to `w.kernel`."""
     groups = x.shape[1] // len(w.gamma)
     kernel = w.kernel.view(-1, 1, 3, 3).repeat(groups, 1, 1, 1)
     mask = [wants_x, wants_kernel, False]
