@@ -26,10 +26,9 @@ from foveal.explain import pictures as album
 from foveal.explain.explanation import frame
 from foveal.explain.pictures import Frame
 from foveal.hosts import ultralytics as host
-from foveal.hosts.ultralytics import predictor as inference
+from foveal.hosts.ultralytics import prediction
 from foveal.pages import look_up
-from foveal.surgery import Spec, attachment
-from foveal.surgery import rows as insert
+from foveal.surgery import Spec, attachment, model_yaml
 from helpers import filled, fitting
 
 # Where things lie ----------------------------------------------------------------------------------------------------
@@ -65,7 +64,7 @@ def test_a_photograph_lies_in_the_tensor_where_the_host_puts_it(size, name, imgs
     pixels[top:bottom, left:right] = 255
     predictor.setup_source(pixels)
     tensor = predictor.preprocess([pixels])[0].mean(0)
-    where = frame(task, inference.stretches(predictor), size, tuple(tensor.shape[::-1]), predictor.imgsz)
+    where = frame(task, prediction.stretches(predictor), size, tuple(tensor.shape[::-1]), predictor.imgsz)
     away = (tensor - 114 / 255).abs() > 0.01  # from the padding
     mass = tensor - tensor.min() if task == "classify" else tensor * away
     for axis, (low, high) in enumerate(((left, right), (top, bottom))):
@@ -317,7 +316,7 @@ def test_activation_maps_are_layercam_on_one_scale(model, images):
     whole = host.YOLO("yolo11n.yaml")
     whole.model = copy.deepcopy(model.model)
     whole.model.model[16].attention[0].gain.data.fill_(0.7)
-    predictor = inference.predictor(whole, conf=0.25, imgsz=160, device="cpu")
+    predictor = prediction.predictor(whole, conf=0.25, imgsz=160, device="cpu")
     sites = gates.sites(predictor.model.model)
     result, image, _ = gates.features(predictor, sites, images[0])
     found = cam.pair(predictor, sites[0].outer, image, result.orig_img)
@@ -367,7 +366,7 @@ def built(folder: Path, name: str, specs, row: int) -> host.YOLO:
     """A model with fresh weights and several attentions after one row."""
     cfg = host.load(name).model.yaml
     for spec in specs:
-        cfg = insert.with_suffix(cfg, spec, [row])
+        cfg = model_yaml.with_suffix(cfg, spec, [row])
     file = folder / f"{Path(name).stem}-built.yaml"  # by its name the host knows RT-DETR and open vocabularies
     kept = {key: value for key, value in cfg.items() if key not in ("yaml_file", "channels", "scale")}
     kept["scales"] = {"n": [0.5, 0.25, 1024]} if "scales" in cfg else None

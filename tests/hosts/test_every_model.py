@@ -18,7 +18,7 @@ from foveal import IdentityStart, UserError
 from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding, rebuilding
-from foveal.surgery import rows
+from foveal.surgery import model_yaml
 
 NAMES = sorted(path.name for path in (Path(ultralytics.__file__).parent / "cfg/models").rglob("*.yaml"))
 
@@ -57,7 +57,7 @@ def test_both_ways_to_write_it_keep_the_model_and_train(name):
         assert found.difference == 0
         assert found.tensors[0] == found.tensors[1] > 0
         cfg = yaml.safe_load(Path(found.output).read_text())
-        attended = [row for row in rows.rows(cfg) if re.search(r"[+.]ema\b", row[2])]
+        attended = [row for row in model_yaml.rows(cfg) if re.search(r"[+.]ema\b", row[2])]
         assert len(attended) == len([change for change in found.changes if re.search(r"[+.]ema\b", change.after)])
     model = host.load(found.output).model.train()
     starts = [module for module in model.modules() if isinstance(module, IdentityStart)]

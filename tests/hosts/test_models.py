@@ -23,7 +23,7 @@ from foveal import EMAttention, IdentityStart, Spec, UserError
 from foveal.explain import gates
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import OLDEST, adding, dataset, parser, rebuilding, trainers
-from foveal.surgery import rows as insert
+from foveal.surgery import model_yaml
 
 pytestmark = pytest.mark.host
 
@@ -62,8 +62,8 @@ def outputs(model):
 def test_stock_loader_brings_every_tensor_and_identity_start_keeps_the_output(name):
     torch.manual_seed(0)
     plain = build(name)
-    places = insert.places(plain.yaml, adding._strides(plain.eval()))
-    attended = build(name, insert.with_suffix(plain.yaml, Spec.parse("ema"), places["neck"]))
+    places = model_yaml.places(plain.yaml, adding._strides(plain.eval()))
+    attended = build(name, model_yaml.with_suffix(plain.yaml, Spec.parse("ema"), places["neck"]))
     assert len(attentions(attended)) == len(places["neck"]) == (1 if name.endswith("-cls") else 3)
 
     carried = tasks.intersect_dicts(plain.state_dict(), attended.state_dict())
@@ -77,8 +77,10 @@ def test_own_rows_keep_every_tensor_under_its_new_number(name):
     torch.manual_seed(0)
     plain = build(name)
     strides = adding._strides(plain.eval())
-    places = insert.places(plain.yaml, strides)
-    cfg, number = insert.with_rows(plain.yaml, Spec.parse("ema(start=identity)"), places["neck"] + places["backbone"])
+    places = model_yaml.places(plain.yaml, strides)
+    cfg, number = model_yaml.with_rows(
+        plain.yaml, Spec.parse("ema(start=identity)"), places["neck"] + places["backbone"]
+    )
     attended = adding._grafted(plain, build(name, cfg), number)
     total = len(plain.state_dict())
     assert adding._kept(plain, attended, number) == (total, total)
@@ -101,7 +103,7 @@ EXPECTED_PLACES = {
 @pytest.mark.parametrize("name", EXPECTED_PLACES)
 def test_places_are_found_by_structure(name):
     model = host.load(f"{name}.yaml").model if "-p" in name and "pose" not in name else build(name)
-    found = insert.places(model.yaml, adding._strides(model.eval()))
+    found = model_yaml.places(model.yaml, adding._strides(model.eval()))
     unnumbered = {place: rows for place, rows in found.items() if place in EXPECTED_PLACES[name]}
     assert unnumbered == EXPECTED_PLACES[name]
     assert not {"sppf", "psa"} & (set(found) - set(EXPECTED_PLACES[name]))
@@ -169,7 +171,7 @@ def test_a_class_that_the_user_registered_is_never_replaced(name, monkeypatch):
     monkeypatch.setattr(tasks, name, EMA, raising=False)
     model = build(
         "yolov8n-cls",
-        insert.with_suffix(config("yolov8n-cls"), Spec.parse("ema"), [8])
+        model_yaml.with_suffix(config("yolov8n-cls"), Spec.parse("ema"), [8])
         | {"head": [[-1, 1, name, [4]], [-1, 1, f"foveal.{name}", []], [-1, 1, "Classify", ["nc"]]]},
     )
     assert type(model.model[9]) is EMA
@@ -237,7 +239,7 @@ def test_a_suffix_on_a_repeated_layer_attends_its_last_copy():
 
 @pytest.mark.parametrize("scale", "nsmlx")
 def test_rows_right_before_detect_build_and_are_read(scale):
-    cfg, _ = insert.with_rows(config(f"yolo11{scale}"), Spec.parse("ema"), [16, 19, 22])
+    cfg, _ = model_yaml.with_rows(config(f"yolo11{scale}"), Spec.parse("ema"), [16, 19, 22])
     cfg["head"][-1][0] = [17, 21, 25]
     model = build("yolo11n", cfg)
     assert [module.channels for module in attentions(model)] == [
@@ -246,7 +248,7 @@ def test_rows_right_before_detect_build_and_are_read(scale):
 
 
 def test_a_row_detect_does_not_read_is_refused():
-    cfg, _ = insert.with_rows(config("yolo11n"), Spec.parse("ema"), [16, 19, 22])
+    cfg, _ = model_yaml.with_rows(config("yolo11n"), Spec.parse("ema"), [16, 19, 22])
     cfg["head"][-1][0] = [17, 21, 24]  # seen in a published repository
     with pytest.raises(UserError, match=r"no row reads row 25 \(ema\).*Detect reads \[17, 21, 24\]: put 25"):
         build("yolo11n", cfg)
@@ -270,8 +272,8 @@ def test_channels_that_groups_do_not_divide_are_explained():
 def test_the_legacy_head_trap_is_avoided():
     # A host that no longer recognises C3k2 builds YOLOv8's head: 14 % more parameters, in silence.
     cfg = config("yolo11s")
-    every = [i for i, row in enumerate(insert.rows(cfg)) if row[2] == "C3k2"]
-    plain, attended = build("yolo11s"), build("yolo11s", insert.with_suffix(cfg, Spec.parse("ema"), every))
+    every = [i for i, row in enumerate(model_yaml.rows(cfg)) if row[2] == "C3k2"]
+    plain, attended = build("yolo11s"), build("yolo11s", model_yaml.with_suffix(cfg, Spec.parse("ema"), every))
     assert all(isinstance(attended.model[i], tasks.C3k2) for i in every)
     added = sum(
         p.numel() for module in attended.modules() if isinstance(module, IdentityStart) for p in module.parameters()
@@ -293,7 +295,7 @@ def test_plain_models_pass_through_untouched():
 
 
 def test_the_saved_yaml_keeps_what_the_user_wrote():
-    cfg = insert.with_suffix(config("yolo11n"), Spec.parse("ema(groups=8)"), [16])
+    cfg = model_yaml.with_suffix(config("yolo11n"), Spec.parse("ema(groups=8)"), [16])
     assert build("yolo11n", cfg).yaml["head"][5][2] == "C3k2+ema(groups=8)"
 
 
@@ -302,7 +304,7 @@ def test_the_table_shows_each_attention(caplog):
     logger.addHandler(caplog.handler)
     logger.setLevel(logging.INFO)
     try:
-        cfg = insert.with_suffix(config("yolo11n"), Spec.parse("ema"), [16])
+        cfg = model_yaml.with_suffix(config("yolo11n"), Spec.parse("ema"), [16])
         tasks.DetectionModel(cfg, verbose=True)
     finally:
         logger.removeHandler(caplog.handler)
@@ -314,7 +316,7 @@ def test_the_table_shows_each_attention(caplog):
 
 
 def test_fuse_and_copies_keep_the_output():
-    cfg = insert.with_suffix(config("yolo11n"), Spec.parse("ema(start=paper)"), [16, 19, 22])
+    cfg = model_yaml.with_suffix(config("yolo11n"), Spec.parse("ema(start=paper)"), [16, 19, 22])
     model = filled_attentions(build("yolo11n", cfg))
     before = outputs(model)
     for other in (copy.deepcopy(model), copy.deepcopy(model).fuse(verbose=False)):
@@ -332,7 +334,7 @@ def filled_attentions(model):
 def test_info_counts_the_attentions_operations():
     cfg = config("yolo11n")
     plain = build("yolo11n", cfg)
-    attended = build("yolo11n", insert.with_suffix(cfg, Spec.parse("ema(groups=8)"), [16, 19, 22]))
+    attended = build("yolo11n", model_yaml.with_suffix(cfg, Spec.parse("ema(groups=8)"), [16, 19, 22]))
     from ultralytics.utils.torch_utils import get_flops
 
     assert get_flops(attended) > get_flops(plain) > 6
@@ -378,7 +380,7 @@ FAKE = {
 
 
 ROOMS = ["yolo", "deploy.checked_export"]
-ROOMS += [f"hosts.ultralytics.{name}" for name in ("dataset", "predictor", "runtime", "exporter", "adding", "host")]
+ROOMS += [f"hosts.ultralytics.{name}" for name in ("dataset", "prediction", "runtime", "exporter", "adding", "host")]
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -405,4 +407,4 @@ def test_a_parser_that_drops_the_widths_is_noticed():
         return layers[:-1], save
 
     with pytest.raises(UserError, match=r"the model parser of Ultralytics .* is not the one foveal knows"):
-        parser._parse_model(without_last, insert.with_suffix(config("yolo11n"), Spec.parse("ema"), [16]), 3, False)
+        parser._parse_model(without_last, model_yaml.with_suffix(config("yolo11n"), Spec.parse("ema"), [16]), 3, False)

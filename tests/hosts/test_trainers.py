@@ -25,7 +25,7 @@ from foveal import EMAttention, IdentityStart, Spec
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import trainers
 from foveal.study.demo import draw_data
-from foveal.surgery import rows
+from foveal.surgery import model_yaml
 
 pytestmark = pytest.mark.host
 
@@ -58,7 +58,7 @@ def small(cls: type[Model], task: str) -> str:
 
 def attended(cls: type[Model], task: str) -> torch.nn.Module:
     """A small model with an attention whose gains are not 0, saved rows and all."""
-    cfg = rows.with_suffix(tasks.yaml_model_load(small(cls, task)), Spec.parse("se(reduction=4)"), [0])
+    cfg = model_yaml.with_suffix(tasks.yaml_model_load(small(cls, task)), Spec.parse("se(reduction=4)"), [0])
     network = task_map(cls)[task]["model"](cfg, verbose=False)
     for start in network.modules():
         if isinstance(start, IdentityStart):
@@ -122,7 +122,7 @@ def test_every_trainer_builds_the_attentions_it_is_given(stock, task, tmp_path):
         built = trainer_for(trainer, network, task).get_model(cfg=cfg, weights=network, verbose=False)
         assert starts(built) == [0.5]
         assert type(built.yaml) is dict
-        assert rows.rows(built.yaml) == rows.rows(network.yaml)
+        assert model_yaml.rows(built.yaml) == model_yaml.rows(network.yaml)
         assert cfg["yaml_file"] == built.yaml["yaml_file"] == network.yaml["yaml_file"]
 
 
@@ -152,7 +152,7 @@ def test_a_stock_trainer_that_is_asked_for_is_ours(monkeypatch):
 
 
 def test_frozen_layers_leave_their_attentions_trainable():
-    model = build("yolo11n", rows.with_suffix(config("yolo11n"), Spec.parse("ema"), [4]))
+    model = build("yolo11n", model_yaml.with_suffix(config("yolo11n"), Spec.parse("ema"), [4]))
     row_model = build("yolo11n", published([-1, 1, "EMA", []]))
     assert isinstance(row_model.model[11], EMAttention)
     assert trainers.spare_attentions(model, 3) == [0, 1, 2]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from foveal import ATTENTIONS, Spec, UserError
 from foveal.hosts.ultralytics import adding
-from foveal.surgery import rows as insert
+from foveal.surgery import model_yaml
 from helpers import draw
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
@@ -38,7 +38,7 @@ def layers_of(scale: str) -> tuple[dict[str, tuple[int, ...]], list[int | None],
         layer.register_forward_hook(lambda _m, _i, out: widths.append(out.shape[1] if hasattr(out, "shape") else None))
     with torch.no_grad():
         built(torch.zeros(1, 3, 64, 64))
-    return insert.places(built.yaml, adding._strides(built)), widths, len(built.model)
+    return model_yaml.places(built.yaml, adding._strides(built)), widths, len(built.model)
 
 
 @st.composite
@@ -64,7 +64,7 @@ def test_any_attention_of_any_width_and_size(asked, scale, place, width, height,
     places, widths, count = layers_of(scale)
     try:
         # The widths of the place, and one that no YOLO has.
-        rows = insert.resolve([place], places, cls.card.paper_place, count)
+        rows = model_yaml.resolve([place], places, cls.card.paper_place, count)
         modules = {channels: cls(channels, **arguments) for channels in {*(widths[row] for row in rows), width}}
     except UserError:
         return
@@ -87,13 +87,13 @@ def test_any_attention_of_any_width_and_size(asked, scale, place, width, height,
 def test_any_attention_at_any_place_of_any_model(name, family, scale, place, start, size):
     plain = model(f"{family}{scale}")
     try:
-        rows = insert.resolve(
+        rows = model_yaml.resolve(
             [place],
-            insert.places(plain.yaml, adding._strides(plain)),
+            model_yaml.places(plain.yaml, adding._strides(plain)),
             ATTENTIONS[name].card.paper_place,
             len(plain.model),
         )
-        cfg = insert.with_suffix(plain.yaml, Spec(name, {}, start), rows)
+        cfg = model_yaml.with_suffix(plain.yaml, Spec(name, {}, start), rows)
         attended = tasks.DetectionModel(cfg, ch=3, verbose=False).eval()
     except UserError:
         return

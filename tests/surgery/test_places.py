@@ -15,7 +15,7 @@ from foveal import ATTENTIONS, IdentityStart, Spec, UserError
 from foveal.attention import BatchNorm
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding
-from foveal.surgery import rows as insert
+from foveal.surgery import model_yaml
 from helpers import draw, filled, hinted
 
 
@@ -25,14 +25,14 @@ def build(cfg: dict) -> tasks.DetectionModel:
 
 def attended_twin(plain: tasks.DetectionModel, name: str) -> tasks.DetectionModel:
     """The model with the attention at its card's place, with the arguments that its refusal asks for, if it refuses."""
-    places = insert.places(plain.yaml, adding._strides(plain.eval()))
-    rows = insert.resolve(["paper"], places, ATTENTIONS[name].card.paper_place, len(insert.rows(plain.yaml)))
+    places = model_yaml.places(plain.yaml, adding._strides(plain.eval()))
+    rows = model_yaml.resolve(["paper"], places, ATTENTIONS[name].card.paper_place, len(model_yaml.rows(plain.yaml)))
     spec = Spec(name)
     try:
-        return build(insert.with_suffix(plain.yaml, spec, rows))
+        return build(model_yaml.with_suffix(plain.yaml, spec, rows))
     except UserError as refusal:
         arguments = hinted(refusal)
-    return build(insert.with_suffix(plain.yaml, Spec(name, arguments), rows))
+    return build(model_yaml.with_suffix(plain.yaml, Spec(name, arguments), rows))
 
 
 @torch.no_grad()

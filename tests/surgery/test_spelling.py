@@ -6,9 +6,9 @@ import itertools
 import pytest
 
 from foveal import ATTENTIONS, Spec, UserError
-from foveal.surgery import rows, spelling
+from foveal.surgery import model_yaml, spelling
 
-SCALED = rows.scaled({"scales": {"n": [0.5, 0.25, 1024]}, "scale": "n"})
+SCALED = model_yaml.scaled({"scales": {"n": [0.5, 0.25, 1024]}, "scale": "n"})
 
 
 def read(name: str, numbers: list, width: int = 256) -> dict:

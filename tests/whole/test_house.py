@@ -117,7 +117,7 @@ def test_imports_go_down_the_ladder_through_faces_and_doors(name):
     ("name", "line"),
     [
         ("surgery/spec.py", "from ..hosts import zoo"),
-        ("surgery/spec.py", "from ..surgery.rows import resolve\nfrom ..study import Plan"),
+        ("surgery/spec.py", "from ..surgery.model_yaml import resolve\nfrom ..study import Plan"),
         ("verdict/looks.py", "from ..evidence import Detections"),
         ("pages/charts.py", "from ..verdict import LEVEL"),
         ("study/plan.py", "from ultralytics import YOLO"),

@@ -21,7 +21,7 @@ from ..checkpoints import UNREADABLE, Contents, Node, foreign, read
 from ..errors import UserError
 from ..files import write_whole
 from ..hosts import ultralytics as host
-from ..surgery import rows as insert
+from ..surgery import model_yaml
 from . import oldcode
 from .choosing import Chooser, described
 from .recognition import Pasted, Said
@@ -215,7 +215,7 @@ def _require_known(contents: Contents, parts: list[Part]) -> None:
 def _plan(model: Node, source: Path, chooser: Chooser) -> tuple[list[Part], dict]:
     """The layers' parts, and the model's rows with foveal's attentions in them."""
     cfg = plain_data(model.state["yaml"])
-    rows = insert.rows(cfg)
+    rows = model_yaml.rows(cfg)
     layers = model.children["model"].children
     if list(layers) != [str(index) for index in range(len(rows))]:
         raise ValueError(f"{len(layers)} layers, but {len(rows)} rows")

@@ -53,7 +53,7 @@ class Stored:
         return [tuple(u.weight.shape) for u in self.units if u.kind and not u.matrix and u.weight.dim() == dims]
 
     def groups(self, width: int) -> int:
-        """Number of groups of `width` channels: as said, as recorded under that name, or the only one that it can be."""
+        """Number of groups of `width` channels: as said, as recorded by that name, or the only one that it can be."""
         for told in (self.given, self.plain):
             if "groups" in told:
                 return told["groups"]

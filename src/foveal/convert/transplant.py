@@ -17,7 +17,7 @@ from ..checkpoints import SETTINGS, Node, foreign
 from ..errors import UserError
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import rebuilding
-from ..surgery import IdentityStart, rows
+from ..surgery import IdentityStart, model_yaml
 from . import oldcode
 from .choosing import Chooser
 from .fitting import differing
@@ -80,7 +80,7 @@ def require_layer(index: int, written: str, layer: Node) -> None:
     Raises:
         UserError: it does not, or it names one of ours where the file holds one of the host's.
     """
-    name = rows.base_module([None, None, written])
+    name = model_yaml.base_module([None, None, written])
     stored = installed(layer.path)
     own = stored is not None and stored.__module__ in _LAYERS and vars(host.tasks).get(name) is not stored
     if own and stored.__name__ == name.rpartition(".")[2]:

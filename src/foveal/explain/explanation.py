@@ -23,8 +23,7 @@ from ..errors import UserError
 from ..evidence import Says, Task
 from ..files import digest, write_text
 from ..hosts import ultralytics as host
-from ..hosts.ultralytics import dataset
-from ..hosts.ultralytics import predictor as inference
+from ..hosts.ultralytics import dataset, prediction
 from . import ablation, cam, gates, pictures
 from .pictures import Frame
 
@@ -123,7 +122,7 @@ def _manifest(
 ) -> dict[str, object]:
     """What is found in each image, whose pictures are drawn into a folder, and in all of them together."""
     settings = {"conf": CONFIDENCE, "imgsz": imgsz, "device": device, "project": str(part.resolve())}
-    predictor = inference.predictor(loaded, **settings)
+    predictor = prediction.predictor(loaded, **settings)
     with host.refusing(name):
         sites = gates.sites(predictor.model.model)
     images, pools = [], {}
@@ -275,7 +274,7 @@ def _image(predictor, sites: list[gates.Site], file: Path, index: int, folder: P
     pixels = np.ascontiguousarray(pixels[..., ::-1])  # the host has blue first
     size, task = pixels.shape[1::-1], predictor.args.task
     whole = Task.of(task).says is Says.CLASS
-    where = frame(task, inference.stretches(predictor), size, tuple(tensor.shape[:1:-1]), predictor.imgsz)
+    where = frame(task, prediction.stretches(predictor), size, tuple(tensor.shape[:1:-1]), predictor.imgsz)
     found = _detections(result)
     true = None if whole else true_boxes(file, task, size, result.names)
     lines = [[outline(box) for box in boxes or ()] for boxes in (found, true)]

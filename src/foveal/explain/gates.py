@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..attention import Attention
 from ..hosts import ultralytics as host
-from ..hosts.ultralytics import predictor as inference
-from ..surgery import Spec, attachment, rows
+from ..hosts.ultralytics import prediction
+from ..surgery import Spec, attachment, model_yaml
 from . import ablation, pictures
 from .cam import METHOD, Pair
 from .pictures import Frame
@@ -57,7 +57,7 @@ def sites(network: nn.Module) -> list[Site]:
     found = []
     for row, layer in enumerate(network.model):
         inside = ablation.inside(layer)
-        specs = written[row].read(inside[0].channels, rows.scaled(network.yaml)) if row in written else ()
+        specs = written[row].read(inside[0].channels, model_yaml.scaled(network.yaml)) if row in written else ()
         specs = specs * (len(inside) // len(specs)) if specs else ()
         starts = {
             module.attention: module for module in layer.modules() if isinstance(module, attachment.IdentityStart)
@@ -94,7 +94,7 @@ def features(predictor, attentions: Sequence[Site], file: Path) -> tuple[object,
     hooks = [each.attention.register_forward_pre_hook(keep(each.id)) for each in attentions]
     hooks.append(network.register_forward_pre_hook(keep("image")))
     try:
-        result = inference.predict(predictor, file)
+        result = prediction.predict(predictor, file)
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,6 +1,6 @@
 from . import attaching as attaching
 from . import attachment as attachment
-from . import rows as rows
+from . import model_yaml as model_yaml
 from .attaching import Row as Row
 from .attaching import attach as attach
 from .attaching import detach as detach

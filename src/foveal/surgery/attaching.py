@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..tensors import count
 from . import attachment
-from . import places as layers
+from .places import named
 from .spec import Spec
 from .tracing import Trace, trace
 
@@ -71,7 +71,7 @@ def attach(
     if not spec.places:
         raise UserError(f"no place is given for {spec}", "at='before_residual', or a name such as layer4.2.bn3")
     traced = _traced(model, example)
-    names = layers.named(model, spec.places, traced, spec.name)
+    names = named(model, spec.places, traced, spec.name)
     return _attached(model, replace(spec, start=spec.start or "identity", places=()), names, traced)
 
 

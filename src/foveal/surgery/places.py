@@ -20,8 +20,7 @@ from torch import nn
 
 from ..attention import find
 from ..errors import UserError
-from . import attachment
-from . import rows as insert
+from . import attachment, model_yaml
 from .tracing import Call, Trace
 
 _BLOCKS = {"BasicBlock", "Bottleneck", "CNBlock", "ConvNeXtBlock", "DepthwiseSeparableConv", "EdgeResidual"}
@@ -47,7 +46,7 @@ def named(model: nn.Module, wanted: Sequence[str], traced: Trace, attention: str
     for place in wanted:
         if rows is not None and (place in rows or place == "paper" or place.isdecimal()):
             paper = find(attention).card.paper_place
-            indices = insert.resolve([place], rows, paper, len(model.model))
+            indices = model_yaml.resolve([place], rows, paper, len(model.model))
             found |= {f"model.{index}" for index in indices}
         elif place in _RULES:
             found |= {owner for name in _RULES[place](model, traced) if (owner := _owner(model, name))}
@@ -74,7 +73,7 @@ def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | No
     size = next((call.read.shape[2] for call in traced.calls if call.name == "model.0"), 0)
     heights = {call.name: call.returned.shape[2] for call in traced.calls if call.returned.dim() == 4}
     rows = [heights.get(f"model.{index}") for index in range(len(model.model))]
-    return insert.places(cfg, [size / height if height else None for height in rows])
+    return model_yaml.places(cfg, [size / height if height else None for height in rows])
 
 
 def _matching(model: nn.Module, pattern: str, rows: Sequence[str]) -> set[str]:

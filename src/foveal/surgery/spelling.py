@@ -24,7 +24,7 @@ def read(spec: Spec, numbers: Sequence[object], width: int, scaled: Callable[[in
         spec: the attention and what its row says by name.
         numbers: what the row says by position.
         width: channels of the row that it reads.
-        scaled: what the model's scale makes of a width, as `insert.scaled` gives it.
+        scaled: what the model's scale makes of a width, as `model_yaml.scaled` gives it.
 
     Raises:
         UserError: the numbers fit no form of this attention, or forms that are different modules. The message has no

@@ -3,7 +3,7 @@ from . import classifier as classifier
 from . import dataset as dataset
 from . import exporter as exporter
 from . import idle as idle
-from . import predictor as predictor
+from . import prediction as prediction
 from . import rebuilding as rebuilding
 from . import recorder as recorder
 from . import runtime as runtime
@@ -41,7 +41,7 @@ from .models import train_arguments as train_arguments
 from .models import ultralytics as ultralytics
 from .models import without_lines as without_lines
 from .parser import counts_kernel as counts_kernel
-from .predictor import evaluate as evaluate
+from .prediction import evaluate as evaluate
 from .rebuilding import tensors as tensors
 from .releases import NEWEST as NEWEST
 from .releases import OLDEST as OLDEST

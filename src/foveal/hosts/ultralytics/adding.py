@@ -18,8 +18,7 @@ from ...attention import find
 from ...errors import UserError
 from ...evidence import Task
 from ...files import write_whole
-from ...surgery import Spec, attachment
-from ...surgery import rows as insert
+from ...surgery import Spec, attachment, model_yaml
 from ...tensors import count
 from . import models as host
 from . import rebuilding
@@ -96,17 +95,17 @@ def add(
     target = _target(model, spec, output, force)
     loaded = host.load(model, trust)
     before = loaded.model.eval()
-    insert.require_read(insert.rows(before.yaml), host.split(before.yaml)[1])
+    model_yaml.require_read(model_yaml.rows(before.yaml), host.split(before.yaml)[1])
     size = Task.of(loaded.task).image_size
     image = photograph(size, host.channels(before))
     with host.refusing(model):  # a file can hold anything
         strides = _strides(before)
         outputs, flops = _counted(before, image)
-    rows = insert.rows(before.yaml)
-    indices = insert.resolve(
-        spec.places, insert.places(before.yaml, strides), find(spec.name).card.paper_place, len(rows)
+    rows = model_yaml.rows(before.yaml)
+    indices = model_yaml.resolve(
+        spec.places, model_yaml.places(before.yaml, strides), find(spec.name).card.paper_place, len(rows)
     )
-    cfg, number = insert.with_attention(before.yaml, spec, indices, vars(host.tasks), own_row)
+    cfg, number = model_yaml.with_attention(before.yaml, spec, indices, vars(host.tasks), own_row)
     with host.refusing(model):
         built = host.rebuild(before, cfg)
     after = _grafted(before, built, number)
@@ -179,7 +178,7 @@ def _grafted(before: nn.Module, built: nn.Module, number: Sequence[int]) -> nn.M
     layers = list(built.model)
     for old, new in enumerate(number):
         layer, fresh = after.model[old], layers[new]
-        host.parser.require_same_class(old, insert.rows(before.yaml)[old], layer, fresh)
+        host.parser.require_same_class(old, model_yaml.rows(before.yaml)[old], layer, fresh)
         for attention in attachment.attached(fresh)[len(attachment.attached(layer)) :]:
             attachment.attach(layer, attention)
             layer.foveal = host.Registered
@@ -244,7 +243,7 @@ def _difference(some: list[Tensor], others: list[Tensor]) -> float:
 
 
 def _changes(before: dict, after: dict, number: Sequence[int]) -> tuple[Change, ...]:
-    old, new = insert.rows(before), insert.rows(after)
+    old, new = model_yaml.rows(before), model_yaml.rows(after)
     came_from = {there: here for here, there in enumerate(number)}
     texts = [(i, _row_text(old[came_from[i]]) if i in came_from else None, _row_text(row)) for i, row in enumerate(new)]
     return tuple(Change(*text) for text in texts if text[1] != text[2])

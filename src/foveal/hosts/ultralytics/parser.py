@@ -23,8 +23,7 @@ from ultralytics.utils import LOGGER
 from ...attention import ATTENTIONS, Attention, find, known
 from ...errors import UserError, shown
 from ...kernels.ema import flops
-from ...surgery import attachment
-from ...surgery import rows as insert
+from ...surgery import attachment, model_yaml
 from ...tensors import count
 
 _ACTIVATION = re.compile(r"(torch\.)?nn\.(modules\.activation\.)?[A-Z]\w*\([\w=., -]*\)")
@@ -78,9 +77,9 @@ def counts_kernel() -> bool | None:
     return torch.ops.foveal.ema.default in functional_hooks
 
 
-def split(cfg: Mapping) -> tuple[dict, dict[int, insert.RowAttentions]]:
-    """As `insert.split`, where classes in the host's namespace keep their names."""
-    return insert.split(cfg, vars(tasks).keys())
+def split(cfg: Mapping) -> tuple[dict, dict[int, model_yaml.RowAttentions]]:
+    """As `model_yaml.split`, where classes in the host's namespace keep their names."""
+    return model_yaml.split(cfg, vars(tasks).keys())
 
 
 # Building --------------------------------------------------------------------------------------------------------
@@ -90,7 +89,7 @@ def _parse_model(original: Callable, d: dict, ch: int, verbose: bool = True):
     """Build a model's rows with the host's parser, then attach the attentions that stand in them."""
     require_activation(d)
     cfg, placed = split(d)
-    _require_known(insert.rows(cfg), insert.rows(d))
+    _require_known(model_yaml.rows(cfg), model_yaml.rows(d))
     if not placed:
         return _built(original, d, ch, verbose)
     cfg["head"].append([-1, 1, "FovealWidths", ["ch"]])
@@ -156,7 +155,7 @@ def _built(original: Callable, cfg: dict, ch: int, verbose: bool):
     Raises:
         UserError: a row whose layer cannot be built; it is named.
     """
-    written = copy.deepcopy(insert.rows(cfg))  # the host fills in arguments
+    written = copy.deepcopy(model_yaml.rows(cfg))  # the host fills in arguments
     activation = tasks.Conv.default_act  # older hosts leave the activation of one model to those built after it
     try:
         return original(cfg, ch, verbose)
@@ -210,7 +209,7 @@ def without_lines(word: str) -> Iterator[None]:
         LOGGER.removeFilter(is_other)
 
 
-def _specs(placed: Mapping[int, insert.RowAttentions], widths: list[int], d: dict) -> dict[int, tuple]:
+def _specs(placed: Mapping[int, model_yaml.RowAttentions], widths: list[int], d: dict) -> dict[int, tuple]:
     """The attentions of each row, their arguments complete.
 
     Raises:
@@ -219,7 +218,7 @@ def _specs(placed: Mapping[int, insert.RowAttentions], widths: list[int], d: dic
     found, wrong = {}, {}
     for index, at_row in placed.items():
         try:
-            found[index] = at_row.read(widths[index], insert.scaled(d))
+            found[index] = at_row.read(widths[index], model_yaml.scaled(d))
         except UserError as error:
             wrong[index] = error
     if wrong:
@@ -292,7 +291,7 @@ def require_same_class(index: int, row: list, there: nn.Module, here: nn.Module)
         UserError: it is a class of somebody else there.
     """
     if _is_attention(here) and not _is_attention(there):
-        name = insert.base_module(row)
+        name = model_yaml.base_module(row)
         raise UserError(
             f"row {index}, {shown(row)}, is {described(there)} in the file, and its row builds foveal's {name}, which "
             "is another module",

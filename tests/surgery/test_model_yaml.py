@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foveal import Spec, UserError
-from foveal.surgery import rows
+from foveal.surgery import model_yaml
 
 EMA = Spec.parse("ema")
 
@@ -42,26 +42,26 @@ def graphs(draw):
         read = draw(st.lists(st.integers(0, index - 1), min_size=1, max_size=3))
         written = [draw(st.sampled_from([source, source - index])) for source in read]
         together.append([written[0] if len(written) == 1 else written, 1, f"Layer{index}", [index]])
-    read = {source for index, row in enumerate(together) for source in rows.sources(row, index)}
+    read = {source for index, row in enumerate(together) for source in model_yaml.sources(row, index)}
     together.append([[index for index in range(count) if index not in read], 1, "Head", []])
     cut = draw(st.integers(1, count))
     return {"nc": 1, "backbone": together[:cut], "head": together[cut:]}
 
 
 def edges(cfg):
-    return [rows.sources(row, index) for index, row in enumerate(rows.rows(cfg))]
+    return [model_yaml.sources(row, index) for index, row in enumerate(model_yaml.rows(cfg))]
 
 
 @given(graphs(), st.data())
 def test_own_rows_keep_every_edge(cfg, data):
-    count = len(rows.rows(cfg))
+    count = len(model_yaml.rows(cfg))
     after = data.draw(st.lists(st.integers(0, count - 2), unique=True))
     original = copy.deepcopy(cfg)
-    grown, number = rows.with_rows(cfg, EMA, after)
+    grown, number = model_yaml.with_rows(cfg, EMA, after)
     assert cfg == original
-    new_rows, new_edges = rows.rows(grown), edges(grown)
+    new_rows, new_edges = model_yaml.rows(grown), edges(grown)
     assert len(new_rows) == count + len(after)
-    for index, row in enumerate(rows.rows(cfg)):
+    for index, row in enumerate(model_yaml.rows(cfg)):
         there = number[index]
         assert new_rows[there][1:] == row[1:]
         # Whoever read row s reads the attention behind it if there is one, else row s itself.
@@ -75,36 +75,36 @@ def test_own_rows_keep_every_edge(cfg, data):
 @given(graphs(), st.data())
 def test_suffixes_come_off_as_they_went_on(cfg, data):
     after = sorted(data.draw(st.sets(st.sampled_from(sorted({s for e in edges(cfg) for s in e if s >= 0})))))
-    suffixed = rows.with_suffix(cfg, Spec.parse("ema(groups=8, start=paper)"), after)
-    plain, placed = rows.split(suffixed)
+    suffixed = model_yaml.with_suffix(cfg, Spec.parse("ema(groups=8, start=paper)"), after)
+    plain, placed = model_yaml.split(suffixed)
     assert plain == cfg
     assert list(placed) == after
     assert all(p.specs == (Spec("ema", {"groups": 8}, "paper"),) and not p.own_row for p in placed.values())
 
 
 def test_own_rows_come_off_as_identities():
-    grown, _ = rows.with_rows(TOY, Spec.parse("ema(groups=8)"), [4])
-    plain, placed = rows.split(grown)
-    assert rows.rows(plain)[5] == [-1, 1, "nn.Identity", []]
-    assert placed == {5: rows.RowAttentions((Spec("ema", {"groups": 8}, "paper"),), own_row=True)}
+    grown, _ = model_yaml.with_rows(TOY, Spec.parse("ema(groups=8)"), [4])
+    plain, placed = model_yaml.split(grown)
+    assert model_yaml.rows(plain)[5] == [-1, 1, "nn.Identity", []]
+    assert placed == {5: model_yaml.RowAttentions((Spec("ema", {"groups": 8}, "paper"),), own_row=True)}
 
 
 def test_relative_references_survive():
     cfg = copy.deepcopy(TOY)
     cfg["head"][1][0] = [-2, -1]  # RT-DETR writes so
-    grown, _ = rows.with_rows(cfg, EMA, [7])
-    assert rows.sources(rows.rows(grown)[9], 9) == [6, 8]
+    grown, _ = model_yaml.with_rows(cfg, EMA, [7])
+    assert model_yaml.sources(model_yaml.rows(grown)[9], 9) == [6, 8]
 
 
 def test_a_second_attention_follows_the_first():
-    cfg = rows.with_suffix(rows.with_suffix(TOY, EMA, [9]), Spec.parse("ema(groups=8)"), [9])
-    assert rows.rows(cfg)[9][2] == "C3k2+ema+ema(groups=8)"
-    _, placed = rows.split(cfg)
+    cfg = model_yaml.with_suffix(model_yaml.with_suffix(TOY, EMA, [9]), Spec.parse("ema(groups=8)"), [9])
+    assert model_yaml.rows(cfg)[9][2] == "C3k2+ema+ema(groups=8)"
+    _, placed = model_yaml.split(cfg)
     assert [str(spec) for spec in placed[9].specs] == ["ema(start=identity)", "ema(groups=8, start=identity)"]
 
 
 def test_places():
-    assert rows.places(TOY, STRIDES) == {
+    assert model_yaml.places(TOY, STRIDES) == {
         "neck": (6, 9),
         "P3": (9,),
         "P4": (6,),
@@ -117,8 +117,8 @@ def test_places():
 
 
 def test_resolve():
-    available = rows.places(TOY, STRIDES)
-    assert rows.resolve(["paper", "P3", "0"], available, "backbone.P3,backbone.P4", 11) == [0, 2, 4, 9]
+    available = model_yaml.places(TOY, STRIDES)
+    assert model_yaml.resolve(["paper", "P3", "0"], available, "backbone.P3,backbone.P4", 11) == [0, 2, 4, 9]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_resolve():
 )
 def test_missing_places_are_explained(place, message):
     with pytest.raises(UserError, match=message):
-        rows.resolve([place], rows.places(TOY, STRIDES), "backbone.P4,backbone.P5", 11)
+        model_yaml.resolve([place], model_yaml.places(TOY, STRIDES), "backbone.P4,backbone.P5", 11)
 
 
 def with_row(index, row):
@@ -157,8 +157,8 @@ def with_row(index, row):
 def test_ways_to_write_a_row(args, settings, numbers):
     cfg = with_row(10, [-1, 1, "EMA", args])
     cfg["head"][-1][0] = [10, 6]
-    _, placed = rows.split(cfg)
-    assert placed == {10: rows.RowAttentions((Spec("ema", settings, "paper"),), own_row=True, numbers=numbers)}
+    _, placed = model_yaml.split(cfg)
+    assert placed == {10: model_yaml.RowAttentions((Spec("ema", settings, "paper"),), own_row=True, numbers=numbers)}
 
 
 def with_read_row(row):
@@ -170,33 +170,35 @@ def with_read_row(row):
 
 def test_behind_an_attentions_own_row_is_a_row_of_its_own():
     cfg = with_read_row([-1, 1, "EMA", [{"groups": 8}]])
-    grown, number = rows.with_attention(cfg, Spec.parse("coord(start=identity)"), [4, 10])
-    assert rows.rows(grown)[4][2] == "C3k2+coord"
-    assert rows.rows(grown)[10:12] == [
+    grown, number = model_yaml.with_attention(cfg, Spec.parse("coord(start=identity)"), [4, 10])
+    assert model_yaml.rows(grown)[4][2] == "C3k2+coord"
+    assert model_yaml.rows(grown)[10:12] == [
         [-1, 1, "EMA", [{"groups": 8}]],
         [-1, 1, "foveal.coord", [{"start": "identity"}]],
     ]
-    assert rows.sources(rows.rows(grown)[number[11]], number[11]) == [11, 6]
-    own = rows.with_attention(cfg, Spec.parse("coord"), [4], theirs={"EMA"}, own_row=True)
-    assert [row[2] for row in rows.rows(own[0])[4:6]] == ["C3k2", "foveal.coord"]
-    theirs, _ = rows.with_attention(cfg, Spec.parse("coord"), [10], theirs={"EMA"})
-    assert rows.rows(theirs)[10][2] == "EMA+coord"  # a layer like any other
+    assert model_yaml.sources(model_yaml.rows(grown)[number[11]], number[11]) == [11, 6]
+    own = model_yaml.with_attention(cfg, Spec.parse("coord"), [4], theirs={"EMA"}, own_row=True)
+    assert [row[2] for row in model_yaml.rows(own[0])[4:6]] == ["C3k2", "foveal.coord"]
+    theirs, _ = model_yaml.with_attention(cfg, Spec.parse("coord"), [10], theirs={"EMA"})
+    assert model_yaml.rows(theirs)[10][2] == "EMA+coord"  # a layer like any other
 
 
 def test_an_attention_on_an_attention_is_refused():
     with pytest.raises(UserError, match=r"row 10 \(EMA\+coord\) is an attention, .*behind it: \[-1, 1, coord, \[\]\]"):
-        rows.split(with_read_row([-1, 1, "EMA+coord", []]))
+        model_yaml.split(with_read_row([-1, 1, "EMA+coord", []]))
 
 
 def test_a_name_that_somebody_else_has_is_theirs():
     cfg = with_read_row([-1, 1, "EMA", [8]])
-    assert rows.split(cfg, {"EMA"}) == (cfg, {})
-    rows.rows(cfg)[10][2] = "EMA+coord"  # foveal's behind theirs
-    plain, placed = rows.split(cfg, {"EMA"})
-    assert rows.rows(plain)[10] == [-1, 1, "EMA", [8]]
-    assert placed == {10: rows.RowAttentions((Spec("coord", {}, "identity"),), own_row=False)}
-    rows.rows(cfg)[10][2:] = "foveal.EMA", []
-    assert rows.split(cfg, {"EMA"})[1] == {10: rows.RowAttentions((Spec("ema", {}, "paper"),), own_row=True)}
+    assert model_yaml.split(cfg, {"EMA"}) == (cfg, {})
+    model_yaml.rows(cfg)[10][2] = "EMA+coord"  # foveal's behind theirs
+    plain, placed = model_yaml.split(cfg, {"EMA"})
+    assert model_yaml.rows(plain)[10] == [-1, 1, "EMA", [8]]
+    assert placed == {10: model_yaml.RowAttentions((Spec("coord", {}, "identity"),), own_row=False)}
+    model_yaml.rows(cfg)[10][2:] = "foveal.EMA", []
+    assert model_yaml.split(cfg, {"EMA"})[1] == {
+        10: model_yaml.RowAttentions((Spec("ema", {}, "paper"),), own_row=True)
+    }
 
 
 # A ResNet: 0 stem with pooling, 1 stage of its size, 2-4 stages whose first block halves the map
@@ -208,22 +210,22 @@ RESNET = {
 
 
 def test_a_block_that_halves_the_map_ends_its_stage():
-    found = rows.places(RESNET, [4, 4, 8, 16, 32, None])
+    found = model_yaml.places(RESNET, [4, 4, 8, 16, 32, None])
     assert found["backbone"] == (1, 2, 3, 4)
     assert [found[f"backbone.P{level}"] for level in (2, 3, 4, 5)] == [(1,), (2,), (3,), (4,)]
 
 
 def test_a_whole_network_in_one_row_is_a_stage():
     cfg = {"backbone": [[-1, 1, "TorchVision", [512]]], "head": [[-1, 1, "Classify", ["nc"]]]}
-    assert rows.places(cfg, [32, None])["backbone.P5"] == (0,)
+    assert model_yaml.places(cfg, [32, None])["backbone.P5"] == (0,)
 
 
 def test_a_width_is_scaled_as_the_host_scales_it():
     cfg = {"scales": {"n": [0.5, 0.25, 1024], "x": [1, 1.5, 512]}}
-    assert rows.scaled({**cfg, "scale": "x"})(1024) == 768
-    assert rows.scaled(cfg)(1024) == 256  # the first scale where none is named
-    assert rows.scaled({"width_multiple": 0.25})(100) == 32  # a multiple of 8 from 25
-    assert rows.scaled({})(100) == 104
+    assert model_yaml.scaled({**cfg, "scale": "x"})(1024) == 768
+    assert model_yaml.scaled(cfg)(1024) == 256  # the first scale where none is named
+    assert model_yaml.scaled({"width_multiple": 0.25})(100) == 32  # a multiple of 8 from 25
+    assert model_yaml.scaled({})(100) == 104
 
 
 @pytest.mark.parametrize(
@@ -237,39 +239,39 @@ def test_a_width_is_scaled_as_the_host_scales_it():
 )
 def test_rows_that_cannot_be_read_are_explained(row, message):
     with pytest.raises(UserError, match=message):
-        rows.split(with_row(10, row))
+        model_yaml.split(with_row(10, row))
 
 
 def test_a_layer_nobody_reads_is_refused():
-    cfg = rows.with_suffix(TOY, EMA, [4])
+    cfg = model_yaml.with_suffix(TOY, EMA, [4])
     cfg["head"][-1][0] = [8, 6]  # the Concat before the block, as where an inserted row has moved the numbers
     with pytest.raises(UserError, match=r"no row reads row 9 \(C3k2\).*Detect reads \[8, 6\]: put 9 in its place"):
-        rows.split(cfg)
+        model_yaml.split(cfg)
 
 
 def test_rows_that_the_host_reads_by_itself_need_no_reader():
-    rows.require_read([[-1, 1, "Conv", []], [0, 1, "ImagePoolingAttn", []], [0, 1, "Head", []]], {})
+    model_yaml.require_read([[-1, 1, "Conv", []], [0, 1, "ImagePoolingAttn", []], [0, 1, "Head", []]], {})
 
 
 def test_a_row_nobody_reads_is_refused():
     with pytest.raises(UserError, match=r"no row reads row 10 \(ema\).*Detect reads \[9, 6\]: put 10"):
-        rows.split(with_row(10, [-1, 1, "EMA", []]))
+        model_yaml.split(with_row(10, [-1, 1, "EMA", []]))
 
 
 def test_an_attention_on_the_head_is_refused():
     cfg = copy.deepcopy(TOY)
     cfg["head"][-1][2] += "+ema"
     with pytest.raises(UserError, match=r"row 10 \(ema\) is the model's output; attach it to a row that Detect reads"):
-        rows.split(cfg)
+        model_yaml.split(cfg)
 
 
 @pytest.mark.parametrize("cfg", [None, [], {"head": []}, {"backbone": [], "head": {}}, {"backbone": "x", "head": []}])
 def test_what_is_no_model_is_refused(cfg):
     with pytest.raises(UserError, match="not a model YAML"):
-        rows.rows(cfg)
+        model_yaml.rows(cfg)
 
 
 @pytest.mark.parametrize("row", ["Conv", [-1, 1, "Conv"], [-1, 1, None, []], [-1, 1, "Conv", None]], ids=str)
 def test_what_is_no_row_is_refused(row):
     with pytest.raises(UserError, match=r"row 0 is .* not \[from, repeats, module, args\]"):
-        rows.rows({"backbone": [row], "head": []})
+        model_yaml.rows({"backbone": [row], "head": []})
