@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -115,11 +116,11 @@ class Training:
         model: a file or a name that the host owns.
         spec: the attention that is put into it; None for the model as it is.
         seed: of all that is drawn.
-        arguments: of the plan and the arm.
-        settings: all of them, complete.
+        arguments: those that the plan and the arm give.
+        settings: all arguments, the host's own where none is given.
         data: what is trained on.
-        contents: what that held before.
-        cache: of digests of its files.
+        contents: what the data held before.
+        cache: the file that keeps digests of its files.
         recipe: what the arguments cannot say.
         resume_period: epochs from one state, from which a killed training goes on exactly, to the next.
         folder: of the cell, in which `weights/best.pt`, `weights/last.pt`, `args.yaml` and `results.csv` are written.
@@ -170,43 +171,54 @@ Evidence = Detections | Answers
 class Host:
     """Whoever trains models.
 
+    Models go by the name of a file or a name that the host knows.
+
     Attributes:
-        owns: whether a name is, by its form, that of a model of this host.
-        settings: all training arguments, the host's own where none is given; a UserError for one it does not know.
-        beside: the data of a name, if it lies in a folder, else the name.
-        task: for which data of a name is.
-        data: the data of a name; a second argument says whether it may be downloaded.
-        made_for: the task of a model, by its name and the data that it is to be trained on; says by a UserError that
-            there is no such model.
-        places: of an attention for which a plan names none, in a model.
+        owns: whether a name has the form of a model's of this host.
+        places: where an attention goes in a model if a plan does not say it.
         larger: the name of the model one size up; None if there is none.
-        identity: of a model: a digest of its file, or its name where it is known by that.
-        digests: of each tensor that a model starts from; empty for one without weights.
-        train: trains, or goes on, or finds it done.
-        leftovers: patterns of files of a cell that nobody needs once it is judged.
-        judge: weights, data, split, folder and further settings in; what was said, and the host's own averages, out.
+        identity: a digest of a model's file, or its name if it is known by that.
+        digests: a digest of each tensor that a model starts from, by name; none for a model without weights.
+        made_for: the name of the task of a model that is to be trained on some data. Raises a UserError if there is no
+            such model.
+        beside: the path of data in a folder if it lies there, else the name as it stands.
+        task: what models of some data are for, by the name of the data.
+        data: a data set by its name, described; the second argument allows to download it.
+        settings: all training arguments, the host's own where none is given. Raises a UserError for one that it does
+            not know.
+        train: a training from its beginning, or from where it was killed; one that is done is only read.
+        leftovers: patterns of files in a cell's folder that nobody needs once it is judged.
+        judge: what a file of weights says of a split of some data, and the host's own averages of it, by their keys.
+            The last two arguments are a folder for what the host writes, and further settings.
         network: the model in a file of weights.
-        deployed: the same as it is deployed, with what can be fused fused.
+        deployed: a network as it is deployed, with what can be fused fused.
         fuses: whether that fuses anything in a model of this name.
-        channels: of the images that a network reads.
-        step: a training step and a forward pass of a model on drawn images.
+        channels: the number of channels of the images that a network reads.
+        step: a training step and a forward pass on drawn images, to be timed. The arguments are a model, the attention
+            that is put into it or None, a task, all settings, the number of images, their side in pixels, and a device.
     """
 
     owns: Callable[[str], bool]
-    settings: Callable[[Mapping[str, object]], dict[str, object]]
-    beside: Callable[[str, Path], str]
-    task: Callable[[str], Task]
-    data: Callable[[str, bool], Data]
-    made_for: Callable[[str, Data], str]
     places: Callable[[str], tuple[str, ...]]
     larger: Callable[[str], str | None]
     identity: Callable[[str], str]
     digests: Callable[[str], dict[str, str]]
+    made_for: Callable[[str, Data], str]
+
+    beside: Callable[[str, Path], str]
+    task: Callable[[str], Task]
+    data: Callable[[str, bool], Data]
+
+    settings: Callable[[Mapping[str, object]], dict[str, object]]
     train: Callable[[Training], Record]
     leftovers: tuple[str, ...]
     judge: Callable[[Path, str, str, Path, Mapping[str, object]], tuple[Evidence, dict[str, float]]]
+
     network: Callable[[Path], nn.Module]
     deployed: Callable[[nn.Module], nn.Module]
     fuses: Callable[[str], bool]
     channels: Callable[[nn.Module], int]
-    step: Callable[..., tuple[Callable[[], object], Callable[[], object]]]
+    step: Callable[
+        [str, Spec | None, Task, Mapping[str, object], int, int, torch.device],
+        tuple[Callable[[], object], Callable[[], object]],
+    ]
