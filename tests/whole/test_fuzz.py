@@ -42,7 +42,7 @@ from foveal.view import server
 from helpers import fitting
 
 COUNTS = {"images": 40, "models": 80, "plans": 60, "checkpoints": 80, "runs": 24, "folders": 60, "options": 0}
-PATIENCE = 10  # seconds for one case; all but a few take less than one
+PATIENCE = 60  # seconds for one case; all but a few take less than one, and a busy machine is no failure
 TINY = {
     "nc": 3,
     "scales": {"n": [0.5, 0.25, 64]},
