@@ -73,11 +73,11 @@ def test_killed_cells_go_on_and_failed_ones_wait_for_the_next_run(tmp_path):
     study.run(executor, said.append)
     assert {key: executor.submitted.count(key) for key in cells} == {killed_once: 2, killed: 3, raised: 1, lost: 1}
     states = {state.cell.key: state for state in study.states()}
-    assert states[killed_once].word == "finished"
-    assert states[killed].word == "failed"
+    assert states[killed_once].status == "finished"
+    assert states[killed].status == "failed"
     assert states[killed].reason == "killed by SIGKILL, as the system does when memory runs out"
     assert states[raised].reason == "ValueError: no"
-    assert states[lost].word == "waiting"
+    assert states[lost].status == "waiting"
     assert any("cannot be started: [Errno 28] No space left on device" in line for line in said)
     assert any("going on" in line for line in said)
     # The next run tries them all again, and an old reason is not taken for a new one.
@@ -198,7 +198,7 @@ def test_a_cell_that_raises_leaves_its_reason(tmp_path, monkeypatch):
     assert (state.status, state.reason) == ("failed", "RuntimeError: CUDA out of memory")
     monkeypatch.setattr(room, "_measure", lambda *_: fake(study, study.cells[0]))
     assert room.run(tmp_path, study.cells[0].key)
-    assert study.states()[0].word == "finished"
+    assert study.states()[0].status == "finished"
 
 
 def test_only_what_trains_downloads(tmp_path, monkeypatch):
@@ -395,7 +395,7 @@ def test_an_edit_that_is_put_back_costs_its_epoch_and_leaves_no_trace(split, und
     monkeypatch.setattr(recorder._Recording, "begin_epoch", edited)
     with pytest.raises(UserError, match="files of the data set were written while the cell was training"):
         room.run(tmp_path, cell.key)
-    assert Study(tmp_path).states()[0].word == "failed"
+    assert Study(tmp_path).states()[0].status == "failed"
     monkeypatch.undo()
     assert room.run(tmp_path, cell.key)
     found = Result.load(study.path(cell))
