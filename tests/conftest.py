@@ -16,6 +16,9 @@ from data import SHARED, unpack_cifar100
 hypothesis.settings.register_profile("foveal", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("foveal")
 
+CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+CHROMIUM += ["--disable-sync", "--no-first-run"]
+
 
 def _isolate_ultralytics() -> None:
     # Before its first import, which reads these; child processes inherit them.
@@ -63,3 +66,16 @@ def cifar100(tmp_path_factory) -> Path:
     if not (SHARED / "cifar100_subset").is_dir():
         pytest.skip(f"no CIFAR-100 images at {SHARED / 'cifar100_subset'}")
     return unpack_cifar100(tmp_path_factory.mktemp("data") / "cifar100", classes=10, each=4)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A running Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no chromium on this machine")
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(executable_path=chromium, args=CHROMIUM)
+        yield running
+        running.close()

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +86,11 @@ def in_fresh_process(code: str, cwd: Path, **env: str) -> str:
 def last_json(printed: str) -> object:
     """The last line of what a program printed, as JSON."""
     return json.loads(printed.strip().splitlines()[-1])
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait, because a busy machine may take its time, but not for ever."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)

@@ -1,12 +1,20 @@
-"""Studies on drawn images, with results that no training made."""
+"""Studies on drawn images, with results that no training made; and what kills those that train."""
 
 import concurrent.futures
+import contextlib
 import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from foveal.study import Result, Study
 from foveal.study.cell import RESULT
 from foveal.study.demo import draw_data
+from helpers import until
 
 PLAN = {
     "model": "yolo11n.yaml",
@@ -48,3 +56,68 @@ class Scripted:
         except OSError as error:
             future.set_exception(error)
         return future
+
+
+def values(study: Study) -> dict:
+    """All that must not depend on how often a study was killed."""
+    own = ("seconds", "peak_bytes", "resumed", "finished")
+    return {where: {k: v for k, v in vars(result).items() if k not in own} for where, result in study.results().items()}
+
+
+def workers(study: Study) -> list[int]:
+    """Processes that train a cell of the study, also those whose runner is gone."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            words = (entry / "cmdline").read_bytes().decode().split("\0")
+            if "cell" in words and str(study.folder) in words:
+                found.append(int(entry.name))
+    return found
+
+
+def progress(study: Study) -> dict[Path, int]:
+    """When each state that a cell can go on from, and each result, was written."""
+    files = [path for name in ("resume.pt", "result.json") for path in study.folder.glob(f"cells/*/{name}")]
+    found = {}
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            found[path] = path.stat().st_mtime_ns
+    return found
+
+
+def kill_in_a_loop(study: Study, runner: Callable[[Study], subprocess.Popen], rounds: int, longest: float) -> int:
+    """Kill what trains a study, in three ways in turn, and let it go on to its end.
+
+    Args:
+        study: nothing of it trained yet.
+        runner: starts what trains it.
+        rounds: how often each way.
+        longest: seconds from something that has happened to the next kill, at most.
+
+    Returns:
+        How many processes were killed.
+    """
+    chance, started, kills = random.Random(0), runner(study), 0
+    try:
+        delay = 0.0  # the first state is lost at once, so that a cell goes on from it
+        for way in ["everything", "a worker", "the runner"] * rounds:  # each when something has happened
+            if len(study.results()) == len(study.cells):
+                break
+            before = progress(study)
+            until(lambda then=before, process=started: progress(study) != then or process.poll() is not None, 180)
+            time.sleep(delay)
+            delay = chance.uniform(0, longest)
+            doomed = workers(study)[:1] if way == "a worker" else [started.pid]
+            for process in [*doomed, *(workers(study) if way == "everything" else [])]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+                    kills += 1
+            if way != "a worker":
+                started.wait()
+                started = runner(study)
+        assert started.wait(600) == 0
+    finally:
+        for process in [started.pid, *workers(study)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+    return kills

@@ -19,6 +19,7 @@ from foveal import UserError
 from foveal.executors import Local, Ray, base
 from foveal.executors import ray as rays
 from foveal.executors.ray import _room
+from helpers import until
 
 EXITS = ["", "import sys; sys.exit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
 # Command lines end in "--device DEVICE".
@@ -68,14 +69,6 @@ for _ in range(60):  # longer than any test waits, so that nothing outlives one 
 
 def python(code: str, *arguments: object) -> list[str]:
     return [sys.executable, "-I", "-c", code, *map(str, arguments)]
-
-
-def until(condition, seconds: float = 120) -> None:
-    """Wait, because a busy machine may take its time, but not for ever."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 def free(path: Path) -> bool:

@@ -9,21 +9,6 @@ import pytest
 from foveal.report import page as report
 from reports import VARIANTS, check_numbers, classifiers, complete
 
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-OPTIONS += ["--disable-sync", "--no-first-run"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=chromium, args=OPTIONS)
-        yield running
-        running.close()
-
 
 @pytest.fixture
 def visit(browser, tmp_path):

@@ -1,10 +1,7 @@
 """The loop over cells, and what it survives: every kind of kill is done for real."""
 
 import concurrent.futures
-import contextlib
 import json
-import os
-import random
 import re
 import shutil
 import signal
@@ -32,7 +29,7 @@ from foveal.study import cell as room
 from foveal.study.cell import FAILURE, RESULT, locked
 from foveal.study.demo import draw_data
 from foveal.view import study as view_study
-from studies import PLAN, Scripted, fake, prepared
+from studies import PLAN, Scripted, fake, kill_in_a_loop, prepared, values
 
 
 def by_key(study: Study) -> dict:
@@ -289,12 +286,6 @@ def test_paths_of_a_plan_follow_it_into_the_folder(tmp_path, monkeypatch):
 # Real trainings --------------------------------------------------------------------------------------------------
 
 
-def values(study: Study) -> dict:
-    """All that must not depend on how often a study was killed."""
-    own = ("seconds", "peak_bytes", "resumed", "finished")
-    return {where: {k: v for k, v in vars(result).items() if k not in own} for where, result in study.results().items()}
-
-
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, worker_id) -> Study:
     """The study, trained without a disturbance; once, also where tests run in several processes."""
@@ -313,66 +304,16 @@ def runner(study: Study) -> subprocess.Popen:
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def workers(study: Study) -> list[int]:
-    """Processes that train a cell of the study, also those whose runner is gone."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
-            if "cell" in words and str(study.folder) in words:
-                found.append(int(entry.name))
-    return found
-
-
 def rows(study: Study) -> int:
     """Epochs written down so far."""
     return sum(len(file.read_text().splitlines()) for file in study.folder.glob("cells/*/results.csv"))
-
-
-def progress(study: Study) -> dict[Path, int]:
-    """When each state that a cell can go on from, and each result, was written."""
-    files = [path for name in ("resume.pt", "result.json") for path in study.folder.glob(f"cells/*/{name}")]
-    found = {}
-    for path in files:
-        with contextlib.suppress(FileNotFoundError):
-            found[path] = path.stat().st_mtime_ns
-    return found
-
-
-def until(condition) -> None:
-    """Wait, because a busy machine may take its time, but not for ever."""
-    end = time.monotonic() + 180
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
 def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(undisturbed, tmp_path):
     study = prepared(tmp_path)
-    chance, started = random.Random(0), runner(study)
-    try:
-        delay = 0.0  # the first state is lost at once, so that a cell goes on from it
-        for way in ["everything", "a worker", "the runner"] * 2:  # each when something has happened since the last one
-            if len(study.results()) == len(study.cells):
-                break
-            before = progress(study)
-            until(lambda then=before, process=started: progress(study) != then or process.poll() is not None)
-            time.sleep(delay)
-            delay = chance.uniform(0, 2)  # in the middle of saving, judging, starting the next, ...
-            doomed = workers(study)[:1] if way == "a worker" else [started.pid]
-            for process in [*doomed, *(workers(study) if way == "everything" else [])]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-            if way != "a worker":
-                started.wait()
-                started = runner(study)
-        assert started.wait(600) == 0
-    finally:
-        for process in [started.pid, *workers(study)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+    kill_in_a_loop(study, runner, rounds=2, longest=2)  # in the middle of saving, judging, starting the next, ...
     assert any(result.resumed for result in study.results().values())
     assert values(study) == values(undisturbed)
     assert not list(study.folder.rglob("resume.pt")), "finished cells keep no more than they need"

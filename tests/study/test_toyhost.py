@@ -1,12 +1,7 @@
 """Studies on a host that trains in a second: the loop and what it survives, and that nobody knows Ultralytics."""
 
-import contextlib
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +14,7 @@ from foveal.results import assemble
 from foveal.study import Study
 from foveal.view.study import Watched
 from helpers import in_fresh_process
+from studies import kill_in_a_loop, values
 
 PLAN = {"model": "net.toy", "data": "pictures", "arms": ["se(reduction=2)", "A/A"], "seeds": 2, "split": "val"}
 
@@ -46,62 +42,15 @@ def undisturbed(tmp_path_factory) -> Study:
     return study
 
 
-def values(study: Study) -> dict:
-    """All that must not depend on how often a study was killed."""
-    own = ("seconds", "peak_bytes", "resumed", "finished")
-    return {where: {k: v for k, v in vars(result).items() if k not in own} for where, result in study.results().items()}
-
-
 def runner(study: Study) -> subprocess.Popen:
     command = [sys.executable, toyhost.__file__, "run", str(study.folder)]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def family(study: Study) -> list[int]:
-    """Processes that train a cell of the study, also those whose runner is gone."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
-            if "cell" in words and str(study.folder) in words:
-                found.append(int(entry.name))
-    return found
-
-
-def states(study: Study) -> set[tuple[Path, int]]:
-    """What a cell can go on from, and results, as they are now."""
-    found = set()
-    for path in (path for name in ("resume.pt", "result.json") for path in study.folder.glob(f"cells/*/{name}")):
-        with contextlib.suppress(FileNotFoundError):
-            found.add((path, path.stat().st_mtime_ns))
-    return found
-
-
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
 def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(undisturbed, tmp_path):
-    study, chance = prepared(tmp_path), random.Random(0)
-    started, kills = runner(study), 0
-    try:
-        for way in ["everything", "a worker", "the runner"] * 3:  # each when something has happened since the last one
-            before = states(study)
-            while states(study) == before and started.poll() is None:
-                time.sleep(0.01)
-            time.sleep(chance.uniform(0, 0.3))  # in the middle of an epoch, of saving, judging, starting the next, ...
-            if started.poll() is not None:
-                break
-            doomed = [*family(study)[:1]] if way == "a worker" else [started.pid]
-            for process in [*doomed, *(family(study) if way == "everything" else [])]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-                    kills += 1
-            if way != "a worker":
-                started.wait()
-                started = runner(study)
-        assert started.wait(120) == 0
-    finally:
-        for process in [started.pid, *family(study)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+    study = prepared(tmp_path)
+    kills = kill_in_a_loop(study, runner, rounds=3, longest=0.3)  # in the middle of an epoch, of saving, judging, ...
     assert kills > 2
     assert any(result.resumed for result in study.results().values())
     assert values(study) == values(undisturbed)

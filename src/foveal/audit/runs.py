@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..evidence import METRICS
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset
-from ..tensors import count
+from ..tensors import count, is_finite
 
 EXAMPLE = "name a folder such as runs/detect/train"
 WEIGHTS = ("last", "best")
@@ -67,7 +67,7 @@ class Weights:
                     classes=list(loaded.model.names.values()),
                     shapes={name: tensor.shape for name, tensor in tensors.items()},
                     parameters=count(loaded.model),
-                    finite=all(bool(tensor.isfinite().all()) for tensor in tensors.values()),
+                    finite=is_finite(loaded.model),
                     ended=checkpoint.get("epoch") == -1,
                     start=_noted_start(file),
                     judged=dict(checkpoint.get("train_metrics") or {}),

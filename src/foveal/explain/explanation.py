@@ -24,6 +24,7 @@ from ..evidence import Says, Task
 from ..files import digest, write_text
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset, prediction
+from ..tensors import is_finite
 from . import ablation, cam, gates, pictures
 from .pictures import Frame
 
@@ -86,7 +87,7 @@ def explain(
         found = ablation.attentions(loaded.model)
     if not found:
         raise UserError(f"{name} has no attention to explain", f"put one in: foveal add {name} ema")
-    if not all(bool(tensor.isfinite().all()) for tensor in loaded.model.state_dict().values()):
+    if not is_finite(loaded.model):
         raise UserError(f"{name} has weights that are not finite", "give a file of a training that went well")
     files = _files(images) if images else _some(loaded, data, split)
     if data is not None:

@@ -14,10 +14,10 @@ def owner(model: str) -> Host | None:
 
 
 def host_of(model: str) -> Host:
-    """The same.
+    """The host that owns a model.
 
     Raises:
-        UserError: none does.
+        UserError: no host owns a model of such a name.
     """
     if found := owner(model):
         return found

@@ -2,8 +2,6 @@ from . import rehearsal as rehearsal
 from . import verdicts as verdicts
 from .arms import Arm as Arm
 from .cell import BUSY as BUSY
-from .cell import DATA as DATA
-from .cell import LOCK as LOCK
 from .cell import LOG as LOG
 from .cell import PLAN as PLAN
 from .cell import WEIGHTS as WEIGHTS

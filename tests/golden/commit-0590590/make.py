@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 HERE = Path(__file__).parent
-PLACE = Path("/tmp/foveal")  # which the files name here and there
+PLACE = Path(tempfile.mkdtemp())
 MODEL = """nc: 2
 reg_max: 1
 scales:
@@ -65,6 +66,11 @@ def foveal(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "foveal", *arguments], cwd=PLACE, check=True)
 
 
+def without_place(value: object) -> object:
+    """The same with paths as they are seen from the folder in which all was made."""
+    return value.replace(f"{PLACE}/", "") if isinstance(value, str) else value
+
+
 def main() -> None:
     """Write them all."""
     os.environ |= {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "0"}
@@ -74,9 +80,11 @@ def main() -> None:
     (study / "small.yaml").write_text(MODEL)
     (study / "plan.yaml").write_text(PLAN)
     foveal("study", "run", "study")
-    for weights in study.glob("cells/*/weights/best.pt"):  # which say where Ultralytics lies
+    for weights in study.glob("cells/*/weights/best.pt"):  # which say where Ultralytics lies, and where they were made
         checkpoint = torch.load(weights, weights_only=False)
-        torch.save({key: value for key, value in checkpoint.items() if key != "git"}, weights)
+        checkpoint.pop("git", None)
+        checkpoint["train_args"] = {key: without_place(value) for key, value in checkpoint["train_args"].items()}
+        torch.save(checkpoint, weights)
     foveal("study", "run", "study")  # draws the gates of what lies there now, and reports
     (best,) = study.glob(f"cells/{KEPT}/weights/best.pt")
     images = [f"study/data/images/val/{index}.png" for index in (0, 1)]
@@ -90,6 +98,8 @@ def main() -> None:
     for name in ("study", "explained"):
         shutil.rmtree(HERE / name, ignore_errors=True)
         shutil.copytree(PLACE / name, HERE / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    for arguments in (HERE / "study").glob("cells/*/args.yaml"):
+        arguments.write_text(without_place(arguments.read_text()))
     shutil.copyfile(PLACE / "attended.yaml", HERE / "attended.yaml")
     shutil.rmtree(PLACE)
 

@@ -34,7 +34,6 @@ from .models import load as load
 from .models import parser as parser
 from .models import rebuild as rebuild
 from .models import refusing as refusing
-from .models import silent as silent
 from .models import split as split
 from .models import tasks as tasks
 from .models import train_arguments as train_arguments
