@@ -59,7 +59,7 @@ docs: $(VENV)/ready ## Write docs/attentions.md from the cards, and the tables o
 	$(BIN)/python docs/attentions.py > docs/attentions.md
 	$(BIN)/python docs/releases.py > docs/releases.md
 	$(BIN)/python docs/calibration.py > docs/calibration.md
-	$(BIN)/python benchmarks/schema.py > benchmarks/schema.json
+	$(BIN)/python docs/schemas.py
 	$(BIN)/python docs/kernels.py
 	$(BIN)/python docs/house.py > docs/house.svg
 	$(BIN)/python docs/export.py

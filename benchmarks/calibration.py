@@ -227,12 +227,12 @@ def simulated(row: Row, share: float = 1.0, number: int = 0) -> dict[str, object
     count, words, seeds = Counter(), Counter(), []
     for _ in range(studies):
         verdicts = study(rng, row)
-        claims = {each.word for each in verdicts} & {"helps", "hurts"}
+        claims = {each.outcome for each in verdicts} & {"helps", "hurts"}
         count["claims"] += bool(claims)
         count["wrong"] += "hurts" in claims or (row.effect == 0 and bool(claims))
-        count["equivalent"] += any(each.word == "equivalent" for each in verdicts)
+        count["equivalent"] += any(each.outcome == "equivalent" for each in verdicts)
         count["covered"] += all(each.low is None or each.low <= row.effect * MARGIN <= each.high for each in verdicts)
-        words.update(each.word for each in verdicts)
+        words.update(each.outcome for each in verdicts)
         seeds += [each.seeds for each in verdicts]
     shares = {key: interval(count[key], studies) for key in ("claims", "wrong", "equivalent", "covered")}
     found = {word: words[word] / len(seeds) for word in ("helps", "hurts", "equivalent", "inconclusive")}

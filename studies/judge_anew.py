@@ -4,17 +4,15 @@ What those results do not hold (whether an attention left its identity start) st
 seed, costs and findings stay as they were measured.
 """
 
-import json
 from pathlib import Path
 
 from foveal import report, results
-from foveal.results.older import judged_anew
 
 
 def main() -> None:
     """Write results.json, report.html and the tables of each study."""
     for file in sorted(Path(__file__).parent.rglob("results.json")):
-        found = judged_anew(json.loads(file.read_text(encoding="utf-8")))
+        found = results.load(file)
         results.write(found, file.parent)
         report.write(found, file.parent)
         print(file.parent.name, report.sentence(found))

@@ -12,6 +12,9 @@ import numpy as np
 from foveal.evidence import METRICS
 from foveal.pages import charts
 from foveal.report import page as report
+from foveal.results import StudyResults
+from foveal.results import read as results_of
+from foveal.results.schema import SCHEMA_VERSION
 
 LANGUAGES = report.LANGUAGES
 PHRASES = json.loads((report.TEMPLATES / "phrases.json").read_text(encoding="utf-8"))
@@ -20,10 +23,10 @@ PHRASES = json.loads((report.TEMPLATES / "phrases.json").read_text(encoding="utf
 # Results -------------------------------------------------------------------------------------------------------------
 
 
-def verdict(word, differences, low=None, high=None, p=0.4375, **more):
+def verdict(outcome, differences, low=None, high=None, p=0.4375, **more):
     mean, seeds = statistics.fmean(differences), len(differences)
     found = {
-        "word": word,
+        "outcome": outcome,
         "reason": "",
         "final": True,
         "mean": mean,
@@ -42,9 +45,9 @@ def verdict(word, differences, low=None, high=None, p=0.4375, **more):
         "differences": differences,
         "pairs": [*range(seeds)],
     }
-    if word == "inconclusive":
+    if outcome == "inconclusive":
         found |= {"reason": "seeds", "needed": 19}
-    if word == "preliminary":
+    if outcome == "preliminary":
         found |= {"final": False, "low": None, "high": None, "p": None, "next": 6}
     return found | more
 
@@ -56,16 +59,17 @@ def arm(name, role, shift, index, seeds=6, classes=("RBC", "WBC", "Platelets")):
     base = np.array([0.512, 0.4987, 0.5203, 0.5061, 0.5154, 0.4926])
     values = (base + (shift + noise if index else 0))[:seeds].tolist()
     differences = (np.array(values) - base[:seeds]).tolist()
-    judged, word = index > 0 and seeds > 1, "inconclusive" if seeds == 6 else "preliminary"
+    judged, outcome = index > 0 and seeds > 1, "inconclusive" if seeds == 6 else "preliminary"
     epochs = [*range(1, 9)]
     rise = [0.5 * (1 - math.exp(-epoch / 3)) for epoch in epochs]
 
     def rows(names, more):
         found = []
         for place, label in enumerate(names):
-            ap, gap = float(random.uniform(0.3, 0.8)), float(random.normal(shift, 0.01))
+            average, gap = float(random.uniform(0.3, 0.8)), float(random.normal(shift, 0.01))
             bounds = (gap, gap - 0.0153, gap + 0.0142) if judged else (None,) * 3
-            found.append(dict(zip(("name", "ap", "difference", "low", "high"), (label, ap, *bounds), strict=True)))
+            keys = ("name", "average", "difference", "low", "high")
+            found.append(dict(zip(keys, (label, average, *bounds), strict=True)))
             found[-1] |= more(place)
         return found
 
@@ -80,17 +84,20 @@ def arm(name, role, shift, index, seeds=6, classes=("RBC", "WBC", "Platelets")):
         "name": name,
         "role": role,
         "seeds": [*range(seeds)],
-        "map": values,
-        "map50": [value + 0.3 for value in values],
-        "map_last": [value - 0.004 for value in values],
-        "verdict": verdict(word, differences) if judged else None,
-        "verdict_last": verdict(word, [d - 0.001 for d in differences]) if judged else None,
+        "control": {"A/A": "A/A", "placebo@neck": "placebo"}.get(name, "other") if role == "control" else None,
+        "scores": {
+            "map": values,
+            "map50": [value + 0.3 for value in values],
+            "map_last": [value - 0.004 for value in values],
+        },
+        "verdict": verdict(outcome, differences) if judged else None,
+        "verdict_last": verdict(outcome, [d - 0.001 for d in differences]) if judged else None,
         "over_placebo": {"mean": 0.0013, "low": -0.0102, "high": 0.0127} if judged and role == "treatment" else None,
         "classes": rows(classes, lambda place: {}),
         "sizes": rows(("small", "medium", "large"), lambda place: {"objects": (41, 612, 1292)[place]}),
         "curves": {
             "epochs": epochs,
-            "map": [[value + 0.002 * s + shift for value in rise] for s in range(seeds)],
+            "metric": [[value + 0.002 * s + shift for value in rise] for s in range(seeds)],
             "loss": [[5.2 - 4 * value + 0.03 * s - shift for value in rise] for s in range(seeds)],
         },
         "images": {"won": images(1), "lost": images(-1), "better": 30, "worse": 25, "equal": 17, "no_gates": ""}
@@ -126,7 +133,9 @@ def complete(**more):
     ]
     treatment = arms[2]["verdict"]
     return {
+        "schema_version": SCHEMA_VERSION,
         "foveal": "0.1.0",
+        "task": "detect",
         "created": "2026-11-22T22:00:00+00:00",
         "name": "bccd-smoke",
         "complete": True,
@@ -158,18 +167,18 @@ def complete(**more):
         "machine": {"processor": "an ordinary processor", "cores": 2, "gpu": None, "system": "Linux 6.1 x86_64"},
         "statistics": {"metric": "mAP50-95", "level": 0.05, "margin": 0.005, "resamples": 2000, "treatments": 1}
         | {"looks": [6], "learned": 0.02},
-        "verdict": treatment and {"arm": "ema@neck", "word": treatment["word"]},
+        "verdict": treatment and {"arm": "ema@neck", "outcome": treatment["outcome"]},
         "fairness": [dict(zip(check, row, strict=True)) for row in fairness],
         "arms": arms,
     }
 
 
-def judged(word, shift, low, high, p=0.03125, **more):
+def judged(outcome, shift, low, high, p=0.03125, **more):
     """Results with another verdict; the differences are about `shift`."""
     results = complete()
     results["arms"][2] = treatment = arm("ema@neck", "treatment", shift, 2)
-    treatment["verdict"] = verdict(word, treatment["verdict"]["differences"], low, high, p, **more)
-    results["verdict"]["word"] = word
+    treatment["verdict"] = verdict(outcome, treatment["verdict"]["differences"], low, high, p, **more)
+    results["verdict"]["outcome"] = outcome
     return results
 
 
@@ -178,7 +187,7 @@ def half_finished():
     results["arms"][2] = arm("ema@neck", "treatment", 0.003, 2, seeds=3)
     results["arms"][3] = arm("placebo@neck", "control", 0.002, 3, seeds=0)
     results["arms"][3] |= {"classes": [], "sizes": [], "cost": None}
-    results["arms"][3]["curves"] = {"epochs": [], "map": [], "loss": []}
+    results["arms"][3]["curves"] = {"epochs": [], "metric": [], "loss": []}
     results |= {"complete": False}
     failed = [
         {"arm": "ema@neck", "seed": 3, "reason": "killed by signal 9"},
@@ -253,7 +262,7 @@ def one_epoch():
     for each in results["arms"]:
         curves = each["curves"]
         curves["epochs"] = [1]
-        curves["map"] = [run[:1] for run in curves["map"]]
+        curves["metric"] = [run[:1] for run in curves["metric"]]
         curves["loss"] = [[None], [math.nan]]
     for each in results["arms"][1:3]:
         each["verdict"] |= dict.fromkeys(("low", "high"))
@@ -267,7 +276,7 @@ def another_level():
 
 
 def another_look():
-    """A study with planned looks, of which the first gave no word."""
+    """A study with planned looks, of which the first gave no answer."""
     results = judged("inconclusive", 0.004, -0.002, 0.0124, p=0.2, final=False, next=8)
     results["statistics"]["looks"] = [6, 8, 12]
     return results
@@ -286,11 +295,9 @@ def classifiers(**more):
     """The same numbers as of a study of classifiers."""
     results = complete(**more) | {"task": "classify"}
     detect, classify = METRICS["detect"], METRICS["classify"]
-    keys = {getattr(detect, key): getattr(classify, key) for key in ("key", "second_key", "last", "part")}
+    keys = {getattr(detect, key): getattr(classify, key) for key in ("key", "second_key", "last")}
     for index, each in enumerate(results["arms"]):
-        results["arms"][index] = each = {keys.get(key, key): value for key, value in each.items()} | {"sizes": []}
-        each["curves"] = {keys.get(key, key): value for key, value in each["curves"].items()}
-        each["classes"] = [{keys.get(key, key): value for key, value in row.items()} for row in each["classes"]]
+        each |= {"sizes": [], "scores": {keys[key]: values for key, values in each["scores"].items()}}
         for image in (each["images"] or {"won": []})["won"]:
             image["name"] = f"Platelets/{image['name']}"
         tested = [
@@ -320,7 +327,7 @@ def rehearsal():
 
 
 def a_paper_of_detectors():
-    results = complete() | {"task": "detect", "paper": {"source": "a paper", "notes": []}}
+    results = complete() | {"paper": {"source": "a paper", "notes": []}}
     results["arms"][0] |= {"paper": 0.273, "paper_difference": None}
     results["arms"][2] |= {"paper": 0.273, "paper_difference": 0.0}
     return results
@@ -400,8 +407,35 @@ class Reader(HTMLParser):
         return " ".join("".join(text for text, around, _ in self.texts if not around & {"style"}).split())
 
 
+def first_version(results):
+    """The same results as releases wrote them that knew no schema version; what is not known they left out."""
+    metric = METRICS[results["task"]]
+    old = {key: value for key, value in results.items() if key != "schema_version"}
+    old["verdict"] = old["verdict"] and {"arm": old["verdict"]["arm"], "word": old["verdict"]["outcome"]}
+    if old["task"] == "detect":
+        del old["task"]
+    old["arms"] = []
+    for each in results["arms"]:
+        arm = {key: value for key, value in each.items() if key not in ("control", "scores")} | each["scores"]
+        for key in ("verdict", "verdict_last"):
+            arm[key] = arm[key] and {"word": arm[key]["outcome"], **arm[key]}
+        for key in ("classes", "sizes"):
+            arm[key] = [{metric.part: part["average"], **part} for part in arm[key]]
+        if arm["curves"]:
+            arm["curves"] = {metric.key: arm["curves"]["metric"], **arm["curves"]}
+        for part in (*arm["classes"], *arm["sizes"], *filter(None, (arm[key] for key in ("verdict", "verdict_last")))):
+            part.pop("outcome", None)
+            part.pop("average", None)
+        old["arms"].append(arm)
+    return old
+
+
+def page(results, language="en") -> report.Page:
+    return report.Page(results if isinstance(results, StudyResults) else results_of(results), language)
+
+
 def read(results, language="en") -> Reader:
-    return Reader(report.Page(results, language).render())
+    return Reader(page(results, language).render())
 
 
 @functools.cache

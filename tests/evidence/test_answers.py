@@ -95,7 +95,7 @@ def test_averages_of_answers_are_kept_beside_them(tmp_path):
 
 
 def test_each_pair_of_models_is_compared_by_itself():
-    results = pytest.importorskip("foveal.results.assembly", reason="Ultralytics is not installed")
+    entries = pytest.importorskip("foveal.results.entries", reason="Ultralytics is not installed")
     name, label = np.array(["a/0.png", "a/1.png", "b/0.png", "b/1.png"]), np.array([0, 0, 1, 1])
     first = {  # answers of each arm and seed
         ("baseline", 0): [0, 0, 0, 0],
@@ -108,32 +108,31 @@ def test_each_pair_of_models_is_compared_by_itself():
         ranked = np.array([[best, 1 - best] for best in first[arm, pair]])
         return Answers(name, ranked, label)
 
-    assert results._mcnemar("ema", [0, 3], judged) == [
-        {"seed": 0, "won": 2, "lost": 1, "p": 1.0},
-        {"seed": 3, "won": 0, "lost": 0, "p": 1.0},
-    ]
-    images = results._images("ema", [0, 3], judged)
-    assert [(one["name"], one["baseline"], one["arm"]) for one in images["won"]] == [
+    assert entries._mcnemar("ema", [0, 3], judged) == (
+        entries.Discordance(seed=0, won=2, lost=1, p=1.0),
+        entries.Discordance(seed=3, won=0, lost=0, p=1.0),
+    )
+    images = entries.won_and_lost("ema", [0, 3], judged)
+    assert [(one.name, one.baseline, one.arm) for one in images.won] == [
         ("b/0.png", 0.5, 1.0),
         ("b/1.png", 0.0, 0.5),
     ]
-    assert [(one["name"], one["difference"]) for one in images["lost"]] == [("a/0.png", -0.5)]
-    assert (images["better"], images["worse"], images["equal"]) == (2, 1, 1)
+    assert [(one.name, one.difference) for one in images.lost] == [("a/0.png", -0.5)]
+    assert (images.better, images.worse, images.equal) == (2, 1, 1)
 
 
 def test_a_papers_figures_stand_beside_ours():
-    results = pytest.importorskip("foveal.results.assembly", reason="Ultralytics is not installed")
+    pytest.importorskip("foveal.results.assembly", reason="Ultralytics is not installed")
+    from foveal.results import assembly, entries
+    from foveal.results.schema import Paper
     from foveal.study import Plan
 
     paper = {"source": "a title", "figures": {"baseline": 70, "ema": 72.5}, "images": {"train": 9}, "notes": ["alone"]}
     written = {"model": "yolo11n.yaml", "data": "coco.yaml", "arms": ["ema", "se"], "split": "val", "paper": paper}
     plan = Plan.of(written, look=False)
-    arms = [{"role": arm.role} for arm in plan.arms]
-    about = results._beside_paper(arms, plan)
-    assert about == {"source": "a title", "metric": "mAP50-95", "notes": ["alone"]}
-    assert [arm["paper"] for arm in arms] == [0.7, 0.725, None]
-    assert [arm["paper_difference"] for arm in arms] == [None, pytest.approx(0.025), None]
+    assert assembly._paper(plan) == Paper("a title", "mAP50-95", ("alone",))
+    assert entries.beside_paper(plan) == [(0.7, None), (0.725, pytest.approx(0.025)), (None, None)]
     # Of a model that the paper does not have.
     unknown = Plan.of({**written, "paper": {**paper, "figures": {}}}, look=False)
-    assert results._beside_paper(arms, unknown) is None
-    assert [arm["paper"] for arm in arms] == [None] * 3
+    assert assembly._paper(unknown) is None
+    assert entries.beside_paper(unknown) == [(None, None)] * 3

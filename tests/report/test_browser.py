@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from foveal.report import page as report
+from foveal.results import read as results_of
 from reports import VARIANTS, check_numbers, classifiers, complete
 
 
@@ -16,7 +17,7 @@ def visit(browser, tmp_path):
     opened, requests, complaints = [], [], []
 
     def visit(results, language="en", width=1280):
-        file = report.write(results, tmp_path, language)[0]
+        file = report.write(results_of(results), tmp_path, language)[0]
         page = browser.new_page(viewport={"width": width, "height": 800})
         opened.append((page, file.as_uri()))
         page.on("request", lambda request: requests.append(request.url))

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from foveal.pages import charts, html
-from foveal.report import page as report
-from reports import VARIANTS, Reader, complete, forest, marks, one_pair, page_of, without_costs
+from reports import VARIANTS, Reader, complete, forest, marks, one_pair, page, page_of, without_costs
 
 
 def per_cent(own, *keys):
@@ -100,10 +99,11 @@ def near(got, wanted):
 
 def test_learning_curves_are_means_within_their_band():
     results = complete()
-    results["arms"][2]["curves"] = {"epochs": [1, 2, 3], "map": [[0.1, 0.2, 0.3], [0.3, 0.4, None]], "loss": [[], []]}
+    results["arms"][2]["curves"] = {"epochs": [1, 2, 3], "metric": [[0.1, 0.2, 0.3], [0.3, 0.4, None]]}
+    results["arms"][2]["curves"]["loss"] = [[], []]
     results["arms"] = [results["arms"][0], results["arms"][2]]
-    results["arms"][0]["curves"] = {"epochs": [1, 2, 3], "map": [[0.0, 0.5, 0.5]], "loss": []}
-    ((name, drawn),) = report.Page(results, "en").learning()
+    results["arms"][0]["curves"] = {"epochs": [1, 2, 3], "metric": [[0.0, 0.5, 0.5]], "loss": []}
+    ((name, drawn),) = page(results).learning()
     assert (name, len(drawn)) == ("ema@neck", 1)
     (band,) = marks(str(drawn[0]), "path", "band")
     (mean,) = marks(str(drawn[0]), "path", "treatment")[1:]
@@ -135,9 +135,9 @@ def test_ticks_are_few_and_within(low, high):
 
 
 def test_without_latencies_the_cost_is_flops():
-    assert report.Page(complete(), "en").cost_benefit()[1] == "latency_ratio"
-    assert report.Page(without_costs(), "en").cost_benefit()[1] == "flops"
-    assert report.Page(one_pair(), "en").cost_benefit() is None
+    assert page(complete()).cost_benefit()[1] == "latency_ratio"
+    assert page(without_costs()).cost_benefit()[1] == "flops"
+    assert page(one_pair()).cost_benefit() is None
 
 
 def test_colours_can_be_told_from_the_paper():

@@ -8,49 +8,52 @@ import pytest
 
 from foveal import UserError
 from foveal.report import page as report
+from foveal.report import tables
+from foveal.results import ArmResults
+from foveal.results import read as results_of
 from helpers import GOLDEN
-from reports import VARIANTS, classifiers, complete, half_finished, hostile
+from reports import VARIANTS, classifiers, complete, half_finished, hostile, page
 
 
 def test_table_for_a_paper():
     golden = (GOLDEN / "report" / "table.md").read_text(encoding="utf-8")
-    assert report.paper_table(complete()) == golden
-    heads, *rows = report.paper_table(classifiers()).splitlines()
+    assert tables.for_a_paper(results_of(complete())) == golden
+    heads, *rows = tables.for_a_paper(results_of(classifiers())).splitlines()
     assert heads == golden.splitlines()[0].replace("mAP50-95", "top-1 accuracy").replace("mAP50", "top-5 accuracy")
     assert rows == golden.splitlines()[1:]
-    rows = report.paper_table(hostile()).splitlines()
+    rows = tables.for_a_paper(results_of(hostile())).splitlines()
     assert len(rows) == 6
     assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {12}
     assert "<" not in "".join(rows)
-    assert (
-        report.paper_table(half_finished()).splitlines()[-1] == "| placebo@neck | – | – | – | – | – | – | – | – | – |"
-    )
+    last = tables.for_a_paper(results_of(half_finished())).splitlines()[-1]
+    assert last == ("| placebo@neck | – | – | – | – | – | – | – | – | – |")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_table_for_pandas_keeps_all_digits(variant):
     results = VARIANTS[variant]()
-    keys = ("map", "map50", "map_last") if results.get("task", "detect") == "detect" else ("top1", "top5", "top1_last")
-    rows = [*csv.DictReader(io.StringIO(report.long_table(results)))]
+    keys = ("map", "map50", "map_last") if results["task"] == "detect" else ("top1", "top5", "top1_last")
+    rows = [*csv.DictReader(io.StringIO(tables.for_pandas(results_of(results))))]
     baseline = results["arms"][0]
     wanted = [(arm, place) for arm in results["arms"] for place in range(len(arm["seeds"]))]
     assert len(rows) == len(wanted)
     for row, (arm, place) in zip(rows, wanted, strict=True):
         assert tuple(row) == ("arm", "role", "seed", *keys, "difference", "train_seconds")
         assert (row["arm"], row["role"], int(row["seed"])) == (arm["name"], arm["role"], arm["seeds"][place])
-        assert [float(row[key]) for key in keys] == [arm[key][place] for key in keys]
+        assert [float(row[key]) for key in keys] == [arm["scores"][key][place] for key in keys]
         if arm is baseline:
             assert row["difference"] == ""
         else:
-            assert float(row["difference"]) == arm[keys[0]][place] - baseline[keys[0]][place]
+            mine, theirs = (each["scores"][keys[0]][place] for each in (arm, baseline))
+            assert float(row["difference"]) == mine - theirs
         seconds = arm["cost"] and arm["cost"]["train_seconds"][place]
         assert row["train_seconds"] == ("" if seconds is None else repr(seconds))
 
 
 def test_differences_are_paired_by_seed_and_not_by_place():
-    baseline = {"seeds": [4, 1, 7], "map": [0.5, 0.25, 0.75]}
-    arm = {"seeds": [1, 2, 4], "map": [0.375, 0.9, 0.375]}
-    assert report.paired(arm, baseline, "map") == {1: 0.125, 4: -0.125}
+    baseline = ArmResults("baseline", "baseline", (4, 1, 7), {"map": (0.5, 0.25, 0.75)})
+    arm = ArmResults("ema@neck", "treatment", (1, 2, 4), {"map": (0.375, 0.9, 0.375)})
+    assert tables.paired(arm, baseline, "map") == {1: 0.125, 4: -0.125}
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -58,17 +61,17 @@ def test_differences_are_paired_by_seed_and_not_by_place():
 
 def test_three_files_are_written(tmp_path):
     (tmp_path / "report.html").write_text("older")
-    paths = report.write(complete(), tmp_path, "zh")
+    paths = report.write(results_of(complete()), tmp_path, "zh")
     assert [path.name for path in paths] == ["report.html", "table.md", "table.csv"]
     assert sorted(tmp_path.iterdir()) == sorted(paths)
-    assert paths[0].read_text(encoding="utf-8") == report.Page(complete(), "zh").render()
-    assert paths[1].read_text(encoding="utf-8") == report.paper_table(complete())
-    assert paths[2].read_bytes().decode() == report.long_table(complete())
+    assert paths[0].read_text(encoding="utf-8") == page(complete(), "zh").render()
+    assert paths[1].read_text(encoding="utf-8") == tables.for_a_paper(results_of(complete()))
+    assert paths[2].read_bytes().decode() == tables.for_pandas(results_of(complete()))
 
 
 def test_mistakes_are_explained(tmp_path):
     with pytest.raises(UserError, match="no report in language 'fr'; languages: en, zh"):
-        report.write(complete(), tmp_path, "fr")
+        report.write(results_of(complete()), tmp_path, "fr")
     assert [*tmp_path.iterdir()] == []
     with pytest.raises(UserError, match=r"cannot write .*report\.html"):
-        report.write(complete(), tmp_path / "none")
+        report.write(results_of(complete()), tmp_path / "none")

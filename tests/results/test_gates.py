@@ -15,7 +15,7 @@ pytest.importorskip("pytorch_grad_cam", reason="grad-cam is not installed")
 import foveal
 from foveal.evidence import Detections
 from foveal.hosts import ultralytics as host
-from foveal.results import assembly
+from foveal.results import Images, entries
 from foveal.results import gates as study_gates
 from foveal.study import Study
 from foveal.study.demo import draw_data
@@ -58,35 +58,32 @@ def study(template, tmp_path) -> Study:
     return Study(Path(shutil.copytree(template, tmp_path / "study")))
 
 
-def drawn(study: Study, draw: bool = True) -> dict:
+def drawn(study: Study, draw: bool = True) -> Images:
     """What the results say of images, with links."""
     folders = {(cell.arm.name, cell.pair): study.path(cell) for cell in study.cells}
 
     def judged(arm: str, pair: int) -> Detections:
         return Detections.load(folders[arm, pair] / "best.npz")
 
-    arms = [
-        {"name": "baseline", "seeds": [0, 1], "images": None},
-        {"name": ARM, "seeds": [0, 1], "images": assembly._images(ARM, [0, 1], judged)},
-    ]
-    study_gates.link(study, arms, draw)
-    return arms[1]["images"]
+    gallery = study_gates.Gallery(study, next(arm for arm in study.plan.arms if arm.name == ARM), 0)
+    images = entries.won_and_lost(ARM, [0, 1], judged)
+    return gallery.draw(images) if draw else gallery.linked(images)
 
 
-def links(images: dict) -> list[str | None]:
-    return [image["gates"] for image in (*images["won"], *images["lost"])]
+def links(images: Images) -> list[str | None]:
+    return [image.gates for image in (*images.won, *images.lost)]
 
 
 def test_every_image_won_or_lost_leads_to_its_gates(study):
     assert links(drawn(study, draw=False)) == [None] * 4
     found = drawn(study)
-    assert (found["better"], found["worse"], found["no_gates"]) == (2, 2, "")
-    for image in (*found["won"], *found["lost"]):
-        file, place = image["gates"].split("#")
+    assert (found.better, found.worse, found.no_gates) == (2, 2, "")
+    for image in (*found.won, *found.lost):
+        file, place = image.gates.split("#")
         assert file == f"gates/{ARM}/index.html"
         page = (study.folder / file).read_text(encoding="utf-8")
         heading = re.search(rf'id="{place}">\s*<h2>(.*)</h2>', page)[1]
-        assert re.sub("<[^>]+>", "", heading) == image["name"]
+        assert re.sub("<[^>]+>", "", heading) == image.name
     manifest = json.loads((study.folder / f"gates/{ARM}/manifest.json").read_text())
     assert manifest["imgsz"] == 96, "the size that the model was trained at"
 
@@ -99,7 +96,7 @@ def test_images_of_one_name_or_none_lead_nowhere(study):
         name = np.where(found.name == "0001.png", "0000.png", found.name)
         Detections(**{**vars(found), "name": name}).save(study.path(cell) / "best.npz")
     images = drawn(study)
-    named = {image["name"]: image["gates"] for image in (*images["won"], *images["lost"])}
+    named = {image.name: image.gates for image in (*images.won, *images.lost)}
     assert named.keys() == {"0000.png", "0002.png", "the last one.png"}
     assert [name for name, gates in named.items() if gates] == ["the last one.png"]
 
@@ -125,12 +122,12 @@ def test_what_cannot_be_drawn_is_said_and_leads_nowhere(study, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
         found = drawn(study)
-    assert found["no_gates"].startswith("activation maps need grad-cam, which is not installed; pip install")
+    assert found.no_gates.startswith("activation maps need grad-cam, which is not installed; pip install")
     assert links(found) == [None] * 4
     mine = study_gates.gates_folder(study.folder, ARM)
     mine.mkdir()
     (mine / "manifest.json").write_text("[]")
-    assert "exists and is no explanation" in drawn(study)["no_gates"]
+    assert "exists and is no explanation" in drawn(study).no_gates
     assert (mine / "manifest.json").read_text() == "[]"
 
 

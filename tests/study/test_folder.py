@@ -23,7 +23,8 @@ from foveal import UserError, executors
 from foveal.cli import app
 from foveal.hosts.ultralytics import host, recorder
 from foveal.report import page as report
-from foveal.results import assembly, fairness
+from foveal.results import assemble, before, fairness, load, write
+from foveal.results.schema import Finding, Progress
 from foveal.study import BUSY, Result, Study, in_words
 from foveal.study import cell as room
 from foveal.study.cell import FAILURE, RESULT, locked
@@ -119,7 +120,7 @@ def test_a_data_set_that_changes_starts_anew_and_is_named(tmp_path, monkeypatch,
     assert not changed.results()
     assert changed.stale() == 4
     with pytest.raises(UserError, match=r"no run of the baseline is finished in .*: 4 finished cells are of other"):
-        assembly.assemble(changed)
+        assemble(changed)
     with pytest.raises(UserError, match=r"is no cell of .* as its plan, data and installed versions are now"):
         room.run(tmp_path, study.cells[0].key)
     changed.run(Scripted(lambda key, _: fake(changed, by_key(changed)[key]) and 0), said.append)
@@ -388,33 +389,32 @@ def test_a_full_disk_loses_nothing_that_is_finished(undisturbed, small_disk):
 
 
 @pytest.mark.slow
-def test_what_comes_out(undisturbed):
-    found = assembly.assemble(undisturbed)
-    json.dumps(found, allow_nan=False)
-    assert found["complete"]
-    learned = any(value for arm in found["arms"] for value in arm["map"] + arm["map_last"])
-    assert {f["check"]: f["ok"] for f in found["fairness"]} == {
+def test_what_comes_out(undisturbed, tmp_path):
+    found = assemble(undisturbed)
+    assert load(write(found, tmp_path)) == found
+    assert found.complete
+    learned = any(value for arm in found.arms for key in ("map", "map_last") for value in arm.scores[key])
+    assert {finding.check: finding.ok for finding in found.fairness} == {
         "learned": learned,  # in two epochs
         **dict.fromkeys(("batches", "seeds", "epochs", "batch", "optimizer", "start", "finite", "agreement"), True),
         **dict.fromkeys(("versions", "device", "resumed", "evaluator", "labels", "frozen"), True),
         **dict.fromkeys(("pretrained", "split"), None),  # fresh weights, and no test images
     }
-    baseline, ema = found["arms"]
+    baseline, ema = found.arms
     measured = undisturbed.results()
-    assert ema["map"] == [measured["ema@neck", seed].scores["map"] for seed in (0, 1)]
-    differences = np.subtract(ema["map"], baseline["map"])
-    assert ema["verdict"]["differences"] == pytest.approx(differences.tolist(), abs=1e-9)
-    assert ema["verdict"]["mean"] == pytest.approx(differences.mean(), abs=1e-9)
-    assert ema["verdict"]["p"] >= 0.5
-    assert np.mean([row["ap"] for row in ema["classes"]]) == pytest.approx(np.mean(ema["map"]), abs=1e-9)
-    assert sum(size["objects"] for size in ema["sizes"]) == found["data"]["objects"]
-    assert ema["cost"]["parameters"] - baseline["cost"]["parameters"] == 1344
-    assert ema["cost"]["flops"] > baseline["cost"]["flops"]
-    assert [len(curve) for curve in ema["curves"]["map"]] == [2, 2]
-    assert ema["images"]["no_gates"] == ""  # they were not asked for
+    assert ema.scores["map"] == tuple(measured["ema@neck", seed].scores["map"] for seed in (0, 1))
+    differences = np.subtract(ema.scores["map"], baseline.scores["map"])
+    assert ema.verdict.differences == pytest.approx(differences.tolist(), abs=1e-9)
+    assert ema.verdict.mean == pytest.approx(differences.mean(), abs=1e-9)
+    assert ema.verdict.p >= 0.5
+    assert np.mean([part.average for part in ema.classes]) == pytest.approx(np.mean(ema.scores["map"]), abs=1e-9)
+    assert sum(size.objects for size in ema.sizes) == found.data.objects
+    assert ema.cost.parameters - baseline.cost.parameters == 1344
+    assert ema.cost.flops > baseline.cost.flops
+    assert [len(curve) for curve in ema.curves.metric] == [2, 2]
+    assert ema.images.no_gates == ""  # they were not asked for
     # Kept for the next report, which says the same.
-    again = assembly.assemble(undisturbed)
-    assert {**again, "created": 0} == {**found, "created": 0}
+    assert replace(assemble(undisturbed), created="") == replace(found, created="")
 
 
 @pytest.mark.slow
@@ -424,27 +424,25 @@ def test_a_report_of_a_study_under_way_says_so(undisturbed, tmp_path):
     lost = [cell for cell in undisturbed.cells if cell.pair == 1 and cell.arm.spec]
     shutil.rmtree(folder / "cells" / lost[0].key)
     study = Study(folder)
-    found = assembly.assemble(study)
-    assert not found["complete"]
-    assert found["cells"] == {"planned": 4, "finished": 3, "failed": []}
-    assert found["verdict"] is None
+    found = assemble(study)
+    assert not found.complete
+    assert found.cells == Progress(planned=4, finished=3)
+    assert found.verdict is None
     report.write(found, folder, "zh")
     page = re.sub("<[^>]+>", "", (folder / "report.html").read_text())
     assert "计划 4 次训练，已完成 3 次；以上并非最终结论。" in page
     shutil.rmtree(folder / "cells")
     with pytest.raises(UserError, match="no run of the baseline is finished"):
-        assembly.assemble(Study(folder))
+        assemble(Study(folder))
 
 
 def test_what_few_seeds_can_find_is_said_before(tmp_path):
-    assert "2 seeds cannot call anything a help: the smallest p is 0.5. 6 can" in assembly.before(
-        prepared(tmp_path).plan, {}
-    )
-    said = assembly.before(prepared(tmp_path, seeds=6).plan, {})
+    assert "2 seeds cannot call anything a help: the smallest p is 0.5. 6 can" in before(prepared(tmp_path).plan, {})
+    said = before(prepared(tmp_path, seeds=6).plan, {})
     assert "12 trainings of 2 epochs, 0 of them finished" in said
     assert "6 seeds find a difference of 1.43 standard deviations" in said
     arms = ["ema@neck", "coord@neck", "A/A"]
-    two = assembly.before(prepared(tmp_path, seeds=6, arms=arms).plan, {})
+    two = before(prepared(tmp_path, seeds=6, arms=arms).plan, {})
     assert "6 seeds cannot call anything a help: the smallest p is 0.062. 7 can" in two
 
 
@@ -489,7 +487,7 @@ def test_some_refused_labels_are_a_line_of_the_fairness_list(tmp_path):
     assert found.detail.startswith("left out by Ultralytics: of train, 1 of 20 images, 0003.png for example: ")
     assert fairness.labels({}).ok is True
     (study.folder / "refused.json").unlink()
-    assert fairness.labels(room.refused(study.folder)) == fairness.Finding(
+    assert fairness.labels(room.refused(study.folder)) == Finding(
         "labels", None, "whether Ultralytics left out images is not known"
     )
 
@@ -497,12 +495,12 @@ def test_some_refused_labels_are_a_line_of_the_fairness_list(tmp_path):
 def test_when_all_cells_have_failed_the_reason_is_said(tmp_path):
     study = prepared(tmp_path)
     with pytest.raises(UserError, match=f"no run of the baseline is finished in .*; foveal study run {study.folder}"):
-        assembly.assemble(study)
+        assemble(study)
     for cell in study.cells:
         study.path(cell).mkdir(parents=True)
         (study.path(cell) / FAILURE).write_text(json.dumps({"reason": "ValueError: the moon is full"}))
     with pytest.raises(UserError) as refused:
-        assembly.assemble(study)
+        assemble(study)
     assert refused.value.message.endswith(": 2 failed, with seed 0 because: ValueError: the moon is full")
     assert str(study.path(study.cells[0]) / "log.txt") in refused.value.hint
 
@@ -513,7 +511,7 @@ def test_a_study_whose_test_split_is_not_there_is_judged_on_val_and_says_so(tmp_
     study = Study.prepare(PLAN, tmp_path, tmp_path)
     assert study.plan.split == "val"
     absent = str((tmp_path / "data/test/images").resolve())
-    assert f"judged on val; {absent}, named as the test split, is not there" in assembly.before(study.plan, {})
+    assert f"judged on val; {absent}, named as the test split, is not there" in before(study.plan, {})
     result = {("baseline", 0): fake(study, study.cells[0])}
     folder = study.path(study.cells[0])
     (folder / "args.yaml").write_text("{optimizer: SGD, lr0: 0.1}")

@@ -118,22 +118,22 @@ def test_a_plan_is_rehearsed_to_its_report(name, tmp_path, request, monkeypatch)
     folder = tmp_path / f"{name.removesuffix('.yaml')}-rehearsal"
     found = json.loads((folder / "results.json").read_text())
     metric = plan.metric
-    assert found["complete"]
-    assert (found["task"], found["scale"], found["statistics"]["metric"]) == (plan.task.name, 0.25, metric.name)
-    assert [arm["name"] for arm in found["arms"]] == ["baseline", plan.arms[-1].name]
-    assert all(len(arm[metric.key]) == len(arm[metric.last]) == 2 for arm in found["arms"])
+    assert found.complete
+    assert (found.task, found.scale, found.statistics.metric) == (plan.task.name, 0.25, metric.name)
+    assert [arm.name for arm in found.arms] == ["baseline", plan.arms[-1].name]
+    assert all(len(arm.scores[metric.key]) == len(arm.scores[metric.last]) == 2 for arm in found.arms)
     # A detector from fresh weights learns nothing in an epoch.
-    assert {finding["check"] for finding in found["fairness"] if finding["ok"] is False} <= {"learned"}
+    assert {finding.check for finding in found.fairness if finding.ok is False} <= {"learned"}
     figures = [plan.paper.figures.get(key) for key in ("baseline", "ema")]
-    assert [arm["paper"] and 100 * arm["paper"] for arm in found["arms"]] == pytest.approx(figures)
-    assert bool(found["paper"]) == any(figures)
+    assert [arm.paper and 100 * arm.paper for arm in found.arms] == pytest.approx(figures)
+    assert bool(found.paper) == any(figures)
     assert "rehearsal" in said
     page = (folder / "report.html").read_text()
     assert all(figure is None or f">{figure}<" in page for figure in figures)
     if plan.task.name == "classify":
-        ema, images = found["arms"][1], found["arms"][1]["images"]
-        assert [row["seed"] for row in ema["mcnemar"]] == [0, 1]
-        assert len(ema["classes"]) == 10
-        assert images["better"] + images["worse"] + images["equal"] == found["data"]["images"] == 10
-        linked = [image["gates"] for image in (*images["won"], *images["lost"])]
+        ema, images = found.arms[1], found.arms[1].images
+        assert [row.seed for row in ema.mcnemar] == [0, 1]
+        assert len(ema.classes) == 10
+        assert images.better + images.worse + images.equal == found.data.images == 10
+        linked = [image.gates for image in (*images.won, *images.lost)]
         assert all(gate.startswith("gates/") for gate in linked)

@@ -67,11 +67,11 @@ def test_two_runners_share_the_work(undisturbed, tmp_path):
 
 def test_a_study_is_reported_and_shown(undisturbed):
     found = assemble(undisturbed)
-    assert found["complete"]
-    assert found["task"] == "classify"
-    assert [f["check"] for f in found["fairness"] if f["ok"] is False] == []
-    assert [arm["name"] for arm in found["arms"]] == ["baseline", "se(reduction=2)", "A/A"]
-    assert found["arms"][1]["cost"]["parameters"] > found["arms"][0]["cost"]["parameters"]
+    assert found.complete
+    assert found.task == "classify"
+    assert [finding.check for finding in found.fairness if finding.ok is False] == []
+    assert [arm.name for arm in found.arms] == ["baseline", "se(reduction=2)", "A/A"]
+    assert found.arms[1].cost.parameters > found.baseline.cost.parameters
     assert all(path.is_file() for path in write(found, undisturbed.folder))
     shown = Watched(undisturbed.folder)
     assert {cell["state"] for cell in shown.data("progress")["cells"]} == {"finished"}

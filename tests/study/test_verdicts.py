@@ -11,7 +11,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 from foveal.evidence import averages
 from foveal.evidence.averages import RESAMPLES
 from foveal.evidence.detections import save_arrays
-from foveal.results import assembly
+from foveal.results import before
 from foveal.study import WEIGHTS, Study, verdicts
 from foveal.study.cell import RESULT
 from foveal.study.folder import BEGUN
@@ -61,7 +61,7 @@ def test_an_arm_is_trained_until_it_has_its_word(tmp_path):
     assert len(study.states()) == 4 * 7
     done, said = trained(study, {"ema@neck": 0.05, "se@neck": 0.008}, deviation=0.006)
     found = judged(study)
-    assert (found["ema@neck"].word, found["ema@neck"].seeds) == ("helps", 7)
+    assert (found["ema@neck"].outcome, found["ema@neck"].seeds) == ("helps", 7)
     assert found["se@neck"].seeds > 7
     count = {name: sum(one.startswith(name) for one in done) for name in ("baseline", "ema", "se", "A/A")}
     assert count["ema"] == 7
@@ -81,7 +81,7 @@ def test_until_a_look_there_is_no_word(tmp_path):
         if cell.pair < 6:
             scored(study, cell, 0.4 + 0.01 * study.plan.arms.index(cell.arm) + 0.001 * cell.pair)
     found = judged(study)
-    assert {(each.word, each.next, each.low, each.p) for each in found.values()} == {("preliminary", 7, None, None)}
+    assert {(each.outcome, each.next, each.low, each.p) for each in found.values()} == {("preliminary", 7, None, None)}
     assert len(study.missing()) == 4
 
 
@@ -90,7 +90,7 @@ def test_a_hole_is_not_filled_by_a_later_seed(tmp_path):
     for cell in study.cells:
         if cell.pair != 2 or cell.arm.role == "baseline":
             scored(study, cell, 0.4 + 0.1 * (cell.arm.name == "ema@neck") + 0.001 * cell.pair)
-    assert (judged(study)["ema@neck"].word, judged(study)["ema@neck"].seeds) == ("preliminary", 6)
+    assert (judged(study)["ema@neck"].outcome, judged(study)["ema@neck"].seeds) == ("preliminary", 6)
 
 
 def test_an_arm_that_always_fails_does_not_silence_the_others(tmp_path):
@@ -100,7 +100,7 @@ def test_an_arm_that_always_fails_does_not_silence_the_others(tmp_path):
             scored(study, cell, 0.4 + 0.1 * (cell.arm.name == "ema@neck") + 0.001 * (cell.pair % 3))
     found = judged(study)
     assert found.keys() == {"ema@neck"}
-    assert found["ema@neck"].word == "helps"
+    assert found["ema@neck"].outcome == "helps"
     assert found["ema@neck"].p == 2 * 2.0**-7  # it still counts
 
 
@@ -121,14 +121,14 @@ def test_whether_anything_happened_comes_before_any_word(level, opened, spread, 
         scored(study, cell, level + 0.001 * cell.pair * (level > 0.1) + better, opened)
     for kind in WEIGHTS:
         found = judged(study, kind)["ema@neck"]
-        assert (found.word, found.final) == (word, True)
+        assert (found.outcome, found.final) == (word, True)
 
 
 def test_only_more_images_would_tell_ends_a_study(tmp_path):
     study = prepared(tmp_path, seeds="6..24", margin=0.005)
     done, _ = trained(study, {"ema@neck": 0.002}, deviation=0.001, images=0.006)
     found = judged(study)["ema@neck"]
-    assert (found.word, found.reason, found.final) == ("inconclusive", "images", True)
+    assert (found.outcome, found.reason, found.final) == ("inconclusive", "images", True)
     assert len(done) == 2 * found.seeds < 2 * 24
 
 
@@ -172,6 +172,6 @@ def test_a_study_goes_on_under_the_next_release(tmp_path, monkeypatch):
 
 
 def test_what_a_plan_may_cost_and_find_is_said_before(tmp_path):
-    said = assembly.before(prepared(tmp_path, **OPEN).plan, {})
+    said = before(prepared(tmp_path, **OPEN).plan, {})
     assert "at most 96 trainings of 2 epochs" in said
     assert "arms are judged after 7, 12, 16, 24 seeds; one that has its word by then is trained no more" in said

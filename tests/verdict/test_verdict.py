@@ -203,22 +203,22 @@ def one(differences, margin: float, spread: float = 0.0, looks: Looks | None = N
 
 
 def test_words():
-    assert one([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], margin=0.5).word == "helps"
-    assert one([-1.0, -1.1, -0.9, -1.2, -1.0, -0.8], margin=0.5).word == "hurts"
-    assert one([0.1, -0.1, 0.05, -0.05, 0.1, -0.1], margin=0.5).word == "equivalent"
+    assert one([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], margin=0.5).outcome == "helps"
+    assert one([-1.0, -1.1, -0.9, -1.2, -1.0, -0.8], margin=0.5).outcome == "hurts"
+    assert one([0.1, -0.1, 0.05, -0.05, 0.1, -0.1], margin=0.5).outcome == "equivalent"
     unsure = one([2.0, -1.0, 1.5, -0.5, 1.0, 0.2], margin=0.5)
-    assert (unsure.word, unsure.reason, unsure.seeds, unsure.final) == ("inconclusive", "seeds", 6, True)
+    assert (unsure.outcome, unsure.reason, unsure.seeds, unsure.final) == ("inconclusive", "seeds", 6, True)
     assert unsure.needed > 6
     # All seeds agree, but other images might say otherwise.
     images = one([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], margin=0.5, spread=2.0)
-    assert (images.word, images.reason, images.needed) == ("inconclusive", "images", None)
+    assert (images.outcome, images.reason, images.needed) == ("inconclusive", "images", None)
     assert images.more_images > 1
 
 
 def test_an_effect_about_the_margin_is_not_called_none():
     # An interval that leaves 0 and the margin open, here from +0.28 to +0.86 points.
     found = one([0.0068] * 5 + [0.0], margin=0.005)
-    assert found.word == "inconclusive"
+    assert found.outcome == "inconclusive"
     assert (found.low, found.high) == (0.0, pytest.approx(0.00858, abs=1e-5))
     assert found.p == 0.0625
 
@@ -226,32 +226,32 @@ def test_an_effect_about_the_margin_is_not_called_none():
 def test_three_seeds_say_nothing():
     for differences in ([0.001, 0.0011, 0.0009], [0.0, 0.0, 0.0], [-0.3, -0.31, -0.29]):
         found = one(differences, margin=0.005)
-        assert (found.word, found.low, found.high) == ("inconclusive", None, None)
+        assert (found.outcome, found.low, found.high) == ("inconclusive", None, None)
     # Neither do five that agree: sign flips cannot fall below 0.0625.
-    assert one([1.0, 1.1, 0.9, 1.2, 1.0], margin=2.0).word == "inconclusive"
-    assert one([0.0] * 5, margin=0.5).word == "inconclusive"
+    assert one([1.0, 1.1, 0.9, 1.2, 1.0], margin=2.0).outcome == "inconclusive"
+    assert one([0.0] * 5, margin=0.5).outcome == "inconclusive"
 
 
 def test_seeds_that_agree_exactly():
     assert verdict.power(1e16, 6) == pytest.approx(1)
     same = one([1.0] * 6, margin=0.5)
-    assert (same.word, same.low, same.high) == ("helps", 1.0, 1.0)
-    assert one([0.1] * 6, margin=0.5).word == "helps"
-    assert one([0.0] * 6, margin=0.5).word == "equivalent"
+    assert (same.outcome, same.low, same.high) == ("helps", 1.0, 1.0)
+    assert one([0.1] * 6, margin=0.5).outcome == "helps"
+    assert one([0.0] * 6, margin=0.5).outcome == "equivalent"
 
 
 def test_one_run_decides():
     few = [0.30, 0.28, 0.31, 0.29, 0.27, 0.30]
-    assert one(few, margin=0.1).word == "helps"
+    assert one(few, margin=0.1).outcome == "helps"
     # All above 0, and one run more that fails as runs here can would change that.
     found = one([0.30, 0.05, 0.15, 0.12, 0.45, 0.10], margin=0.1)
-    assert (found.word, found.reason) == ("inconclusive", "run")
+    assert (found.outcome, found.reason) == ("inconclusive", "run")
     assert found.low > 0
     assert found.p <= 0.05
     # Without its best run, the claim is gone.
     best = [0.02, 0.05, -0.01, 0.04, 0.06, 0.03, 0.05, 0.02, 0.01, 0.14]
     found = one(best, margin=0.01)
-    assert (found.word, found.reason) == ("inconclusive", "run")
+    assert (found.outcome, found.reason) == ("inconclusive", "run")
     assert found.middle == pytest.approx(np.sort(best)[3:7].sum() * 0.2 + np.sort(best)[[2, 7]].sum() * 0.1)
     assert found.middle < found.mean
 
@@ -259,15 +259,15 @@ def test_one_run_decides():
 def test_holm_counts_the_arms():
     good = np.array([1.0, 1.1, 0.9, 1.2, 1.0, 0.8])
     arm = (good, good[:, None] + np.zeros(50))
-    assert [each.word for each in judge([arm], margin=5.0)] == ["helps"]
+    assert [each.outcome for each in judge([arm], margin=5.0)] == ["helps"]
     # 2^-5 times two is more than 0.05: two arms need seven seeds.
     both = judge([arm, arm], margin=5.0)
-    assert [(each.p, each.word, each.low) for each in both] == [(0.0625, "inconclusive", None)] * 2
+    assert [(each.p, each.outcome, each.low) for each in both] == [(0.0625, "inconclusive", None)] * 2
     seven = np.append(good, 1.1)
     noise = np.random.default_rng(3).normal(0, 0.4, 7)
     arms = [(each, each[:, None] + np.zeros(50)) for each in (seven, noise - noise.mean() + 0.1)]
     helped, other = judge(arms, margin=0.05)
-    assert helped.word == "helps"
+    assert helped.outcome == "helps"
     # The arm that helped has used its part of the level: the other is judged as if it were alone.
     alone = one(arms[1][0], margin=0.05)
     assert (other.low, other.high) == (alone.low, alone.high)
@@ -282,9 +282,9 @@ def test_p_and_interval_and_word_never_disagree(seed, seeds, mu, count):
         bounded = found.low is not None
         excluded = bounded and (found.low > 0 or found.high < 0)
         assert excluded == (found.p <= 0.05)
-        claimed, inside = found.word in ("helps", "hurts"), bounded and -1.0 < found.low and found.high < 1.0
+        claimed, inside = found.outcome in ("helps", "hurts"), bounded and -1.0 < found.low and found.high < 1.0
         assert excluded or not (claimed or found.reason == "run")
-        assert (found.word == "equivalent") == (inside and not claimed)
+        assert (found.outcome == "equivalent") == (inside and not claimed)
         assert (found.reason == "run") == (excluded and not inside and not claimed)
         if bounded:
             assert found.low <= found.mean <= found.high
@@ -344,7 +344,7 @@ def test_an_arm_keeps_its_word_and_the_others_go_on():
     arms = [(each, each[:, None] + np.zeros(50)) for each in (clear, unsure)]
     looks = Looks.between(6, 24, claims=2)
     at_first = judge([(d[:7], r[:7]) for d, r in arms], 0.5, looks)
-    assert [(each.word, each.final, each.next) for each in at_first] == [
+    assert [(each.outcome, each.final, each.next) for each in at_first] == [
         ("helps", True, None),
         ("inconclusive", False, 12),
     ]
@@ -352,7 +352,7 @@ def test_an_arm_keeps_its_word_and_the_others_go_on():
     assert later[0] == at_first[0]
     assert (later[1].seeds, later[1].final) == (24, True)
     early = judge([(d[:5], r[:5]) for d, r in arms], 0.5, looks)
-    assert {(each.word, each.final, each.next, each.p, each.low) for each in early} == {
+    assert {(each.outcome, each.final, each.next, each.p, each.low) for each in early} == {
         ("preliminary", False, 7, None, None)
     }
 
@@ -361,7 +361,7 @@ def test_it_ends_where_only_images_would_tell():
     rng = np.random.default_rng(1)
     differences = rng.normal(0.2, 0.1, 12)
     found = one(differences, margin=0.5, spread=0.6, looks=OPEN)
-    assert (found.word, found.reason, found.final) == ("inconclusive", "images", True)
+    assert (found.outcome, found.reason, found.final) == ("inconclusive", "images", True)
     assert found.seeds <= 12
 
 

@@ -239,7 +239,7 @@ def test_damaged_files_give_a_sentence_and_the_rest_is_shown(small):
         assert states[where]["state"] == "failed"
         assert states[where]["reason"].startswith(f"files in {paths[where]} cannot be read: ")
     assert states["baseline", 0]["state"] == "finished"
-    assert found["verdict"]["problem"].startswith(f"{small / 'results.json'} cannot be read: JSONDecodeError")
+    assert found["verdict"]["problem"].startswith(f"{small / 'results.json'} cannot be read: Unterminated string")
     (small / "results.json").write_text("{}")
     assert "KeyError" in asked.get("/data/progress").json()["verdict"]["problem"]
 

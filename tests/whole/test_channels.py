@@ -52,12 +52,12 @@ def attended(tmp_path, channels) -> Path:
 
 
 def test_what_an_arm_costs_is_of_an_image_that_its_model_reads(attended, channels):
-    plan = Plan(str(attended), "data.yaml", (), (0,))
-    found = costs._measure(plan, {"baseline": attended}, 64, "cpu", True)["baseline"]
-    assert found["milliseconds"][0] > 0
-    three = costs._measure(plan, {"baseline": model_file(attended.parent, 3)}, 64, "cpu", False)["baseline"]
+    plan = Plan(str(attended), "data.yaml", (), (0,), settings={"imgsz": 64})
+    found = costs._Models(plan, {"baseline": attended}, {}).timed()["baseline"]
+    assert found.milliseconds[0] > 0
+    three = costs._Models(plan, {"baseline": model_file(attended.parent, 3)}, {}).counted()["baseline"]
     first = 2 * 16 * 9 * 8 * 8  # a multiply-accumulate of 16 filters of 3 x 3 at 8 x 8 places, for each channel
-    assert abs(found["flops"] - three["flops"] - first * (channels - 3)) <= 2000  # of the attention
+    assert abs(found.flops - three.flops - first * (channels - 3)) <= 2000  # of the attention
 
 
 def test_a_busy_machine_gives_no_ratio():

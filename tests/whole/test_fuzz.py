@@ -163,10 +163,10 @@ def _make_study(folder: Path) -> None:
             Detections(names, *found, hits, np.arange(3), boxes, np.arange(3, dtype=np.int32)).save(
                 mine / f"{kind}.npz"
             )
-    from foveal.results import assembly
+    from foveal import results
 
-    found = assembly.assemble(Study(study.folder))
-    assembly.write(found, study.folder)
+    found = results.assemble(Study(study.folder))
+    results.write(found, study.folder)
     report.write(found, study.folder, "en")
 
 

@@ -49,6 +49,7 @@ DOORS = {
     "jinja2": {"pages"},
     "ray": {"executors"},
     "filelock": {"study"},
+    "msgspec": {"results"},
     "starlette": {"view"},
     "uvicorn": {"view"},
     "typer": {"cli"},

@@ -131,8 +131,9 @@ def test_a_study_reports_what_it_did(ask, study):
     assert then["cells"]["finished"] == 6
     for mine, theirs in zip(now["arms"], then["arms"], strict=True):
         finished = len(mine["seeds"])
-        for key in ("seeds", "map", "map50", "map_last"):
-            assert mine[key] == pytest.approx(theirs[key][:finished])
+        assert mine["seeds"] == theirs["seeds"][:finished]
+        for key, scores in mine["scores"].items():
+            assert scores == pytest.approx(theirs[key][:finished])
         for key in ("flops", "parameters", "latency_ratio"):
             assert mine["cost"][key] == theirs["cost"][key]
     mine, theirs = now["arms"][1], then["arms"][1]
@@ -153,7 +154,7 @@ def test_a_study_goes_on_with_the_cell_that_is_missing(ask, study):
     found = json.loads((study / "results.json").read_text(encoding="utf-8"))
     assert found["complete"]
     again = next(arm for arm in found["arms"] if arm["name"] == "A/A")
-    assert len(again["map"]) == len(again["curves"]["map"]) == 2
+    assert len(again["scores"]["map"]) == len(again["curves"]["metric"]) == 2
 
 
 # Pages ---------------------------------------------------------------------------------------------------------------

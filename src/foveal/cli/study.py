@@ -299,12 +299,14 @@ def _run(study, executor, device: str = "cpu") -> bool:
 def _report(study, language: str, measure: bool) -> None:
     from .. import report, results
 
-    found = results.assemble(study, measure)
+    found = results.assemble(study)
+    if measure:
+        found = results.measure(study, found)
     written = [results.write(found, study.folder), *report.write(found, study.folder, language)]
     print(report.sentence(found, language))
-    for finding in found["fairness"]:
-        if finding["ok"] is False:
-            say(f"BROKEN  {finding['check']}: {finding['detail']}")
+    for finding in found.fairness:
+        if finding.ok is False:
+            say(f"BROKEN  {finding.check}: {finding.detail}")
     for path in written:
         say(f"written  {path}")
 
@@ -324,6 +326,6 @@ def _state_entry(state, study) -> dict:
 def _load_studies() -> None:
     """The host, and what only studies need."""
     load_host()
-    for package in ("scipy", "jinja2"):
+    for package in ("scipy", "jinja2", "msgspec"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"studies need {package}, which is not installed", "pip install 'foveal[study]'")

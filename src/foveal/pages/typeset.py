@@ -70,16 +70,21 @@ FORMS = {
 
 
 def look_up(results: object, path: str) -> object:
-    """The value at a path of names and indices joined by dots; None where the results end before it does."""
+    """The value at a path of names and indices joined by dots; None where the results end before it does.
+
+    Args:
+        results: records, mappings and sequences.
+        path: such as "arms.2.verdict.mean".
+    """
     value = results
     for step in path.split("."):
-        if isinstance(value, list):
+        if isinstance(value, tuple | list):
             value = value[int(step)] if int(step) < len(value) else None
         else:
-            value = value.get(step) if isinstance(value, dict) else None
+            value = value.get(step) if isinstance(value, dict) else getattr(value, step, None)
     return value
 
 
 def shown(value: object, form: str) -> str:
     """A value as it is written; one that is missing or without end is a dash."""
-    return NOTHING if value is None or value in ([], math.inf) else FORMS[form](value)
+    return NOTHING if value is None or value in ([], (), math.inf) else FORMS[form](value)

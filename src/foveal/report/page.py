@@ -4,9 +4,7 @@ The page is one file that asks the network for nothing. Each number on it that c
 element that says from where and how it is written: `data-path="arms.2.verdict.mean" data-format="signed-points"`.
 """
 
-import csv
 import functools
-import io
 import json
 import math
 import re
@@ -18,20 +16,22 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from ..errors import UserError
-from ..evidence import METRICS, Metric
+from ..evidence import METRICS
 from ..files import write_text
-from ..pages import NOTHING, Number, charts, html, look_up, shown
-from ..results import judged_anew
+from ..pages import Number, charts, html, look_up, shown
+from ..results import ArmResults, ImageScores, Part, StudyResults
+from ..verdict import Outcome
+from . import tables
 
 TEMPLATES = Path(__file__).with_name("templates")
 LANGUAGES = ("en", "zh")
 
 
-def write(results: dict, folder: Path, language: str = "en") -> list[Path]:
+def write(results: StudyResults, folder: Path, language: str = "en") -> list[Path]:
     """Write `report.html`, `table.md` and `table.csv` into a folder, and return their paths.
 
     Args:
-        results: of a study, as `results.json` holds them; precisions and accuracies are fractions.
+        results: of a study, as they are assembled or loaded.
         folder: that exists.
         language: of the page, "en" or "zh"; the tables are in English.
 
@@ -40,93 +40,21 @@ def write(results: dict, folder: Path, language: str = "en") -> list[Path]:
     """
     if language not in LANGUAGES:
         raise UserError(f"no report in language {language!r}", f"languages: {', '.join(LANGUAGES)}")
-    results = judged_anew(results)
     texts = {
         "report.html": Page(results, language).render(),
-        "table.md": paper_table(results),
-        "table.csv": long_table(results),
+        "table.md": tables.for_a_paper(results),
+        "table.csv": tables.for_pandas(results),
     }
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
 
 
-def sentence(results: dict, language: str = "en") -> str:
+def sentence(results: StudyResults, language: str = "en") -> str:
     """The verdict in one line, as the page begins; of a rehearsal that is no verdict, and says so."""
-    page = Page(judged_anew(results), language)
-    rehearsal = [page.rehearsal()] if results.get("scale") else []
+    page = Page(results, language)
+    rehearsal = [page.rehearsal()] if results.scale else []
     return " ".join(part.striptags() for part in (*rehearsal, *page.verdict()))
-
-
-def paired(arm: dict, baseline: dict, key: str) -> dict[int, float]:
-    """Difference of an average to the baseline at each seed that both have."""
-    theirs = dict(zip(baseline["seeds"], baseline[key], strict=True))
-    return {seed: value - theirs[seed] for seed, value in zip(arm["seeds"], arm[key], strict=True) if seed in theirs}
-
-
-def _task(results: dict) -> str:
-    return results.get("task", "detect")  # the only one of older releases
-
-
-def _metric(results: dict) -> Metric:
-    return METRICS[_task(results)]
-
-
-def _baseline(results: dict) -> int:
-    return next(index for index, arm in enumerate(results["arms"]) if arm["role"] == "baseline")
-
-
-# Tables --------------------------------------------------------------------------------------------------------------
-
-
-def paper_table(results: dict) -> str:
-    """Markdown, one row for each arm."""
-    level, metric = shown(results["statistics"]["level"], "coverage"), _metric(results)
-    heads = ["Arm", "Seeds", metric.name, metric.second, f"Difference [{level} % interval]", "p", "Verdict"]
-    heads += ["Parameters", "GFLOPs", "Latency (ms)"]
-    lines = [heads, [":--", "--:", "--:", "--:", "--:", "--:", ":--", "--:", "--:", "--:"]]
-    for arm in results["arms"]:
-
-        def cell(path: str, form: str, arm: dict = arm) -> str:
-            return shown(look_up(arm, path), form)
-
-        difference = NOTHING
-        if arm["verdict"]:
-            difference = cell("verdict.mean", "signed-points")
-            if arm["verdict"]["low"] is not None:
-                bounds = [cell(f"verdict.{bound}", "signed-points") for bound in ("low", "high")]
-                difference += f" [{', '.join(bounds)}]"
-        average = cell(metric.key, "mean-points")
-        if arm["seeds"][1:]:
-            average += f" ± {cell(metric.key, 'deviation-points')}"
-        name = " ".join(arm["name"].split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-        row = [name, cell("seeds", "count"), average, cell(metric.second_key, "mean-points"), difference]
-        word = cell("verdict.word", "text")
-        if word == "equivalent":
-            word += f" within ±{shown(results['statistics']['margin'], 'points')}"
-        row += [cell("verdict.p", "p"), word, cell("cost.parameters", "integer")]
-        lines.append([*row, cell("cost.flops", "giga"), cell("cost.milliseconds.1", "milliseconds")])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def long_table(results: dict) -> str:
-    """CSV, one row for each arm and finished seed, all digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    metric = _metric(results)
-    averages = (metric.key, metric.second_key, metric.last)
-    writer.writerow(("arm", "role", "seed", *averages, "difference", "train_seconds"))
-    baseline = results["arms"][_baseline(results)]
-    for arm in results["arms"]:
-        differences = {} if arm is baseline else paired(arm, baseline, metric.key)
-        seconds = look_up(arm, "cost.train_seconds") or [None] * len(arm["seeds"])
-        columns = (arm["seeds"], *(arm[key] for key in averages), seconds)
-        for seed, *values, lasted in zip(*columns, strict=True):
-            writer.writerow((arm["name"], arm["role"], seed, *values, differences.get(seed), lasted))
-    return text.getvalue()
-
-
-# The page ------------------------------------------------------------------------------------------------------------
 
 
 class Page:
@@ -137,20 +65,16 @@ class Page:
         language: one of `LANGUAGES`.
     """
 
-    def __init__(self, results: dict, language: str):
+    def __init__(self, results: StudyResults, language: str):
         phrases = json.loads((TEMPLATES / "phrases.json").read_text(encoding="utf-8"))
         self.phrases = {key: pair[language] for key, pair in phrases.items()}
-        self.results, self.arms, self.language = results, results["arms"], language
-        self.task, self.metric = _task(results), _metric(results)
-        self.baseline = _baseline(results)
+        self.results, self.arms, self.language = results, results.arms, language
+        self.task, self.metric = results.task, METRICS[results.task]
+        self.baseline = self.arms.index(results.baseline)
         # Many names would cover each other in a chart: numbers stand for them.
         self.keys = [str(1 + index) if len(self.arms) > 5 else "" for index in range(len(self.arms))]
-        again = [
-            index
-            for index, arm in enumerate(self.arms)
-            if arm["name"] == "A/A" and look_up(arm, "verdict.low") is not None
-        ]
-        self.noise = again[0] if again else None
+        again = [index for index, arm in enumerate(self.arms) if arm.control == "A/A"]
+        self.noise = next((index for index in again if look_up(self.arms[index], "verdict.low") is not None), None)
 
     def render(self) -> str:
         """The page."""
@@ -175,22 +99,22 @@ class Page:
         return Markup('<span class="name" translate="no">{}</span>').format(breaking)
 
     @staticmethod
-    def gates(image: dict) -> str:
+    def gates(image: ImageScores) -> str:
         """Where the gates of an image are, as a link from the page; "" if they were not drawn."""
-        file, _, place = (image.get("gates") or "").partition("#")
+        file, _, place = (image.gates or "").partition("#")
         return file and f"{urllib.parse.quote(file)}#{urllib.parse.quote(place)}"
 
     @property
     def unsteady(self) -> bool:
         """Whether times were taken of which no ratio can be given."""
-        costs = [arm["cost"] for arm in self.arms if arm["cost"]]
-        return any(cost["milliseconds"] and not cost["latency_ratio"] for cost in costs)
+        costs = [arm.cost for arm in self.arms if arm.cost]
+        return any(cost.milliseconds and not cost.latency_ratio for cost in costs)
 
     @property
     def linked(self) -> bool:
         """Whether gates were drawn of any image."""
-        each = [arm["images"] for arm in self.arms if arm["images"]]
-        return any(self.gates(image) for images in each for image in (*images["won"], *images["lost"]))
+        each = [arm.images for arm in self.arms if arm.images]
+        return any(image.gates for images in each for image in (*images.won, *images.lost))
 
     def say(self, key: str, **parts: object) -> Markup:
         """A phrase in the page's language, its blanks filled."""
@@ -219,22 +143,21 @@ class Page:
         """What a reader of a rehearsal must know first."""
         return self.say("rehearsal", scale=self.number("scale", "per-cent"))
 
-    def word(self, word: str) -> Markup:
-        """The word of a verdict."""
+    def outcome(self, outcome: Outcome) -> Markup:
+        """The outcome of a verdict, in a few words."""
         margin = self.number("statistics.margin", "points")
-        return self.say(f"word_{word.replace(' ', '_')}", margin=margin)
+        return self.say(f"outcome_{outcome.replace(' ', '_')}", margin=margin)
 
     def verdict(self) -> tuple[Markup, Markup]:
-        """The sentence that says it all: the word, and the numbers."""
-        if not self.results["verdict"]:
+        """The sentence that says it all: the outcome, and the numbers."""
+        if not self.results.verdict:
             return self.say("verdict_missing"), self.say("verdict_missing_why")
-        index = [arm["name"] for arm in self.arms].index(self.results["verdict"]["arm"])
-        arm, at = self.arms[index], f"arms.{index}.verdict"
+        index = [arm.name for arm in self.arms].index(self.results.verdict.arm)
+        found, at = self.arms[index].verdict, f"arms.{index}.verdict"
         end = self.end(index)
-        numbers = "verdict_numbers_alone" if arm["verdict"]["low"] is None else "verdict_numbers"
-        margin = self.number("statistics.margin", "points")
-        word = arm["verdict"]["word"].replace(" ", "_")
-        return self.say(f"verdict_{word}", arm=self.name(arm["name"]), margin=margin), self.say(
+        numbers = "verdict_numbers_alone" if found.low is None else "verdict_numbers"
+        margin, name = self.number("statistics.margin", "points"), self.name(self.arms[index].name)
+        return self.say(f"verdict_{found.outcome.replace(' ', '_')}", arm=name, margin=margin), self.say(
             numbers,
             metric=self.judged(),
             **{key: self.number(f"{at}.{key}", "signed-points") for key in ("mean", "low", "high")},
@@ -245,16 +168,16 @@ class Page:
         )
 
     def end(self, index: int) -> Markup:
-        """What a reader of an arm's word must know beside it; empty where that is nothing."""
-        found, at = self.arms[index]["verdict"], f"arms.{index}.verdict"
-        end = found["word"].replace(" ", "_")
-        if end in ("helps", "hurts"):
-            if abs(found["mean"]) >= self.results["statistics"]["margin"]:
+        """What a reader of an arm's outcome must know beside it; empty where that is nothing."""
+        found, at = self.arms[index].verdict, f"arms.{index}.verdict"
+        end = found.outcome.replace(" ", "_")
+        if found.outcome.is_claim:
+            if abs(found.mean) >= self.results.statistics.margin:
                 return Markup("")
             end = "below_margin"
-        elif end == "inconclusive":
-            known = {"seeds": found["needed"], "images": found["more_images"]}.get(found["reason"], True)
-            end = found["reason"] if known else "unknown"
+        elif found.outcome is Outcome.INCONCLUSIVE:
+            known = {"seeds": found.needed, "images": found.more_images}.get(found.reason, True)
+            end = found.reason if known else "unknown"
         parts = {
             "margin": self.number("statistics.margin", "points"),
             "each": self.number("statistics.level", "half-per-cent"),
@@ -264,107 +187,107 @@ class Page:
             "next": self.number(f"{at}.next", "integer"),
         }
         said = self.say(f"end_{end}", **parts)
-        return said if found["final"] or end == "preliminary" else said + self.say("end_next", **parts)
+        early = not found.final and found.outcome is not Outcome.PRELIMINARY
+        return said + self.say("end_next", **parts) if early else said
 
-    def others(self) -> Iterator[tuple[int, dict]]:
+    def others(self) -> Iterator[tuple[int, ArmResults]]:
         """All arms but the baseline, and their places."""
         return ((index, arm) for index, arm in enumerate(self.arms) if index != self.baseline)
 
-    def having(self, key: str) -> list[tuple[int, dict]]:
+    def having(self, key: str) -> list[tuple[int, ArmResults]]:
         """The arms that have what not every study has, and their places."""
-        return [(index, arm) for index, arm in enumerate(self.arms) if arm.get(key) not in (None, [])]
+        return [(index, arm) for index, arm in enumerate(self.arms) if getattr(arm, key) not in (None, ())]
 
     def beside(self, group: str, index: int, place: int) -> int | None:
         """Where the baseline has the class or size that an arm has at a place."""
-        name = self.arms[index][group][place]["name"]
-        names = [row["name"] for row in self.arms[self.baseline][group]]
+        name = getattr(self.arms[index], group)[place].name
+        names = [part.name for part in getattr(self.results.baseline, group)]
         return names.index(name) if name in names else None
 
     def forest(self) -> Markup:
         """Each arm's difference."""
         effects = []
         for index, arm in self.others():
-            at, found = f"arms.{index}.verdict", arm["verdict"]
-            seeds = found["differences"] if found else paired(arm, self.arms[self.baseline], self.metric.key).values()
+            at, found = f"arms.{index}.verdict", arm.verdict
+            seeds = found.differences if found else tables.paired(arm, self.results.baseline, self.metric.key).values()
             low, high = (self.value(f"{at}.{bound}", "signed-points") for bound in ("low", "high"))
-            bounded = bool(found) and found["low"] is not None
+            bounded = found is not None and found.low is not None
             label = [self.value(f"{at}.mean", "signed-points"), *((" [", low, ", ", high, "]") if bounded else ())]
-            interval = [_points(found[key]) for key in ("mean", "low", "high")] if found else ()
+            interval = [_points(bound) for bound in (found.mean, found.low, found.high)] if found else ()
             dots = [100 * difference for difference in seeds]
-            effects.append(charts.Effect(arm["name"], arm["role"], *interval, seeds=dots, label=label))
-        again = None if self.noise is None else self.arms[self.noise]["verdict"]
-        noise = again and (100 * again["low"], 100 * again["high"])
+            effects.append(charts.Effect(arm.name, arm.role, *interval, seeds=dots, label=label))
+        again = None if self.noise is None else self.arms[self.noise].verdict
+        noise = again and (100 * again.low, 100 * again.high)
         ends = (self.phrases["worse"], self.phrases["better"])
-        margin = 100 * self.results["statistics"]["margin"]
+        margin = 100 * self.results.statistics.margin
         return Markup(
             charts.forest(effects, margin, noise, self.phrases["forest_title"], ends, self.phrases["points_unit"])
         )
 
     def cost_benefit(self) -> tuple[Markup, str] | None:
         """Difference against latency where all arms have one, otherwise against FLOPs; and which."""
-        judged = [
-            (index, arm)
-            for index, arm in enumerate(self.arms)
-            if arm["cost"] and (arm["verdict"] or index == self.baseline)
-        ]
-        for key in ("latency_ratio", "flops"):
-            costs = {index: arm["cost"][key] for index, arm in judged}
+        judged = {
+            index: arm for index, arm in enumerate(self.arms) if arm.cost and (arm.verdict or index == self.baseline)
+        }
+        ratios = {index: arm.cost.latency_ratio for index, arm in judged.items()}
+        flops = {index: arm.cost.flops and [arm.cost.flops / 1e9] for index, arm in judged.items()}
+        for key, unit, costs in (("latency_ratio", "×", ratios), ("flops", "", flops)):
             if len(judged) < 2 or None in costs.values():
                 continue
             effects = []
-            for index, arm in judged:
-                cost = costs[index] if key == "latency_ratio" else [costs[index] / 1e9]
-                found = arm["verdict"] or {"mean": 0.0}
-                interval = [_points(found.get(key)) for key in ("mean", "low", "high")]
-                name = self.keys[index] or arm["name"]
-                effects.append(charts.Effect(name, arm["role"], *interval, cost=cost))
+            for index, arm in judged.items():
+                found = arm.verdict
+                interval = [_points(bound) for bound in (found.mean, found.low, found.high)] if found else [0.0]
+                name = self.keys[index] or arm.name
+                effects.append(charts.Effect(name, arm.role, *interval, cost=costs[index]))
             words = [self.phrases[word] for word in ("cost_title", "cost_down", f"cost_{key}")]
-            margin = 100 * self.results["statistics"]["margin"]
-            return Markup(charts.cost_benefit(effects, margin, *words, unit="×" if key == "latency_ratio" else "")), key
+            margin = 100 * self.results.statistics.margin
+            return Markup(charts.cost_benefit(effects, margin, *words, unit=unit)), key
         return None
 
     def learning(self) -> list[tuple[str, list[Markup]]]:
         """For each arm its name and two charts, with the baseline for comparison."""
         panels = []
-        for _, arm in [*self.others()] or [(self.baseline, self.arms[self.baseline])]:
+        baseline = self.results.baseline
+        for arm in [arm for _, arm in self.others()] or [baseline]:
             drawn = []
-            plots = ((self.metric.key, "learning_metric", 100, 170), ("loss", "learning_loss", 1, 110))
+            plots = (("metric", "learning_metric", 100, 170), ("loss", "learning_loss", 1, 110))
             for key, phrase, factor, height in plots:
                 axis = self.say(phrase, metric=self.average(self.metric.key)).unescape()
-                pair = [self.arms[self.baseline], *([arm] if arm["role"] != "baseline" else [])]
+                pair = [baseline, *([arm] if arm is not baseline else [])]
                 curves = [curve for each in pair if (curve := _curve(each, key, factor))]
-                if any(curve.name == arm["name"] for curve in curves):
-                    drawn.append(Markup(charts.learning(curves, f"{arm['name']}: {axis}", axis, height)))
+                if any(curve.name == arm.name for curve in curves):
+                    drawn.append(Markup(charts.learning(curves, f"{arm.name}: {axis}", axis, height)))
             if drawn:
-                panels.append((arm["name"], drawn))
+                panels.append((arm.name, drawn))
         return panels
 
     @functools.cached_property
     def reach(self) -> float:
         """Ends of the scale on which all classes and sizes are drawn."""
-        rows = [row for _, arm in self.others() for row in (*arm["classes"], *arm["sizes"])]
-        differences = [abs(row["difference"]) for row in rows if row["difference"] is not None]
-        bounds = [abs(row[key]) for row in rows for key in ("low", "high") if row[key] is not None]
+        parts = [part for _, arm in self.others() for part in (*arm.classes, *arm.sizes)]
+        differences = [abs(part.difference) for part in parts if part.difference is not None]
+        bounds = [abs(bound) for part in parts for bound in (part.low, part.high) if bound is not None]
         most = max(differences, default=0.0)
         return max(most, min(2.5 * most, max(bounds, default=0.0))) or 1.0
 
-    def glyph(self, row: dict) -> Markup:
+    def glyph(self, part: Part) -> Markup:
         """The difference of one class or size."""
-        known = row["difference"] is not None
-        return Markup(charts.glyph(row["difference"], row["low"], row["high"], self.reach) if known else "")
+        known = part.difference is not None
+        return Markup(charts.glyph(part.difference, part.low, part.high, self.reach) if known else "")
 
 
 def _points(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
 
 
-def _curve(arm: dict, key: str, factor: float) -> charts.Curve | None:
+def _curve(arm: ArmResults, key: str, factor: float) -> charts.Curve | None:
     """Mean, least and most over seeds at each epoch; None where nothing is known."""
-    if not arm["curves"] or not arm["curves"][key]:
+    if not arm.curves or not getattr(arm.curves, key):
         return None
-    columns = zip(arm["curves"]["epochs"], zip(*arm["curves"][key], strict=False), strict=False)
+    columns = zip(arm.curves.epochs, zip(*getattr(arm.curves, key), strict=False), strict=False)
     points = []
     for epoch, values in columns:  # as far as all seeds go; a loss that is not a number is missing
         if known := [factor * value for value in values if value is not None and math.isfinite(value)]:
             points.append((epoch, statistics.fmean(known), min(known), max(known)))
-    return charts.Curve(arm["name"], arm["role"], *zip(*points, strict=True)) if points else None
+    return charts.Curve(arm.name, arm.role, *zip(*points, strict=True)) if points else None

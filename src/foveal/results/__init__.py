@@ -1,4 +1,4 @@
-"""Finished cells in, one dictionary of results out."""
+"""Finished cells in, one record of all that is known out."""
 
 import lazy_loader
 

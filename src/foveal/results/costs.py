@@ -2,120 +2,143 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..bench import timing
 from ..files import write_text
 from ..study import Plan, Result, Study
+from .schema import Cost
 
 FILE = "costs.json"
 AGAIN = "baseline again"  # against which its first time shows how steady the machine is
 STEADY = 0.25  # distance of the quartiles of a ratio, over its median, beyond which it says nothing
 ITSELF = 0.1  # by which the baseline may seem slower or faster than itself
-NOTHING = dict.fromkeys(("flops", "image_size", "milliseconds", "latency_ratio", "runtime"))
 
 
-def costs(study: Study, found: Mapping[tuple[str, int], Result], measure: bool = False) -> dict[str, dict[str, object]]:
+@dataclass(frozen=True)
+class Deployed:
+    """What one trained model of an arm costs where it is used; the fields are those of `Cost`."""
+
+    flops: int | None
+    image_size: int
+    milliseconds: timing.Quartiles | None = None
+    latency_ratio: timing.Quartiles | None = None
+    runtime: str | None = None
+
+
+def costs(study: Study, found: Mapping[tuple[str, int], Result]) -> dict[str, Cost]:
     """What each arm costs, by name.
 
-    Parameters, memory and time of training are its cells'. FLOPs of one image, and the milliseconds it takes, are of
-    one trained model of each arm and kept in a file, because times need a machine that does nothing else.
+    Parameters, memory and time of training are its cells'. The rest is of one trained model of each arm: what `timed`
+    kept, or else the FLOPs of one image, which are counted now.
 
     Args:
-        study: whose folder keeps the file.
+        study: whose folder keeps times.
         found: its finished cells.
-        measure: take the times now, unless they are there.
     """
-    size = int(study.plan.settings["imgsz"])
+    weights = _weights(study, found)
+    kept = _kept(study.folder / FILE)
+    return _table(study, found, kept if set(kept) == set(weights) else _Models(study.plan, weights, found).counted())
+
+
+def timed(study: Study) -> dict[str, Cost]:
+    """The same with the milliseconds that one image takes, which are kept in a file unless they are there.
+
+    Times need a machine that does nothing else.
+    """
+    found = study.results()
+    weights, kept = _weights(study, found), _kept(study.folder / FILE)
+    if set(kept) != set(weights) or any(cost.milliseconds is None for cost in kept.values()):
+        kept = _Models(study.plan, weights, found).timed()
+        write_text(study.folder / FILE, json.dumps({arm: asdict(cost) for arm, cost in kept.items()}, indent=1) + "\n")
+    return _table(study, found, kept)
+
+
+def _table(study: Study, found: Mapping[tuple[str, int], Result], kept: Mapping[str, Deployed]) -> dict[str, Cost]:
+    table = {}
+    for arm in study.plan.arms:
+        mine = [result for (name, _), result in found.items() if name == arm.name]
+        deployed = kept.get(arm.name) or Deployed(None, int(study.plan.settings["imgsz"]))
+        table[arm.name] = Cost(
+            **asdict(deployed),
+            parameters=mine[0].parameters if mine else None,
+            peak_bytes=max((result.peak_bytes for result in mine if result.peak_bytes), default=None),
+            train_seconds=tuple(result.seconds for result in mine),
+        )
+    return table
+
+
+def _weights(study: Study, found: Mapping[tuple[str, int], Result]) -> dict[str, Path]:
+    """The best weights of each arm's first finished cell."""
     weights: dict[str, Path] = {}
     for cell in study.cells:
         if (cell.arm.name, cell.pair) in found:
             weights.setdefault(cell.arm.name, study.path(cell) / "weights" / "best.pt")
-    kept = _kept_costs(study.folder / FILE)
-    if set(kept) != set(weights) or (measure and any(cost["milliseconds"] is None for cost in kept.values())):
-        kept = _measure(study.plan, weights, size, device_of(found), measure)
-        text = json.dumps(kept, indent=1) + "\n"
-        write_text(study.folder / FILE, text)
-    table = {}
-    for arm in study.plan.arms:
-        mine = [result for (name, _), result in found.items() if name == arm.name]
-        peaks = [result.peak_bytes for result in mine if result.peak_bytes]
-        table[arm.name] = {
-            "parameters": mine[0].parameters if mine else None,
-            **kept.get(arm.name, {**NOTHING, "image_size": size}),
-            "peak_bytes": max(peaks, default=None),
-            "train_seconds": [result.seconds for result in mine],
-        }
-    return table
+    return weights
 
 
-def _kept_costs(path: Path) -> dict[str, dict]:
+def _kept(path: Path) -> dict[str, Deployed]:
     """What an earlier call kept; nothing where that is not what it wrote."""
     try:
-        kept = json.loads(path.read_text())
-        return kept if all(_is_cost(cost) for cost in kept.values()) else {}
-    except (OSError, ValueError, AttributeError, RecursionError):
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Deployed])
+    except (OSError, ValueError, RecursionError):  # of which msgspec's are
         return {}
 
 
-def _is_cost(cost: object) -> bool:
-    if not isinstance(cost, dict) or set(cost) != set(NOTHING):
-        return False
-    spreads = [cost[key] for key in ("milliseconds", "latency_ratio")]
-    numbers = [
-        cost["flops"],
-        cost["image_size"],
-        *(n for spread in spreads if isinstance(spread, list) for n in spread),
-    ]
-    return (
-        all(type(number) in (int, float) for number in numbers)
-        and all(spread is None or (isinstance(spread, list) and len(spread) == 3) for spread in spreads)
-        and (cost["runtime"] is None or isinstance(cost["runtime"], str))
-    )
+class _Models:
+    """One trained model of each arm, to be measured on one image."""
 
-
-@torch.inference_mode()
-def _measure(plan: Plan, weights: dict[str, Path], size: int, device: str, timed: bool) -> dict[str, dict[str, object]]:
-    """FLOPs of one image, and the milliseconds it takes, the models in turns and as the host deploys them."""
-    host, fused = plan.host, all(plan.host.fuses(arm.model) for arm in plan.arms)
-    models = {arm: host.network(path).to(device).eval().requires_grad_(False) for arm, path in weights.items()}
-    images = {arm: torch.zeros(1, host.channels(model), size, size, device=device) for arm, model in models.items()}
-    flops = {}
-    for arm, model in models.items():
-        with FlopCounterMode(display=False) as counter:
-            model(images[arm])
-        flops[arm] = counter.get_total_flops()
-    times = {}
-    if timed:
-        deployed = {arm: host.deployed(model) for arm, model in models.items()}
-        calls = {arm: lambda model=model, image=images[arm]: model(image) for arm, model in deployed.items()}
-        again = {AGAIN: calls["baseline"]} if "baseline" in calls else {}
-        times, _ = timing.interleaved(calls | again, torch.device(device), None)
-    ratios = _ratios(times)
-    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else ""
-    runtime = f"torch {torch.__version__}, {device}{threads}, batch 1{', fused' if fused else ''}"
-    return {
-        arm: {
-            "flops": flops[arm],
-            "image_size": size,
-            "milliseconds": list(timing.quartiles(times[arm])) if timed else None,
-            "latency_ratio": ratios.get(arm),
-            "runtime": runtime if timed else None,
+    def __init__(self, plan: Plan, weights: Mapping[str, Path], found: Mapping[tuple[str, int], Result]):
+        host, self._plan, self._device = plan.host, plan, device_of(found)
+        self._size = int(plan.settings["imgsz"])
+        self._models: dict[str, nn.Module] = {
+            arm: host.network(path).to(self._device).eval().requires_grad_(False) for arm, path in weights.items()
         }
-        for arm in models
-    }
+        self._images = {
+            arm: torch.zeros(1, host.channels(model), self._size, self._size, device=self._device)
+            for arm, model in self._models.items()
+        }
+
+    @torch.inference_mode()
+    def counted(self) -> dict[str, Deployed]:
+        """FLOPs of one image, by arm."""
+        flops = {}
+        for arm, model in self._models.items():
+            with FlopCounterMode(display=False) as counter:
+                model(self._images[arm])
+            flops[arm] = Deployed(counter.get_total_flops(), self._size)
+        return flops
+
+    @torch.inference_mode()
+    def timed(self) -> dict[str, Deployed]:
+        """The same and the milliseconds one image takes, the models in turns and as the host deploys them."""
+        counted, host = self.counted(), self._plan.host
+        deployed = {arm: host.deployed(model) for arm, model in self._models.items()}
+        calls = {arm: lambda model=model, image=self._images[arm]: model(image) for arm, model in deployed.items()}
+        again = {AGAIN: calls["baseline"]} if "baseline" in calls else {}
+        times, _ = timing.interleaved(calls | again, torch.device(self._device), None)
+        ratios, fused = _ratios(times), all(host.fuses(arm.model) for arm in self._plan.arms)
+        threads = f", {torch.get_num_threads()} threads" if self._device == "cpu" else ""
+        runtime = f"torch {torch.__version__}, {self._device}{threads}, batch 1{', fused' if fused else ''}"
+        return {
+            arm: Deployed(cost.flops, self._size, timing.quartiles(times[arm]), ratios.get(arm), runtime)
+            for arm, cost in counted.items()
+        }
 
 
-def _ratios(times: Mapping[str, list[float]]) -> dict[str, list[float]]:
+def _ratios(times: Mapping[str, list[float]]) -> dict[str, timing.Quartiles]:
     """Quartiles of the time over the baseline's, by arm, of those that a busy machine leaves something to say of."""
     found = {arm: timing.quartiles(np.divide(of, times["baseline"])) for arm, of in times.items() if AGAIN in times}
     if not found or abs(found[AGAIN][1] - 1) > ITSELF:
         return {}
-    return {arm: list(of) for arm, of in found.items() if arm != AGAIN and of[2] - of[0] <= STEADY * of[1]}
+    return {arm: of for arm, of in found.items() if arm != AGAIN and of[2] - of[0] <= STEADY * of[1]}
 
 
 def device_of(found: Mapping[tuple[str, int], Result]) -> str:

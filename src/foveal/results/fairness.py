@@ -1,7 +1,6 @@
 """Were the arms treated alike? One finding for each thing that must hold."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -10,27 +9,11 @@ from ..errors import UserError
 from ..evidence import Metric
 from ..hosts import Refused
 from ..study import Plan, Result, deciding
+from .schema import Finding
 
 AGREEMENT = 1e-6  # between averages computed here and the host's
 # Arguments in which cells of a fair study may differ.
 OWN = ("model", "seed", "name", "project", "save_dir", "resume", "exist_ok", "data", "device", "pretrained")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that must hold.
-
-    Attributes:
-        check: its name.
-        ok: whether it holds; None if nobody can tell, or it is no more than a caveat.
-        detail: why.
-        unknown: whether it may not hold, and what is there does not tell.
-    """
-
-    check: str
-    ok: bool | None
-    detail: str
-    unknown: bool = False
 
 
 def check(

@@ -1,17 +1,16 @@
 """The gates of a study's arms on the images that they won and lost, and the links from its report to them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
-
-from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..evidence import averages
 from ..explain import MALFORMED, MANIFEST
 from ..files import digest
-from ..hosts import Photographs
-from ..study import Study
+from ..study import Arm, Study
+from .schema import Images, ImageScores
 
 
 def gates_folder(study: Path, arm: str) -> Path:
@@ -19,59 +18,62 @@ def gates_folder(study: Path, arm: str) -> Path:
     return study / "gates" / quote(arm, safe="@()=,")
 
 
-def link(study: Study, arms: list[dict], draw: bool) -> None:
-    """Add to each image that an arm won or lost where its gates are, seen from the study's folder.
-
-    Adds `gates` to each image, None where they were not drawn, and to the arm's `images` why not, in `no_gates`.
+class Gallery:
+    """The gates of an arm.
 
     Args:
         study: with finished cells.
-        arms: of its results.
-        draw: first explain what has not been explained yet, by each attention's run of the first seed.
+        arm: of it.
+        seed: of the run that is explained.
     """
-    photographs = study.plan.dataset.photographs(study.plan.split)
-    for arm in arms:
-        if not arm["images"]:
-            continue
-        arm["images"]["no_gates"] = ""
-        images = (*arm["images"]["won"], *arm["images"]["lost"])
-        spec = next(planned.spec for planned in study.plan.arms if planned.name == arm["name"])
-        folder, run = gates_folder(study.folder, arm["name"]), _run(study, arm)
-        names = averages.judged(run, "best", study.plan.task).name if spec else None
-        files = _files(photographs, names, [image["name"] for image in images]) if spec else {}
-        if draw and files and not files.keys() <= _drawn(folder, run, photographs).keys():
+
+    def __init__(self, study: Study, arm: Arm, seed: int):
+        self._root, self._folder, self._spec = study.folder, gates_folder(study.folder, arm.name), arm.spec
+        self._run = next(study.path(cell) for cell in study.cells if (cell.arm.name, cell.pair) == (arm.name, seed))
+        self._photographs = study.plan.dataset.photographs(study.plan.split)
+        self._judged = averages.judged(self._run, "best", study.plan.task).name
+
+    def linked(self, images: Images) -> Images:
+        """The same images with the places of their gates, seen from the study's folder; None where none were drawn."""
+        page = (self._folder / "index.html").relative_to(self._root).as_posix()
+        files = self._files(images)
+        places = {name: f"{page}#image-{number}" for name, number in self._drawn().items() if name in files}
+
+        def each(listed: tuple[ImageScores, ...]) -> tuple[ImageScores, ...]:
+            return tuple(replace(image, gates=places.get(image.name)) for image in listed)
+
+        return replace(images, won=each(images.won), lost=each(images.lost))
+
+    def draw(self, images: Images) -> Images:
+        """The same images with their gates drawn and linked, unless that has been done, or with the reason why not."""
+        files, why_not = self._files(images), ""
+        if files and not files.keys() <= self._drawn().keys():
             from ..explain import explain  # which needs the host that it explains
 
             try:
-                folder.parent.mkdir(exist_ok=True)
-                explain(run / "weights" / "best.pt", [*files.values()], output=folder)
+                self._folder.parent.mkdir(exist_ok=True)
+                explain(self._run / "weights" / "best.pt", [*files.values()], output=self._folder)
             except UserError as error:  # the report is missing its links then, and the verdict nothing
-                arm["images"]["no_gates"] = str(error)
-        page = (folder / "index.html").relative_to(study.folder).as_posix()
-        drawn = _drawn(folder, run, photographs)
-        for image in images:
-            known = image["name"] in files and image["name"] in drawn
-            image["gates"] = f"{page}#image-{drawn[image['name']]}" if known else None
+                why_not = str(error)
+        return replace(self.linked(images), no_gates=why_not)
 
-
-def _files(photographs: Photographs, names: NDArray, wanted: list[str]) -> dict[str, Path]:
-    """The photographs by name, less those whose name another image has, too, and those that are not there."""
-    listed = names.tolist()
-    numbers = {name: photographs.number(names, listed.index(name)) for name in wanted if listed.count(name) == 1}
-    return {name: photographs.files[number] for name, number in numbers.items() if number is not None}
-
-
-def _run(study: Study, arm: dict) -> Path:
-    """Folder of an arm's run of the first seed."""
-    return next(study.path(c) for c in study.cells if (c.arm.name, c.pair) == (arm["name"], min(arm["seeds"])))
-
-
-def _drawn(folder: Path, run: Path, photographs: Photographs) -> dict[str, int]:
-    """Number of each image on the page in a folder; nothing where there is no page, or one of another run."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["kind"] != "explain" or manifest["weights"] != digest(run / "weights" / "best.pt"):
+    def _files(self, images: Images) -> dict[str, Path]:
+        """The photographs by name, less those whose name another image has, too, and those that are not there."""
+        if self._spec is None:  # without an attention of foveal there are no gates
             return {}
-        return {photographs.name(Path(image["name"])): number for number, image in enumerate(manifest["images"])}
-    except MALFORMED:
-        return {}
+        listed = self._judged.tolist()
+        wanted = (image.name for image in (*images.won, *images.lost))
+        known = [name for name in wanted if listed.count(name) == 1]
+        numbers = {name: self._photographs.number(self._judged, listed.index(name)) for name in known}
+        return {name: self._photographs.files[number] for name, number in numbers.items() if number is not None}
+
+    def _drawn(self) -> dict[str, int]:
+        """Number of each image on the page; nothing where there is no page, or one of another run."""
+        try:
+            manifest = json.loads((self._folder / MANIFEST).read_text(encoding="utf-8"))
+            if manifest["kind"] != "explain" or manifest["weights"] != digest(self._run / "weights" / "best.pt"):
+                return {}
+            names = (self._photographs.name(Path(image["name"])) for image in manifest["images"])
+            return {name: number for number, name in enumerate(names)}
+        except MALFORMED:
+            return {}

@@ -1,36 +1,63 @@
-"""Results of studies that an older release reported: judged anew, as far as what they hold allows.
+"""Results without a schema version, which older releases wrote, in the shape of today.
 
-Such results say how the seeds differ, and by their interval how far the images reach, which is all that a verdict
-needs. They do not say whether an attention left its identity start.
+The oldest of them were judged by other rules. They say how the seeds differ, and by their interval how far the images
+reach, which is all that a verdict needs. They do not say whether an attention left its identity start.
 """
 
-import copy
 import dataclasses
 import math
 import statistics
 
 import numpy as np
 import scipy  # whose parts load when they are first used
+from msgspec import ValidationError
 from numpy.typing import NDArray
 
-from ..evidence import METRICS
-from ..verdict import LEARNED, LEVEL, Looks, judge_families
+from ..evidence import METRICS, Metric
+from ..verdict import LEARNED, LEVEL, Looks, Outcome, judge_families
+from .schema import SCHEMA_VERSION
 
 DRAWS = 2000
 
 
-def judged_anew(results: dict) -> dict:
-    """The same results with the verdicts of today; results that have them already are returned as they are."""
-    if "looks" in results["statistics"]:
-        return results
-    results = copy.deepcopy(results)
+def upgraded(found: dict) -> dict:
+    """The same results, as this release writes them.
+
+    Raises:
+        ValidationError: they are damaged.
+    """
+    try:
+        metric = METRICS[found.get("task", "detect")]  # the only one of the oldest releases
+        arms = [_arm(arm, metric) for arm in found["arms"]]
+        results = {"task": "detect", **found, "schema_version": SCHEMA_VERSION, "arms": arms}
+        if found["verdict"]:
+            results["verdict"] = {"arm": found["verdict"]["arm"], "outcome": found["verdict"]["word"]}
+        return results if "looks" in found["statistics"] else _judged_anew(results, metric)
+    except (AttributeError, LookupError, TypeError, ValueError, StopIteration) as error:
+        raise ValidationError(f"{type(error).__name__}: {error}") from None
+
+
+def _arm(arm: dict, metric: Metric) -> dict:
+    keys = (metric.key, metric.second_key, metric.last)
+    new = {key: value for key, value in arm.items() if key not in keys}
+    new["scores"] = {key: arm[key] for key in keys}
+    if arm["role"] == "control":
+        new["control"] = next((kind for kind in ("A/A", "placebo") if arm["name"].startswith(kind)), "other")
+    for key in ("verdict", "verdict_last"):
+        if arm[key]:
+            new[key] = {"outcome": arm[key]["word"], **arm[key]}
+    for key in ("classes", "sizes"):
+        new[key] = [{"average": part[metric.part], **part} for part in arm[key]]
+    if arm["curves"]:
+        new["curves"] = {"metric": arm["curves"][metric.key], **arm["curves"]}
+    return new
+
+
+def _judged_anew(results: dict, metric: Metric) -> dict:
+    """The same results with the verdicts of today."""
     arms, margin = results["arms"], results["statistics"]["margin"]
-    metric = METRICS[results.setdefault("task", "detect")]  # the only one of older releases
     treatments = {arm["name"] for arm in arms if arm["role"] == "treatment"}
-    claims = max(1, len(treatments))
-    seeds = len(results["plan"]["seeds"])
-    results["statistics"] |= {"looks": [seeds], "treatments": claims, "learned": LEARNED * margin}
-    results.pop("power", None)
+    claims, seeds = max(1, len(treatments)), len(results["plan"]["seeds"])
     baseline = next(arm for arm in arms if arm["role"] == "baseline")
     for key, scores in (("verdict", metric.key), ("verdict_last", metric.last)):
         ready = [arm for arm in arms if arm[key]]
@@ -38,15 +65,16 @@ def judged_anew(results: dict) -> dict:
         verdicts = judge_families(compared, treatments, margin, Looks((seeds,), claims))
         for arm in ready:
             pairs = [seed for seed in arm["seeds"] if seed in baseline["seeds"]]
-            reached = max(statistics.fmean(each[scores]) for each in (arm, baseline))
+            reached = max(statistics.fmean(each["scores"][scores]) for each in (arm, baseline))
             found = verdicts[arm["name"]]
             if reached < LEARNED * margin:
-                found = found.instead("nothing learned")
+                found = found.instead(Outcome.NOTHING_LEARNED)
             arm[key] = dataclasses.asdict(found) | {"differences": arm[key]["differences"], "pairs": pairs}
     if results["verdict"]:
         first = next(arm for arm in arms if arm["name"] == results["verdict"]["arm"])
-        results["verdict"] = {"arm": first["name"], "word": first["verdict"]["word"]}
-    return results
+        results["verdict"] = {"arm": first["name"], "outcome": first["verdict"]["outcome"]}
+    looks = {"looks": [seeds], "treatments": claims, "learned": LEARNED * margin}
+    return {**results, "statistics": results["statistics"] | looks}
 
 
 def _pair(verdict: dict) -> tuple[NDArray, NDArray]:

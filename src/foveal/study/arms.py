@@ -35,6 +35,15 @@ class Arm:
     shift: int = 0
     train: Mapping[str, object] = field(default_factory=dict, hash=False)
 
+    @property
+    def control(self) -> str | None:
+        """What it controls for: "A/A" (seeds), "placebo" (the mere presence of a module), "other"; None if nothing."""
+        if self.role != "control":
+            return None
+        if self.shift:
+            return "A/A"
+        return "placebo" if self.spec and self.spec.name == "placebo" else "other"
+
 
 def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, ...]:
     """The arms that a plan lists, the baseline first and what depends on other arms last.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..verdict import LEARNED, Looks, Verdict, judge_families
+from ..verdict import LEARNED, Looks, Outcome, Verdict, judge_families
 from .arms import Arm
 from .cell import WEIGHTS, Result
 from .plan import Plan, claims
@@ -109,9 +109,9 @@ def _if_anything_happened(
     reached = max(float(np.mean([result.scores[key] for result in results])) for results in (baseline, arm))
     gains = [result.opened[kind] for result in arm if result.opened]
     if reached < LEARNED * plan.margin:
-        word = "nothing learned"
+        outcome = Outcome.NOTHING_LEARNED
     elif still or (len(gains) == len(arm) and max(gains) < OPENED):
-        word = "never opened"
+        outcome = Outcome.NEVER_OPENED
     else:
         return verdict
-    return verdict.instead(word)
+    return verdict.instead(outcome)

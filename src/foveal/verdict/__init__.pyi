@@ -10,6 +10,7 @@ from .differences import signs as signs
 from .differences import two_level_p as two_level_p
 from .differences import variances as variances
 from .judgement import LEARNED as LEARNED
+from .judgement import Outcome as Outcome
 from .judgement import Verdict as Verdict
 from .judgement import judge as judge
 from .judgement import judge_families as judge_families

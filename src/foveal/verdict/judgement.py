@@ -1,8 +1,8 @@
-"""The verdict: one p, one interval and one word for each arm, which belong to the same decision.
+"""The verdict: one p, one interval and one outcome for each arm, which belong to the same decision.
 
 The p value is the larger one of sign flips, which hold for seeds of any symmetric distribution, and of the two-level t
 test, which knows the images: both must reject. The interval is the hull of what either of them does not reject. Where
-several arms are compared, both are taken at the level that Holm's steps give an arm, so that all words of a study
+several arms are compared, both are taken at the level that Holm's steps give an arm, so that all outcomes of a study
 together are wrong in no more than 5 % of studies.
 
     helps, hurts    the interval excludes 0, and would do so without the run that speaks most for it, and with one run
@@ -18,6 +18,7 @@ bear a bad run more, and why the interquartile mean stands beside the mean.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import numpy as np
 import scipy  # whose parts load when they are first used
@@ -41,14 +42,33 @@ UPPER = 0.8  # how sure the limit of a spread is from which more seeds are count
 MOST_SEEDS = 1000
 
 
+class Outcome(str, Enum):
+    """What is said of an arm, those with the most to say first."""
+
+    HELPS = "helps"
+    HURTS = "hurts"
+    EQUIVALENT = "equivalent"
+    INCONCLUSIVE = "inconclusive"
+    NEVER_OPENED = "never opened"
+    NOTHING_LEARNED = "nothing learned"
+    PRELIMINARY = "preliminary"
+
+    __str__ = str.__str__  # in a sentence it is its word, in every release of Python
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether it says that the arm and the baseline differ."""
+        return self in (Outcome.HELPS, Outcome.HURTS)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One arm against the baseline.
 
     Attributes:
-        word: "helps", "hurts", "equivalent" or "inconclusive"; "preliminary" before the first look, without interval.
-        reason: of a word that is inconclusive: "seeds" (more of them would tell), "images" (only more images would),
-            "run" (one run decides whether the interval excludes 0); else "".
+        outcome: what is said of the arm; it is preliminary before the first look, when there is no interval.
+        reason: of an outcome that is inconclusive: "seeds" (more of them would tell), "images" (only more images
+            would), "run" (one run decides whether the interval excludes 0); else "".
         final: no planned look could change it.
         mean: of the paired differences.
         middle: their interquartile mean.
@@ -65,7 +85,7 @@ class Verdict:
         more_images: how many times as many images would let seeds decide; None unless only images would tell.
     """
 
-    word: str
+    outcome: Outcome
     reason: str
     final: bool
     mean: float
@@ -82,10 +102,10 @@ class Verdict:
     needed: int | None = None
     more_images: float | None = None
 
-    def instead(self, word: str) -> "Verdict":
-        """The same numbers with a word that must be said before any other; final at any look."""
-        final = self.word != "preliminary"
-        return replace(self, word=word, reason="", final=final, needed=None, more_images=None)
+    def instead(self, outcome: Outcome) -> "Verdict":
+        """The same numbers with an outcome that must be said before any other; final at any look."""
+        final = self.outcome is not Outcome.PRELIMINARY
+        return replace(self, outcome=outcome, reason="", final=final, needed=None, more_images=None)
 
 
 Pair = tuple[NDArray, NDArray]  # differences, (seeds,), and resampled ones, (seeds, resamples), in the plan's order
@@ -94,7 +114,7 @@ Pair = tuple[NDArray, NDArray]  # differences, (seeds,), and resampled ones, (se
 def judge(arms: Sequence[Pair], margin: float, looks: Looks | None = None) -> list[Verdict]:
     """A verdict for each arm, after the looks that its seeds reach.
 
-    An arm that has its word needs no more seeds: at later looks it keeps it, and the others share the level of those
+    An arm that has its outcome needs no more seeds: at later looks it keeps it, and the others share the level of those
     that helped or hurt (Holm).
 
     Args:
@@ -107,7 +127,7 @@ def judge(arms: Sequence[Pair], margin: float, looks: Looks | None = None) -> li
     for n in looks.seeds:
         still_open = [index for index, verdict in enumerate(verdicts) if not verdict or not verdict.final]
         ready = [index for index in still_open if len(arms[index][0]) >= n]
-        claimed = sum(verdict is not None and verdict.word in ("helps", "hurts") for verdict in verdicts)
+        claimed = sum(verdict is not None and verdict.outcome.is_claim for verdict in verdicts)
         cut = [(arms[index][0][:n], arms[index][1][:n]) for index in ready]
         for index, verdict in zip(ready, _look(cut, margin, looks, looks.claims - claimed), strict=True):
             verdicts[index] = verdict
@@ -152,27 +172,27 @@ def _decide(differences: NDArray, resampled: NDArray, margin: float, looks: Look
     ends = SignFlips(differences, looks).interval(level)
     low, high = min(low, ends[0]), max(high, ends[1])
     following = next((seeds for seeds in looks.seeds if seeds > len(differences)), None)
-    word, reason, needed, more = "inconclusive", "", None, None
+    outcome, reason, needed, more = Outcome.INCONCLUSIVE, "", None, None
     excluded = low > 0 or high < 0
     worst = BAD_RUN_OF_LOOKS if looks.seeds[1:] else BAD_RUN
     if excluded and _bears_a_run(differences, resampled, looks.nominal(level), worst):
-        word = "helps" if low > 0 else "hurts"
+        outcome = Outcome.HELPS if low > 0 else Outcome.HURTS
     elif -margin < low and high < margin:
-        word = "equivalent"
+        outcome = Outcome.EQUIVALENT
     elif excluded:
         reason = "run"
     else:
         needed, more = _to_decide(differences, resampled, margin, looks, level)
         reason = "seeds" if more is None else "images"
-    final = word != "inconclusive" or following is None or reason == "images"
+    final = outcome is not Outcome.INCONCLUSIVE or following is None or reason == "images"
     low, high = (bound if math.isfinite(bound) else None for bound in (low, high))
     ahead = None if final else following
     numbers = {"low": low, "high": high, "p": p, "needed": needed, "more_images": more}
-    return Verdict(word, reason, final, **_described(differences, resampled), next=ahead, **numbers)
+    return Verdict(outcome, reason, final, **_described(differences, resampled), next=ahead, **numbers)
 
 
 def _described(differences: NDArray, resampled: NDArray) -> dict[str, float]:
-    """What stands beside a word, and does not decide it."""
+    """What stands beside an outcome, and does not decide it."""
     better, low, high = probability_better(differences, resampled)
     return {
         "mean": float(differences.mean()),
@@ -232,5 +252,5 @@ def _to_decide(
 
 
 def _preliminary(pair: Pair, looks: Looks) -> Verdict:
-    """Numbers without a word, of an arm that has not reached its first look."""
-    return Verdict("preliminary", "", False, **_described(*pair), next=looks.seeds[0])
+    """Numbers without an outcome, of an arm that has not reached its first look."""
+    return Verdict(Outcome.PRELIMINARY, "", False, **_described(*pair), next=looks.seeds[0])

@@ -5,7 +5,6 @@ look at every file of the data set.
 """
 
 import functools
-import json
 import math
 import shlex
 import threading
@@ -14,11 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import report
+from .. import report, results
 from ..errors import UserError
 from ..evidence import THRESHOLDS, Answers, Detections, Task, averages, iou, match
 from ..explain import MALFORMED, MANIFEST, album, index, inside, stamp
-from ..results import gates_folder
 from ..study import PLAN, Cell, State, Status, StudyFolder, in_words, rows
 
 FAINTEST = 0.05  # detections below are not sent
@@ -74,13 +72,13 @@ class Watched:
 
     def written(self, name: str) -> Path | None:
         """The report, or the page of an arm's gates, to which the report leads."""
-        gates = (gates_folder(self.folder, arm.name) / "index.html" for arm in self._now().plan.arms)
+        gates = (results.gates_folder(self.folder, arm.name) / "index.html" for arm in self._now().plan.arms)
         known = {self.page, *(page.relative_to(self.folder).as_posix() for page in gates)}
         return inside(self.folder, name) if name in known else None
 
     def _explained(self, arm: str) -> Path | None:
         """The folder of an arm's gates, if it is there, and no link to somewhere else."""
-        folder = gates_folder(self.folder, arm)
+        folder = results.gates_folder(self.folder, arm)
         return folder if inside(self.folder, str(folder.relative_to(self.folder) / MANIFEST)) else None
 
     def _now(self) -> "_Shown":
@@ -164,7 +162,7 @@ class Watched:
     ) -> dict[str, object]:
         """The maps of an image, or the sentence and the command for those who want some."""
         name = study.plan.arms[arm].name
-        folder, said = gates_folder(self.folder, name), ""
+        folder, said = results.gates_folder(self.folder, name), ""
         if study.plan.arms[arm].spec is None:
             return {"maps": [], "why": f"{name} has no attention of foveal, and so no gates.", "command": ""}
         if self._explained(name):
@@ -243,11 +241,10 @@ def _verdict(path: Path, written: object) -> dict[str, object] | None:
     if written is None:
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {"sentence": report.sentence(found), "complete": found["complete"] is True, "problem": ""}
-    except MALFORMED as error:
-        said = f"{path} cannot be read: {type(error).__name__}: {error}"
-        return {"sentence": "", "complete": False, "problem": f"{said}; foveal study report writes it again"}
+        found = results.load(path)
+    except UserError as error:
+        return {"sentence": "", "complete": False, "problem": str(error)}
+    return {"sentence": report.sentence(found), "complete": found.complete, "problem": ""}
 
 
 def _found(cell: Path, task: Task) -> Detections | Answers:

@@ -1,0 +1,61 @@
+"""The arms of a study as tables: one for a paper, one for pandas."""
+
+import csv
+import io
+
+from ..evidence import METRICS
+from ..pages import NOTHING, look_up, shown
+from ..results import ArmResults, StudyResults
+from ..verdict import Outcome
+
+
+def paired(arm: ArmResults, baseline: ArmResults, key: str) -> dict[int, float]:
+    """Difference of a metric to the baseline at each seed that both have."""
+    theirs = dict(zip(baseline.seeds, baseline.scores[key], strict=True))
+    mine = zip(arm.seeds, arm.scores[key], strict=True)
+    return {seed: value - theirs[seed] for seed, value in mine if seed in theirs}
+
+
+def for_a_paper(results: StudyResults) -> str:
+    """Markdown, one row for each arm."""
+    level, metric = shown(results.statistics.level, "coverage"), METRICS[results.task]
+    heads = ["Arm", "Seeds", metric.name, metric.second, f"Difference [{level} % interval]", "p", "Verdict"]
+    heads += ["Parameters", "GFLOPs", "Latency (ms)"]
+    lines = [heads, [":--", "--:", "--:", "--:", "--:", "--:", ":--", "--:", "--:", "--:"]]
+    for arm in results.arms:
+
+        def cell(path: str, form: str, arm: ArmResults = arm) -> str:
+            return shown(look_up(arm, path), form)
+
+        difference, outcome, score = cell("verdict.mean", "signed-points"), NOTHING, f"scores.{metric.key}"
+        if arm.verdict:
+            outcome = str(arm.verdict.outcome)
+            if arm.verdict.low is not None:
+                bounds = [cell(f"verdict.{bound}", "signed-points") for bound in ("low", "high")]
+                difference += f" [{', '.join(bounds)}]"
+            if arm.verdict.outcome is Outcome.EQUIVALENT:
+                outcome += f" within ±{shown(results.statistics.margin, 'points')}"
+        average = cell(score, "mean-points")
+        if arm.seeds[1:]:
+            average += f" ± {cell(score, 'deviation-points')}"
+        name = " ".join(arm.name.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+        row = [name, cell("seeds", "count"), average, cell(f"scores.{metric.second_key}", "mean-points"), difference]
+        row += [cell("verdict.p", "p"), outcome, cell("cost.parameters", "integer")]
+        lines.append([*row, cell("cost.flops", "giga"), cell("cost.milliseconds.1", "milliseconds")])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def for_pandas(results: StudyResults) -> str:
+    """CSV, one row for each arm and finished seed, all digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metric = METRICS[results.task]
+    keys = (metric.key, metric.second_key, metric.last)
+    writer.writerow(("arm", "role", "seed", *keys, "difference", "train_seconds"))
+    for arm in results.arms:
+        differences = {} if arm is results.baseline else paired(arm, results.baseline, metric.key)
+        seconds = arm.cost.train_seconds if arm.cost else [None] * len(arm.seeds)
+        columns = (arm.seeds, *(arm.scores[key] for key in keys), seconds)
+        for seed, *values, lasted in zip(*columns, strict=True):
+            writer.writerow((arm.name, arm.role, seed, *values, differences.get(seed), lasted))
+    return text.getvalue()

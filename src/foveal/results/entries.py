@@ -1,0 +1,210 @@
+"""What is known of one arm, from its finished cells and the baseline's."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from ..evidence import Answers, Detections, Metric, Says, averages, over_classes
+from ..study import WEIGHTS, Arm, Averages, Plan, Result, Study, differences, overall, rows, verdicts
+from ..verdict import interval, mcnemar
+from .gates import Gallery
+from .schema import ArmResults, ArmVerdict, Cost, Curves, Discordance, Images, ImageScores, OverPlacebo, Part
+
+SHOWN = 10  # images won, and lost
+
+_Judged = Callable[[str, int], Detections | Answers]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The finished cells of a study.
+
+    Attributes:
+        study: theirs.
+        results: by arm and pair.
+        folders: likewise.
+        averages: of what was judged, likewise.
+    """
+
+    study: Study
+    results: Mapping[tuple[str, int], Result]
+    folders: Mapping[tuple[str, int], Path]
+    averages: Averages
+
+    @classmethod
+    def of(cls, study: Study) -> "Finished":
+        """Those that there are now; averages that nobody has computed are computed."""
+        found = study.results()
+        folders = study.folders(found)
+        return cls(study, found, folders, averages.loaded(folders, WEIGHTS, study.plan.task))
+
+    @property
+    def plan(self) -> Plan:
+        """What was planned."""
+        return self.study.plan
+
+    def pairs(self, arm: str) -> list[int]:
+        """The seeds of an arm that are finished."""
+        return sorted(pair for name, pair in self.results if name == arm)
+
+    def judged(self, arm: str, pair: int) -> Detections | Answers:
+        """What best.pt of a cell said; read when needed, because all at once would fill the memory."""
+        return averages.judged(self.folders[arm, pair], "best", self.plan.task)
+
+
+def arms(finished: Finished, cost: Mapping[str, Cost]) -> tuple[ArmResults, ...]:
+    """Everything that is known of each arm, the baseline first."""
+    plan = finished.plan
+    best, last = (verdicts.judged(plan, finished.results, finished.averages, kind) for kind in ("best", "last"))
+    placebo = next((arm.name for arm in plan.arms if arm.control == "placebo"), None)
+    names, truth = list(plan.dataset.names.values()), finished.judged(*next(iter(finished.folders)))
+    sizes = truth.objects()
+    found = []
+    for arm, printed in zip(plan.arms, beside_paper(plan), strict=True):
+        pairs, treatment = finished.pairs(arm.name), arm.role == "treatment"
+        shared = [pair for pair in pairs if ("baseline", pair) in finished.results]
+        answers = plan.task.says is Says.CLASS and arm.role != "baseline"
+        found.append(
+            ArmResults(
+                arm.name,
+                arm.role,
+                tuple(pairs),
+                _scores(finished, arm.name, pairs, plan.metric),
+                arm.control,
+                _verdict(best.get(arm.name)),
+                _verdict(last.get(arm.name)),
+                _over_placebo(finished, arm.name, placebo) if treatment and placebo else None,
+                _classes(finished, arm, names),
+                tuple(_part(finished, arm, size, size, None, objects) for size, objects in sizes.items()),
+                _curves([finished.folders[arm.name, pair] for pair in pairs], plan.metric),
+                _images(finished, arm, shared) if treatment and shared else None,
+                _mcnemar(arm.name, shared, finished.judged) if answers else None,
+                cost[arm.name],
+                *printed,
+            )
+        )
+    return tuple(found)
+
+
+def _scores(finished: Finished, arm: str, pairs: Sequence[int], metric: Metric) -> dict[str, tuple[float, ...]]:
+    mine = [finished.results[arm, pair].scores for pair in pairs]
+    return {key: tuple(scores[key] for scores in mine) for key in (metric.key, metric.second_key, metric.last)}
+
+
+def _verdict(said: verdicts.Judged | None) -> ArmVerdict | None:
+    if said is None:
+        return None
+    numbers = {key: _finite(value) for key, value in asdict(said.verdict).items()}
+    return ArmVerdict(**numbers, differences=tuple(said.differences.tolist()), pairs=tuple(said.pairs))
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _over_placebo(finished: Finished, arm: str, placebo: str) -> OverPlacebo | None:
+    mean, low, high = _bounded(differences(arm, placebo, finished.averages, overall("best")))
+    return None if mean is None else OverPlacebo(mean, low, high)
+
+
+def _bounded(found: tuple[NDArray, NDArray] | None) -> tuple[float | None, float | None, float | None]:
+    """The mean of paired differences and the bounds of its interval, as far as there are any."""
+    if found is None or np.isnan(found[0]).any() or found[1].shape[1] < 2:
+        return None, None, None
+    low, high = interval(*found)
+    return float(found[0].mean()), float(low), float(high)
+
+
+def _classes(finished: Finished, arm: Arm, names: Sequence[str]) -> tuple[Part, ...]:
+    key = finished.plan.metric.key
+    shown = next(iter(finished.averages.values()))["best"]["classes"].tolist()
+    return tuple(_part(finished, arm, names[label], key, column) for column, label in enumerate(shown))
+
+
+def _part(finished: Finished, arm: Arm, name: str, key: str, column: int | None, objects: int | None = None) -> Part:
+    """One column of what is stored under a key, or the mean over its columns."""
+
+    def value(of: Mapping[str, Mapping[str, NDArray]]) -> NDArray:
+        return over_classes(of["best"][key]) if column is None else of["best"][key][:, column]
+
+    each = [value(finished.averages[arm.name, pair])[0] for pair in finished.pairs(arm.name)]
+    average = float(np.mean(each)) if each else math.nan
+    compared = None if arm.role == "baseline" else differences(arm.name, "baseline", finished.averages, value)
+    return Part(name, None if math.isnan(average) else average, *_bounded(compared), objects)
+
+
+def _curves(folders: Sequence[Path], metric: Metric) -> Curves:
+    """Read the learning curves of the runs of one arm.
+
+    Raises:
+        UserError: a table that cannot be read, or is not as long as the others.
+    """
+    all_epochs: tuple[int, ...] = ()
+    metrics, losses = [], []
+    for folder in folders:
+        try:
+            table = rows(folder)
+            parts = [key for key in table[0] if key.startswith("train/")]
+            epochs = tuple(int(row["epoch"]) for row in table)
+            found = tuple(float(row[metric.column]) for row in table)
+            loss = tuple(sum(float(row[key]) for key in parts) for row in table)
+            if epochs != (all_epochs or epochs) or not np.isfinite([*found, *loss]).all():
+                raise ValueError("other epochs than in other runs, or values that are not finite")
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            said = f"cannot read {folder / 'results.csv'}: {type(error).__name__}: {error}"
+            raise UserError(said, "delete its folder and run the study again") from None
+        all_epochs = epochs
+        metrics.append(found)
+        losses.append(loss)
+    return Curves(all_epochs, tuple(metrics), tuple(losses))
+
+
+def won_and_lost(arm: str, pairs: Sequence[int], judged: _Judged) -> Images:
+    """Images on which an arm did better or worse than the baseline, by their scores averaged over pairs.
+
+    Args:
+        arm: its name.
+        pairs: seeds that both have finished.
+        judged: what was said, by arm and pair.
+    """
+    names = judged(arm, pairs[0]).name
+    theirs, mine = (np.mean([judged(name, pair).scores() for pair in pairs], 0) for name in ("baseline", arm))
+    difference = mine - theirs
+    order = np.argsort(-difference, kind="stable")
+    better, worse = int((difference > 1e-9).sum()), int((difference < -1e-9).sum())
+
+    def listed(chosen: NDArray) -> tuple[ImageScores, ...]:
+        return tuple(ImageScores(str(names[i]), float(theirs[i]), float(mine[i]), float(difference[i])) for i in chosen)
+
+    won, lost = listed(order[: min(SHOWN, better)]), listed(order[::-1][: min(SHOWN, worse)])
+    return Images(won, lost, better, worse, len(difference) - better - worse)
+
+
+def _images(finished: Finished, arm: Arm, pairs: Sequence[int]) -> Images:
+    gallery = Gallery(finished.study, arm, finished.pairs(arm.name)[0])
+    return gallery.linked(won_and_lost(arm.name, pairs, finished.judged))
+
+
+def _mcnemar(arm: str, pairs: Sequence[int], judged: _Judged) -> tuple[Discordance, ...]:
+    """Count, for each pair, the images that one of the two models gets right and the other does not."""
+    counted = []
+    for pair in pairs:
+        mine, theirs = (judged(name, pair).scores() for name in (arm, "baseline"))
+        won, lost = int((mine > theirs).sum()), int((mine < theirs).sum())
+        counted.append(Discordance(pair, won, lost, mcnemar(won, lost)))
+    return tuple(counted)
+
+
+def beside_paper(plan: Plan) -> list[tuple[float | None, float | None]]:
+    """What a paper reports of each arm, and how far that is from its baseline."""
+    figures = [plan.paper.figure(arm) if plan.paper else None for arm in plan.arms]
+    first = figures[0]
+    return [
+        (figure, None if figure is None or first is None or arm.role == "baseline" else figure - first)
+        for arm, figure in zip(plan.arms, figures, strict=True)
+    ]

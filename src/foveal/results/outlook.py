@@ -1,0 +1,58 @@
+"""What a study can find, to be read before hours are spent."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..errors import UserError
+from ..study import Plan, Result, claims
+from ..verdict import LEVEL, detectable, fewest_seeds
+from .fairness import without_test
+
+
+def before(plan: Plan, found: Mapping[tuple[str, int], Result]) -> str:
+    """What this many seeds can find, with the results there are."""
+    seeds, level = plan.looks[-1], LEVEL / claims(plan.arms)
+    epochs = " or ".join(map(str, sorted({plan.epochs(arm) for arm in plan.arms})))
+    most = "" if plan.looks == (seeds,) else "at most "
+    lines = [f"{most}{len(plan.arms) * seeds} trainings of {epochs} epochs, {len(found)} of them finished"]
+    if seeds < fewest_seeds(level):
+        p = min(1.0, 2.0 ** (1 - seeds) * claims(plan.arms))
+        lines.append(f"{seeds} seeds cannot call anything a help: the smallest p is {p:.2g}. {fewest_seeds(level)} can")
+    else:
+        lines.append(
+            f"{seeds} seeds find a difference of {detectable(seeds, level):.2f} standard deviations of the paired "
+            f"differences with a power of 80 %; the smallest p is {2.0 ** (1 - seeds):.2g}"
+        )
+    if most:
+        counts = ", ".join(map(str, plan.looks))
+        lines.append(f"arms are judged after {counts} seeds; one that has its word by then is trained no more")
+    if plan.split != "test" and (absent := _absent(plan)):
+        lines.append(f"judged on {plan.split}{without_test(absent)}")
+    deviation = _deviation(found, plan)
+    if deviation is not None and math.isfinite(detectable(seeds, level)):
+        lines.append(f"that deviation has been {deviation:.4f} so far, so {deviation * detectable(seeds, level):.4f}")
+    return "\n".join(lines)
+
+
+def _deviation(found: Mapping[tuple[str, int], Result], plan: Plan) -> float | None:
+    """Root mean square over treatments of the standard deviation of paired differences."""
+    variances, key = [], plan.metric.key
+    for arm in plan.arms:
+        paired = [
+            r.scores[key] - found["baseline", pair].scores[key]
+            for (name, pair), r in found.items()
+            if name == arm.name and arm.role == "treatment" and ("baseline", pair) in found
+        ]
+        if len(paired) > 1:
+            variances.append(np.var(paired, ddof=1))
+    return float(np.sqrt(np.mean(variances))) if variances else None
+
+
+def _absent(plan: Plan) -> str | None:
+    """The test split that the data names and that is not there; None if there is none such, or no data here."""
+    try:
+        return plan.dataset.absent
+    except UserError:
+        return None
