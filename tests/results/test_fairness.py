@@ -227,6 +227,12 @@ def test_the_split_that_chose_the_weights_is_a_caveat(findings):
     assert findings(split="val", chosen_on="test")["split"] == (True, "judged on val, which chose nothing")
 
 
+def test_a_run_that_went_on_is_no_unfair_one(findings):
+    """The host writes its arguments down before it sets the workers of a CPU to 0, and again where a run goes on."""
+    found = findings(arguments={"ema 0": {"workers": 0}}, ema_0={"resumed": 1})
+    assert found["optimizer"][0] is True
+
+
 def test_a_resumed_run_is_exact_on_a_cpu_only(findings):
     went_on = "runs were interrupted and went on after their last whole epoch"
     assert findings(ema_0={"resumed": 2}, AA_1={"resumed": 1})["resumed"] == (True, f"2 {went_on}, exactly")

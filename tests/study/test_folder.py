@@ -317,6 +317,7 @@ def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(undisturbed, t
     kill_in_a_loop(study, runner, rounds=2, longest=2)  # in the middle of saving, judging, starting the next, ...
     assert any(result.resumed for result in study.results().values())
     assert values(study) == values(undisturbed)
+    assert {f.check for f in assemble(study).fairness if f.ok is False} <= {"learned"}
     assert not list(study.folder.rglob("resume.pt")), "finished cells keep no more than they need"
 
 

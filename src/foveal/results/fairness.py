@@ -12,8 +12,9 @@ from ..study import Plan, Result, deciding
 from .schema import Finding
 
 AGREEMENT = 1e-6  # between averages computed here and the host's
-# Arguments in which cells of a fair study may differ.
-OWN = ("model", "seed", "name", "project", "save_dir", "resume", "exist_ok", "data", "device", "pretrained")
+# Arguments in which cells of a fair study may differ. The host writes another number of workers down where a run on a
+# CPU goes on; what workers decide are the batches, and those are compared.
+OWN = ("model", "seed", "name", "project", "save_dir", "resume", "exist_ok", "data", "device", "pretrained", "workers")
 
 
 def check(
