@@ -47,9 +47,10 @@ releases: $(VENV)/ready ## Run a model's life on several releases of Ultralytics
 	$(BIN)/python benchmarks/releases.py $(RELEASES)
 	$(BIN)/python docs/releases.py > docs/releases.md
 
-check: $(VENV)/ready ## Lint and check the format
+check: $(VENV)/ready ## Lint, check the format and the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(VENV)/ready ## Apply the format
 	$(BIN)/ruff check --fix .

@@ -12,7 +12,7 @@ import torch
 
 import foveal
 from foveal import ATTENTIONS, UserError
-from foveal.attention import BatchNorm, forms
+from foveal.attention import BatchNorm, forms, mathematics
 from helpers import draw, filled, fitting, run_form
 
 SHAPES = [(2, 64, 7, 13), (1, 64, 8, 8), (2, 64, 1, 9), (3, 64, 9, 1), (2, 64, 1, 1), (1, 256, 5, 4), (2, 32, 6, 5)]
@@ -278,3 +278,9 @@ def test_wrong_input_and_unknown_form_are_explained(cls):
     module.form = "fastest"
     with pytest.raises(UserError, match="no form is named 'fastest'; forms: auto, reference, fast, kernel"):
         module(torch.zeros(1, 64, 4, 4))
+
+
+def test_a_card_is_shown_where_python_runs_without_docstrings(monkeypatch):
+    assert "x" in mathematics("ema")
+    monkeypatch.setattr("foveal.attention.ema.__doc__", None)  # as `python -OO` leaves it
+    assert mathematics("ema") == ""

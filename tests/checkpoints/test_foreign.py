@@ -1,5 +1,6 @@
 """Files of another Ultralytics, told from damaged ones, and no layer of this one taken for anything else."""
 
+import types
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,15 @@ def test_what_is_no_model_gives_nothing():
 
 
 # Every layer that the host has -----------------------------------------------------------------------------------
+
+
+def test_an_object_of_no_interest_that_looks_like_a_module_is_no_layer():
+    empty = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+    torch.save({"model": types.SimpleNamespace(**empty)}, "fork.pt")
+    assert read(Path("fork.pt")).saved["model"].is_module
+    assert foreign.diagnosed("fork.pt") is None
+    with pytest.raises(UserError, match=r"the model in 'fork\.pt' is a plain object, not one of"):
+        convert("fork.pt")
 
 
 @pytest.fixture(scope="module")

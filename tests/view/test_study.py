@@ -71,7 +71,7 @@ def test_runs_of_other_data_are_counted_apart(small):
     image.write_bytes(image.read_bytes() + b"more")
     found = client(small).get("/data/progress").json()
     assert {cell["state"] for cell in found["cells"]} == {"waiting"}
-    assert found["left_over"] == 6
+    assert found["stale"] == 6
 
 
 def test_looking_writes_nothing(small):

@@ -59,8 +59,8 @@ PARTS = (BatchNorm, ConvNorm)
 # Checkpoints pickle a class by its path: `foveal.EMAttention` stays true when a file moves.
 for _cls in ATTENTIONS.values():
     _cls.__module__ = "foveal"
-for _cls in PARTS:
-    _cls.__module__ = "foveal.attention"
+for _part in PARTS:
+    _part.__module__ = "foveal.attention"
 
 _NAMES = {
     alias.casefold(): cls for cls in ATTENTIONS.values() for alias in (cls.card.name, cls.__name__, *cls.card.aliases)
@@ -78,7 +78,7 @@ def _folded(name: str) -> str:
 
 def mathematics(name: str) -> str:
     """What the file of the attention with this short name says at its head."""
-    return import_module(f".{name}", __name__).__doc__.strip()
+    return (import_module(f".{name}", __name__).__doc__ or "").strip()
 
 
 def find(name: str) -> type[Attention]:

@@ -108,6 +108,7 @@ class Attention(nn.Module):
         channels: C.
         group_width: of a group of channels, where all groups share the tensors.
         heads: between which the channels are cut.
+        qkv: what makes queries, keys and values, where there are heads.
         placed: whether it is part of a model, in which its width was right when it was put there, so that another
             number of channels comes from pruning.
         form: "auto" or one of `FORMS`. All forms share one state dict. A form asked for by name is the one that
@@ -116,8 +117,8 @@ class Attention(nn.Module):
 
     card: ClassVar[Card]
     width_of: ClassVar[tuple[str, int] | None] = None  # the tensor, and its dimension, of as many entries as channels
-    group_width: int | None = None
     heads: int = 1
+    qkv: nn.Linear | nn.Conv2d
     placed: bool = False
     renamed: ClassVar[dict[str, str]] = {}  # from the authors' names, or beginnings of names, to ours
     form: str = "auto"
@@ -134,7 +135,12 @@ class Attention(nn.Module):
         if self.width_of is None:
             return vars(self)["channels"]
         name, dim = self.width_of
-        return size(functools.reduce(getattr, name.split("."), self), dim)
+        return size(functools.reduce(getattr, name.split("."), self), dim)  # type: ignore[arg-type]  # a tensor's name
+
+    @property
+    def group_width(self) -> int | None:
+        """Channels of a group; None where there are none."""
+        return None
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """Run the chosen form.
@@ -201,6 +207,14 @@ class Attention(nn.Module):
         """Why the kernel cannot run on `x`, in one sentence, or ""."""
         return f"{self.card.name} has no kernel"
 
+    def reference(self, x: Tensor) -> Tensor:
+        """The paper, box by box; every attention has it."""
+        raise NotImplementedError
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """What it weighs by; every attention has it."""
+        raise NotImplementedError
+
     def fast(self, x: Tensor) -> Tensor:
         """The same function for less work; override where one exists."""
         return self.reference(x)
@@ -209,7 +223,7 @@ class Attention(nn.Module):
         """The same function, fused with the gain; override where one exists."""
         raise NotImplementedError
 
-    def folded(self, gain: Tensor | None = None) -> "Attention | None":
+    def folded(self, gain: Tensor | None = None) -> nn.Module | None:
         """What computes the same at inference for less work, with the gain inside; None where there is nothing."""
         return None
 
@@ -271,7 +285,7 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 
 def forms(cls: type[Attention]) -> list[str]:
     """The forms that `cls` has of its own; one that it lacks is answered by `reference`."""
-    return [form for form in FORMS if getattr(cls, form) is not getattr(Attention, form, None)]
+    return [form for form in FORMS if getattr(cls, form) is not getattr(Attention, form)]
 
 
 @torch.no_grad()

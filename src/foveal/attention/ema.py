@@ -140,7 +140,8 @@ class EMAttention(Attention):
 
     def _weights(self) -> tuple[Tensor, ...]:
         """The parameters, as kernels take them."""
-        return tuple(tensor for layer in (self.conv1x1, self.gn, self.conv3x3) for tensor in (layer.weight, layer.bias))
+        layers = self.conv1x1, self.gn, self.conv3x3
+        return tuple(tensor for layer in layers for tensor in (layer.weight, layer.bias) if tensor is not None)
 
     def _weigh(self, x: Tensor, gate_BGHW: Tensor) -> Tensor:
         """Each channel times its group's map; x keeps its memory format."""
@@ -181,8 +182,8 @@ class EMAttention(Attention):
         kernel, offset = self._mixed(groups)
         if torch.compiler.is_compiling() and not exporting():
             padded = F.pad(x, (1, 1, 1, 1))
-            taps = [(kernel[:, :, i, j, None], padded[:, :, i : i + height, j : j + width]) for i, j in _TAPS]
-            local = sum(tap * shifted for tap, shifted in taps)
+            pairs = [(kernel[:, :, i, j, None], padded[:, :, i : i + height, j : j + width]) for i, j in _TAPS]
+            local = sum(tap * shifted for tap, shifted in pairs)
         else:
             local = F.conv2d(x, kernel, padding=1, groups=channels)
 
@@ -196,9 +197,10 @@ class EMAttention(Attention):
         """Facts 1 and 2: softmax(gn.bias) mixes the 3x3 kernels into one, (channels, 1, 3, 3), and their biases."""
         weights1 = self.gn.bias.softmax(0)
         kernel = (weights1 @ self.conv3x3.weight.flatten(1)).view(-1, 1, 3, 3).repeat(groups, 1, 1, 1)
+        assert self.conv3x3.bias is not None
         return kernel, weights1 @ self.conv3x3.bias
 
-    def folded(self, gain: Tensor | None = None) -> Attention | None:
+    def folded(self, gain: Tensor | None = None) -> nn.Module | None:
         """A copy for inference: what depends on parameters only is computed, the gain of an identity start inside."""
         if type(self) is not EMAttention:  # another function with the same parameters
             return None
@@ -213,6 +215,7 @@ class EMAttention(Attention):
         """sigmoid(conv1x1) along a strip of row or column means, (B, channels, L) to the same."""
         batch, _, length = strip.shape
         slabs = strip.reshape(batch * self._groups(strip), self.group_width, length)
+        assert self.conv1x1.bias is not None
         # A product and a sum, because starting a convolution costs more than one so small computes.
         logits = self.conv1x1.weight.flatten(1) @ slabs + self.conv1x1.bias.unsqueeze(1)
         return logits.sigmoid().reshape(batch, size(strip, 1), length)
@@ -221,7 +224,11 @@ class EMAttention(Attention):
 class _Folded(EMAttention):
     """EMA with constants in the place of what depends on its parameters only: x * (1 - gain + gain * gate)."""
 
-    def forward(self, x: Tensor, gain: None = None) -> Tensor:
+    mixed_kernel: Tensor
+    offset: Tensor
+    gain: Tensor | None
+
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """The attended input, blended with the input by the gain that is inside."""
         return super().forward(x, None if exporting() else self.gain)
 

@@ -133,7 +133,8 @@ class FocusedLinearAttention(Attention):
         q, k = (focus((t.relu() + _TINY) / scale, self.focusing_factor) for t in (q, k))
         batch, _, height, width = x.shape  # not unflatten, which makes sizes constants of an exported file
         shape = batch, height * width, self.heads, self.channels // self.heads
-        return tuple(t.reshape(shape).transpose(1, 2) for t in (q, k, v))
+        q, k, v = (t.reshape(shape).transpose(1, 2) for t in (q, k, v))
+        return q, k, v
 
     @classmethod
     def from_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -85,6 +85,8 @@ class HybridAttentionBlock(Attention):
         **{f"conv_block.{theirs}": f"cab.{ours}" for theirs, ours in ChannelAttentionBlock.renamed.items()},
     }
 
+    index: Tensor
+
     def __init__(
         self,
         channels: int,

@@ -69,6 +69,8 @@ class OverlappingCrossAttentionBlock(Attention):
     width_of = "norm1.weight", 0
     renamed = {"relative_position_bias_table": "rel_bias", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
 
+    index: Tensor
+
     def __init__(
         self,
         channels: int,

@@ -62,6 +62,8 @@ class Placebo(EMAttention):
 class _Folded(nn.Module):
     """x times one number, or one a channel."""
 
+    scale: Tensor
+
     def __init__(self, scale: Tensor):
         super().__init__()
         self.register_buffer("scale", scale.view(-1, 1, 1))

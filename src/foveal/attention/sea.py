@@ -156,7 +156,16 @@ class SeaAttention(Attention):
         gate = self.proj(F.relu6(v + rows + columns))
         return F.relu6(gate + 3) / 6, detail  # F.hardsigmoid's gradient is of single precision only
 
-    def _axis(self, q, k, v, squeezed: int, table_q, table_k, attend: Callable[..., Tensor]) -> Tensor:
+    def _axis(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        squeezed: int,
+        table_q: Tensor,
+        table_k: Tensor,
+        attend: Callable[..., Tensor],
+    ) -> Tensor:
         """Attention along what is left when an axis is averaged away, (B, heads * e, L)."""
         q, k = self._profile(q.mean(squeezed), table_q), self._profile(k.mean(squeezed), table_k)
         out = attend(q, k, self._heads(v.mean(squeezed)))

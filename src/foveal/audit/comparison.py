@@ -253,13 +253,14 @@ def _in_effect(run: Run) -> dict[str, object]:
 
 def _data(runs: _Runs, here: Sequence[tuple[Path, str] | None], folder: Path) -> Finding:
     a, b = (run.arguments.get("data") for run in runs)
-    if None in here:
+    mine, theirs = here
+    if mine is None or theirs is None:
         told = f"cannot be compared, because it is not all here (A: {a}; B: {b})"
         return Finding("data", None, told, unknown=True)
-    if here[0][0] == here[1][0]:
+    if mine[0] == theirs[0]:
         return Finding("data", True, f"{a} in both")
-    mine, theirs = (contents(dataset.Data(copy), folder / f"{Path(copy).stem}.json") for _, copy in here)
-    if changed := theirs.difference(mine):
+    of_a, of_b = (contents(dataset.Data(copy), folder / f"{Path(copy).stem}.json") for _, copy in (mine, theirs))
+    if changed := of_b.difference(of_a):
         return Finding("data", False, f"A: {a}; B: {b}; they differ in {changed}")
     return Finding("data", True, f"{a} and {b} hold the same images, labels and classes")
 
@@ -313,8 +314,8 @@ def _pretrained(runs: _Runs) -> Finding:
         return Finding("pretrained", False, f"pretrained is {asked[0]} in A and {asked[1]} in B; {told}")
     if "" in starts and None not in starts:
         return Finding("pretrained", None if starts == ["", ""] else False, told)
-    models = [start and _model(start) for start in starts]
-    if None in models or not all("best" in run.weights for run in runs):
+    models = [model for start in starts if start and (model := _model(start)) is not None]
+    if len(models) < len(starts) or not all("best" in run.weights for run in runs):
         told = f"{told}; not all files are here, so tensors cannot be counted"
         return Finding("pretrained", None, told, unknown=True)
     sources = [model.state_dict() for model in models]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ def written_down(runs: tuple[Run, Run], why: str) -> Judged:
     """The best that each run noted, and why nothing was evaluated."""
     a, b = (run.best_map for run in runs)
     detail = f"not evaluated here ({why}); mAP is the best that each run wrote down"
-    return Judged([Finding("evaluator", None, detail)], "val", None if None in (a, b) else (a, b))
+    return Judged([Finding("evaluator", None, detail)], "val", None if a is None or b is None else (a, b))
 
 
 def evaluated(runs: tuple[Run, Run], data: str, folder: Path, device: str, trust: bool = False) -> Judged:
@@ -62,12 +63,13 @@ def evaluated(runs: tuple[Run, Run], data: str, folder: Path, device: str, trust
     if classes != runs[0].of_best("classes") and not runs[0].arguments.get("single_cls"):
         raise UserError(f"{data} has the classes {classes}, and the runs have others", "give the data of the runs")
     split = "test" if described.has_labels("test") else "val"
-    shared = {"device": device, "trust": trust, "single_cls": bool(runs[0].arguments.get("single_cls"))}
+    shared: dict[str, Any] = {"device": device, "trust": trust, "single_cls": bool(runs[0].arguments.get("single_cls"))}
     found, averages, disagreement = [], [], 0.0
     for run in runs:
         best = run.folder / "weights" / "best.pt"
         with host.refusing(best):
             detections, theirs = validators.evaluate(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
+        assert isinstance(detections, Detections)  # the runs are detectors'
         if not len(detections.true_image):
             raise UserError(f"no image of {split} in {data} has an object", "give data with labels")
         map50, ours = _averages(detections)

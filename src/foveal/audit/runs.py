@@ -5,6 +5,7 @@ import math
 import types
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class Weights:
     """
 
     version: str | None
-    arguments: dict[str, object]
+    arguments: dict[str, Any]
     classes: list[str]
     shapes: dict[str, torch.Size]
     parameters: int
@@ -103,7 +104,7 @@ class Run:
 
     name: str
     folder: Path
-    arguments: dict[str, object]
+    arguments: dict[str, Any]
     table: dict[int, tuple[float, ...]]
     weights: dict[str, Weights]
     unread: dict[str, str]
@@ -185,8 +186,8 @@ class Run:
         """Those that may have been the best one, as the table is rounded, by each fitness that may have counted."""
         values = {epoch: np.nan_to_num(row) for epoch, row in self.table.items()}
         if best := self.weights.get("best"):
-            noted = [best.judged.get(name) for name in COLUMNS]
-            if None not in noted:
+            noted = [value for name in COLUMNS if (value := best.judged.get(name)) is not None]
+            if len(noted) == len(COLUMNS):
                 like = {epoch for epoch, row in values.items() if np.allclose(row, noted, atol=WRITTEN)}
                 if like:
                     return [like]

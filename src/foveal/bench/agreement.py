@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..attention import Attention
+
 NUDGES = 8  # of the input, to see how large the rounding errors of the reference can be
 
 Results = tuple[Tensor, ...]
 
 
 def drawn(
-    module: nn.Module, shape: Sequence[int], batch: int, dtype: torch.dtype, device: torch.device, seed: int
-) -> tuple[nn.Module, Tensor, Tensor]:
+    module: Attention, shape: Sequence[int], batch: int, dtype: torch.dtype, device: torch.device, seed: int
+) -> tuple[Attention, Tensor, Tensor]:
     """A copy of the module with other parameters, an input and an output gradient, the same numbers on every device.
 
     The batch is the smallest that `batch` consists of: a pair if it is even.
@@ -110,7 +112,8 @@ class Tolerance:
             for i in wrong[:1]
         ]
         largest = error[0], error[1:].max() if self.training else np.nan
-        return "".join(words), *(float(e) if np.isfinite(e) else None for e in largest)
+        of_output, of_gradient = (float(e) if np.isfinite(e) else None for e in largest)
+        return "".join(words), of_output, of_gradient
 
     def _errors(self, results: Results) -> np.ndarray:
         few = self._true[0].shape[0]

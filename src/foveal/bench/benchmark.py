@@ -258,7 +258,7 @@ def _measure(
     contenders = _contenders(module, x, training, with_rivals)
     for contender in sorted(contenders, key=lambda c: c.name != "reference"):  # by whose errors the others are judged
         if contender.module is not None:
-            _run_first(contender, tolerance, x, dy, training)
+            _run_first(contender, contender.module, tolerance, x, dy, training)
     running = {c.name: c.call for c in contenders if c.call and not c.verdict[0]}
     gc.collect()  # memory of the dead that is freed during a call would be missing from its peak
     peaks = {name: timing.peak(call, x.device) for name, call in running.items()}
@@ -309,16 +309,18 @@ def _contenders(module: Attention, x: Tensor, training: bool, with_rivals: bool)
     if with_rivals:
         yardstick = found[0]
         reason = rivals.why_not_compiled(x.device)
-        made = None if reason else rivals.compiled(copy.deepcopy(yardstick.module))
+        made = rivals.compiled(copy.deepcopy(yardstick.module)) if yardstick.module and not reason else None
         found.append(_Contender(f"{yardstick.name} compiled", made, reason, compiled=True))
         for name, (block, reason) in rivals.blocks(x).items():
             found.append(_Contender(name, block, reason, same=False))
     return found
 
 
-def _run_first(contender: _Contender, tolerance: Tolerance, x: Tensor, dy: Tensor, training: bool) -> None:
+def _run_first(
+    contender: _Contender, module: nn.Module, tolerance: Tolerance, x: Tensor, dy: Tensor, training: bool
+) -> None:
     """One call, which also warms up: is it right, and what does it keep?"""
-    contender.call = Call(contender.module, x, dy, training)
+    contender.call = Call(module, x, dy, training)
     if training and contender.compiled:
         results = contender.call()
     elif training:
@@ -335,7 +337,7 @@ def _run_first(contender: _Contender, tolerance: Tolerance, x: Tensor, dy: Tenso
 
 def _flops(contender: _Contender, x: Tensor, dy: Tensor, training: bool, times: int) -> int | None:
     """Operations on `times` batches like x; None where torch cannot see them."""
-    if contender.compiled:
+    if contender.compiled or contender.module is None:
         return None
     module, x = copy.deepcopy(contender.module), x.detach().requires_grad_(training)
     with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:

@@ -85,10 +85,10 @@ def measure(
     # All are built before any is timed, so that a mistake in the last one shows at once.
     built = []
     for text in models:
-        name, _, batch = text.partition(":")
-        if batch and not (batch.isdecimal() and int(batch)):
+        name, _, images = text.partition(":")
+        if images and not (images.isdecimal() and int(images)):
             raise UserError(f"cannot read {text!r} as a model", "write yolo11n, or yolo11n:4 for steps of four images")
-        built += [(name, int(batch or TRAIN_BATCH), spec, *_with_and_without(name, spec)) for spec in specs]
+        built += [(name, int(images or TRAIN_BATCH), spec, *_with_and_without(name, spec)) for spec in specs]
     rows = []
     for name, batch, spec, plain, attended in built:
         for dtype in settings["dtype"]:
@@ -147,7 +147,7 @@ def _measure(
 
 def _pass(model: nn.Module, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
     """A forward pass of one image."""
-    model = model.eval().fuse(verbose=False)
+    model = model.eval().fuse(verbose=False)  # type: ignore[operator]  # a model of the host has it
     image = torch.zeros(1, _channels(model), IMAGE_SIZE, IMAGE_SIZE, device=device)
 
     @torch.inference_mode()
@@ -172,8 +172,8 @@ def _in_form(model: nn.Module, name: str) -> nn.Module:
     """A copy whose attentions run in one form, or in the article's formulation."""
     model = copy.deepcopy(model)
     if name != "article":
-        for module in _attentions(model):
-            module.form = name
+        for attention in _attentions(model):
+            attention.form = name
         return model
     for parent in [*model.modules()]:
         for child, module in parent.named_children():
@@ -199,13 +199,14 @@ def _reasons(model: nn.Module, training: bool, dtype: torch.dtype, seed: int, de
         module, x, dy = drawn(attention, received.shape[1:], 1, dtype, device, seed)
         with torch.inference_mode(not training):
             tolerance = Tolerance(module, x, dy, training)
-            found = {"article": rivals.article(module)} | {form: copy.deepcopy(module) for form in forms(type(module))}
-            for name, own in found.items():
+            for name in ("article", *forms(type(module))):
+                own = rivals.article(module) if name == "article" else copy.deepcopy(module)
                 if own is None:
                     continue
                 reasons.setdefault(name, "")
-                if name != "article":
+                reason = ""
+                if isinstance(own, Attention):
                     own.form = name
-                reason = own.train(training).why_not(x) if name == "kernel" else ""
+                    reason = own.train(training).why_not(x) if name == "kernel" else ""
                 reasons[name] = reasons[name] or reason or tolerance.judge(Call(own, x, dy, training)())[0]
     return reasons

@@ -11,7 +11,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import foveal
@@ -22,6 +22,9 @@ from .timing import Quartiles
 
 TURNS = 5
 HERE = Path(foveal.__file__).parents[1]
+
+
+_Times = dict[tuple[str, str, str, str], float | None]  # by attention, contender, mode and case
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,9 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else "it says nothing"
 
 
-def _times(report: Mapping) -> dict[tuple[str, str, str, str], float | None]:
+def _times(report: Mapping) -> _Times:
     """The median milliseconds of each row; None where it was not timed."""
-    times = {}
+    times: _Times = {}
     for row in report["rows"]:
         case = f"{'x'.join(map(str, row['shape']))}, batch {row['batch']}, {row['dtype']}, {row['layout']}"
         times[row["attention"], row["contender"], row["mode"], case] = (row["milliseconds"] or [None] * 2)[1]
@@ -146,19 +149,15 @@ def _times(report: Mapping) -> dict[tuple[str, str, str, str], float | None]:
     return times
 
 
-def _compare(base: Sequence[Mapping], this: Sequence[Mapping]) -> list[BaseRow]:
+def _compare(base: Sequence[_Times], this: Sequence[_Times]) -> list[BaseRow]:
     rows = []
     for key in {**this[0], **base[0]}:
-        there, here = ([times.get(key) for times in side] for side in (base, this))
-        row = BaseRow(*key, *(None if None in times else timing.quartiles(times) for times in (there, here)))
-        if row.base_milliseconds and row.milliseconds:
+        there, here = ([ms for times in side if (ms := times.get(key)) is not None] for side in (base, this))
+        before = timing.quartiles(there) if len(there) == len(base) else None
+        now = timing.quartiles(here) if len(here) == len(this) else None
+        row = BaseRow(*key, before, now)
+        if before and now:
             ratio = timing.quartiles([b / t for b, t in zip(there, here, strict=True)])
-            row = BaseRow(
-                *key,
-                row.base_milliseconds,
-                row.milliseconds,
-                ratio if timing.resolved(ratio) else None,
-                ratio[2] / ratio[0] - 1,
-            )
+            row = replace(row, speedup=ratio if timing.resolved(ratio) else None, spread=ratio[2] / ratio[0] - 1)
         rows.append(row)
     return rows

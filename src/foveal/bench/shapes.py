@@ -24,13 +24,14 @@ def read(text: str) -> list[Shape]:
         UserError: the text is none of these.
     """
     if match := re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", text):
-        return [tuple(map(int, match.groups()))]
+        channels, height, width = map(int, match.groups())
+        return [(channels, height, width)]
     model, _, level = text.partition(":")
     if model not in NECKS or level not in (*LEVELS, ""):
         hint = f"write 256x40x40 for channels x height x width, or yolo11x, or yolo11x:P3 ({', '.join(NECKS)})"
         raise UserError(f"cannot read {text!r} as a shape", hint)
     found = zip(LEVELS.items(), NECKS[model], strict=True)
-    return [(width, side, side) for (name, side), width in found if level in ("", name)]
+    return [(channels, side, side) for (name, side), channels in found if level in ("", name)]
 
 
 def name(shape: Shape) -> str:

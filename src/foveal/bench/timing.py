@@ -11,12 +11,13 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 import foveal
@@ -54,7 +55,7 @@ def interleaved(
         fastest = _fastest(call, device)
         repeats[name] = math.ceil(SAMPLE / fastest)
         lasts += fastest * repeats[name]
-    times = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds or int(min(most or MOST, max(FEWEST, (patience or PATIENCE) / lasts)))):
         for name, call in calls.items():
             times[name].append(_sample(call, repeats[name], device))
@@ -91,9 +92,10 @@ def _sample(call: Call, repeats: int, device: torch.device) -> float:
         gc.enable()
 
 
-def quartiles(values: Sequence[float]) -> Quartiles:
+def quartiles(values: ArrayLike) -> Quartiles:
     """First quartile, median and third quartile."""
-    return tuple(np.percentile(values, (25, 50, 75)).tolist())
+    low, median, high = np.percentile(np.asarray(values, float), (25, 50, 75)).tolist()
+    return low, median, high
 
 
 def resolved(ratio: Quartiles) -> bool:
@@ -127,7 +129,7 @@ def peak(call: Call, device: torch.device) -> int | None:
 
 
 def _kilobytes(key: str) -> int:
-    return int(re.search(rf"{key}:\s+(\d+)", (PROC / "status").read_text())[1])
+    return int((PROC / "status").read_text().partition(f"{key}:")[2].split()[0])
 
 
 class Saved:

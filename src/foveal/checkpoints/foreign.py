@@ -24,7 +24,7 @@ _PACKAGE = "ultralytics"
 
 
 def diagnosed(
-    model: nn.Module | Node | str | os.PathLike, error: Exception | None = None, source: object = None
+    model: nn.Module | Node | str | os.PathLike[str], error: Exception | None = None, source: object = None
 ) -> UserError | None:
     """Why the installed Ultralytics cannot run a model, where a layer in it is another than its class builds.
 
@@ -40,9 +40,8 @@ def diagnosed(
     name = "the model" if source is None else repr(str(source))
     if isinstance(model, str | os.PathLike):
         name = repr(str(model))
-        if (model := _stored(Path(model))) is None:
-            return None
-    for path, cls, holds in _layers(model):
+    stored = _stored(Path(model)) if isinstance(model, str | os.PathLike) else model
+    for path, cls, holds in _layers(stored) if stored is not None else ():
         built, mentioned = _built(cls), _mentioned(cls)
         missing = sorted(built - holds)
         strange = sorted(holds - mentioned - {"attention"})  # where foveal attaches
@@ -90,9 +89,10 @@ def _installed(name: str) -> type | None:
 @functools.cache
 def _tree(cls: type) -> ast.ClassDef | None:
     try:
-        return ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     except (OSError, SyntaxError, TypeError):
         return None
+    return tree if isinstance(tree, ast.ClassDef) else None
 
 
 def _ancestry(cls: type) -> list[type]:

@@ -15,9 +15,10 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class Contents:
         modules: those of them of which it stores an `nn.Module`'s state.
     """
 
-    saved: object
+    saved: Any
     names: frozenset[str]
     modules: frozenset[str]
 
@@ -75,9 +76,9 @@ class Contents:
 class _Name(type):
     """The class of a stand-in for one name, `path`."""
 
-    path = ""
+    path: str
 
-    def __call__(cls, *args):
+    def __call__(cls, *args: object) -> object:
         if cls.path not in _CALLS:
             raise Unwanted(
                 f"the file calls {cls.path}, which no checkpoint needs: not executed",
@@ -90,11 +91,16 @@ class Node(metaclass=_Name):
     """A stand-in for an object of the class that `path` names: it keeps the object's state and does nothing.
 
     Attributes:
-        path: module and name of the class.
+        path: module and name of the class, where that is of any interest.
         state: the attributes that were stored, by name.
+        was_module: whether one of the class has had an `nn.Module`'s state.
     """
 
-    def __new__(cls, *_args, **_kwargs):
+    path = "plain object"
+    state: dict[str, Any]
+    was_module = False
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> "Node":
         """An object without state, as pickles begin one; what a real class would get is dropped."""
         node = object.__new__(cls)
         node.state = {}
@@ -176,7 +182,7 @@ def _read(archive: zipfile.ZipFile, path: Path, tensors: bool) -> Contents:
         raise ValueError("it was written on a machine with another byte order")
     program = archive.read(f"{tops[0]}/data.pkl")
     for opcode, argument, _ in pickletools.genops(program):
-        if "PUT" in opcode.name and argument > len(program):
+        if "PUT" in opcode.name and (argument or 0) > len(program):
             raise ValueError("its pickle asks for more memory than it can need")  # the unpickler would try
     reader = _Reader(program, archive, tops[0], tensors)
     saved = reader.load()
@@ -203,7 +209,7 @@ class _Reader(pickle.Unpickler):
             self.nodes[path] = _stand_in(path)
         return self.nodes[path]
 
-    def persistent_load(self, said: object) -> Tensor:
+    def persistent_load(self, said: Any) -> Tensor:
         """The storage with a key, as a flat tensor."""
         kind, storage, key, _, _ = said
         if kind != "storage":
@@ -229,13 +235,15 @@ def _today(module: str) -> str:
     return module
 
 
-def _stand_in(path: str) -> type[Node]:
-    def __setstate__(self, state: object) -> None:
-        Node.__setstate__(self, state)
-        cls.was_module = cls.was_module or self.is_module
+def _stand_in(name: str) -> type[Node]:
+    class Named(Node):
+        path = name
 
-    cls = _Name("Node", (Node,), {"path": path, "was_module": False, "__setstate__": __setstate__})
-    return cls
+        def __setstate__(self, state: object) -> None:
+            super().__setstate__(state)
+            Named.was_module = Named.was_module or self.is_module
+
+    return Named
 
 
 def _is_plain(path: str) -> bool:
@@ -246,7 +254,7 @@ def _is_plain(path: str) -> bool:
 # The calls that are allowed -----------------------------------------------------------------------------------------
 
 
-def _tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
+def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
     """A view of a storage; torch checks that it stays inside."""
     if not isinstance(storage, Tensor):
         raise TypeError("a tensor has no storage")
@@ -275,7 +283,7 @@ def _bytes(text: str, encoding: str) -> bytes:
     return text.encode({"latin1": "latin1"}[encoding])
 
 
-_CALLS = {
+_CALLS: dict[str, Callable[..., object]] = {
     "collections.OrderedDict": collections.OrderedDict,
     "builtins.set": set,
     "builtins.frozenset": frozenset,

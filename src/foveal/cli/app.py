@@ -7,13 +7,16 @@ no answer. Heavy imports stand inside the commands, so that `foveal --help` is i
 import dataclasses
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from ..errors import UserError
 from . import bench, deploy, explain, study, view
 from .printing import Trust, load_host, only_talk, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..attention import Attention
 
 app = typer.Typer(
     help="Attention for YOLO that keeps your weights.",
@@ -107,8 +110,8 @@ def add(
     load_host()
     from ..hosts.ultralytics import add as call
 
-    names = {"at": at, "start": start or None, "output": output or None}
-    added = call(model, spec, **names, own_row=own_row, force=force, trust=trust)
+    flags = {"own_row": own_row, "force": force, "trust": trust}
+    added = call(model, spec, at=at, start=start or None, output=output or None, **flags)
     if as_json:
         return print_json(dataclasses.asdict(added))
     print_table(("row", "before", "after"), [(c.row, c.before or "(new)", c.after) for c in added.changes])
@@ -215,7 +218,7 @@ def _mistaken(message: str, hint: str) -> NoReturn:
     sys.exit(2)
 
 
-def _entry(cls: type) -> dict:
+def _entry(cls: "type[Attention]") -> dict:
     import torch
 
     from ..attention import costs, forms, mathematics

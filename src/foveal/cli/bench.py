@@ -1,7 +1,7 @@
 """The command `foveal bench`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -51,8 +51,16 @@ def bench(
 
     measured = call(
         specs or (),
-        **{"shapes": shapes, "batch": batch, "dtype": dtype, "layout": layout, "passes": passes, "models": models},
-        **{"with_rivals": rivals, "device": device, "threads": threads, "rounds": rounds},
+        shapes=shapes,
+        batch=batch,
+        dtype=dtype,
+        layout=layout,
+        passes=passes,
+        models=models,
+        with_rivals=rivals,
+        device=device,
+        threads=threads,
+        rounds=rounds,
         base=base or None,
         output=output,
         tell=say,
@@ -69,7 +77,8 @@ def bench(
 
 def _print(measured) -> None:
     """A table of each kind of row that there is."""
-    tables = []
+    tables: list[tuple[Sequence[str], Iterable[Sequence[object]]]] = []
+    heads: Sequence[str]
     if measured.rows:
         heads = ("attention", "case", "mode", "contender", "milliseconds", "speed-up", "of copying", "saved/x")
         tables.append(((*heads, "peak MB", "MFLOPs", "error", "of gradients"), map(_row, measured.rows)))
@@ -106,7 +115,7 @@ def _errors(row) -> tuple[str, ...]:
     return tuple("" if error is None else f"{error:.0e}" for error in (row.error, row.gradient_error))
 
 
-def _model_row(row) -> tuple[str, ...]:
+def _model_row(row) -> tuple[object, ...]:
     start = (row.model, row.attention, row.mode, row.batch, row.contender)
     if row.milliseconds is None:
         return *start, f"not run: {row.why_not}", "", ""

@@ -104,7 +104,7 @@ def export(
                 f"{by(case.size)}{_rounded(case.exact)}{', without nms' * case.raw}",
                 case.batch,
                 *_numbers(case.apart),
-                case.wrong or ("no box" if case.apart.empty else "agrees"),
+                case.wrong or ("no box" if case.apart and case.apart.empty else "agrees"),
             )
             for case in found.cases
         ]

@@ -219,7 +219,7 @@ def _record(folder: Path) -> dict[str, str]:
     """Hashes of the Python files of the distribution that lies in a folder, by path; empty if there is none."""
     for name in importlib.metadata.packages_distributions().get(folder.name, ()):
         distribution = importlib.metadata.distribution(name)
-        if Path(distribution.locate_file(folder.name)).resolve() == folder.resolve():
+        if Path(str(distribution.locate_file(folder.name))).resolve() == folder.resolve():
             own = [file for file in distribution.files or () if file.parts[0] == folder.name and file.suffix == ".py"]
             return {file.as_posix(): file.hash.value for file in own if file.hash}
     return {}
@@ -345,5 +345,5 @@ def _export(folder: Path) -> tuple[str, str]:
     found = checked_export.export(folder / "trained.pt", format="onnx", imgsz=SIZE, dynamic=True, device="cpu")
     if found.wrong:
         return BROKEN, f"ONNX: {found.wrong}"
-    largest = max(case.apart.boxes.largest for case in found.cases)
+    largest = max(case.apart.boxes.largest for case in found.cases if case.apart and case.apart.boxes)
     return OK, f"an ONNX file of dynamic size computes what PyTorch computes: boxes differ by {largest:.1g} pixels"

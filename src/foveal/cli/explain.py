@@ -34,8 +34,18 @@ def explain(
     load_host()
     from ..explain import explain as call
 
-    settings = {"split": split, "imgsz": imgsz, "batch": batch, "device": device}
-    explained = call(model, images or (), output=output, data=data or None, **settings, tell=say, trust=trust)
+    given = images or ()
+    explained = call(
+        *(model, given),
+        output=output,
+        data=data or None,
+        split=split,
+        imgsz=imgsz,
+        batch=batch,
+        device=device,
+        tell=say,
+        trust=trust,
+    )
     if as_json:
         return print_json(explained.manifest)
     manifest = explained.manifest
@@ -51,8 +61,8 @@ def explain(
     )
     if found := manifest["ablation"]:
         print()
-        rows = [*found["rows"], {"attention": "all", **found["all"]}]
-        scores = [(row["attention"], *(f"{100 * row[key]:.2f}" for key in ("frozen", "removed"))) for row in rows]
+        frozen = [*found["rows"], {"attention": "all", **found["all"]}]
+        scores = [(row["attention"], *(f"{100 * row[key]:.2f}" for key in ("frozen", "removed"))) for row in frozen]
         trained = f"{100 * found['trained']:.2f}"
         print_table((f"row ({found['metric']} is {trained})", "gate frozen", "attention removed"), scores)
     print(f"\nwritten       {explained.folder}/index.html")

@@ -76,6 +76,7 @@ def run_study(
         return
     failed = False
     for study in _prepared(asked, scale):
+        runner: executors.Executor
         if executor == "local":
             runner = executors.Local(jobs or 1, device.split(","))
         else:

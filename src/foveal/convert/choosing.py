@@ -75,11 +75,14 @@ class Chooser:
         keys = [node.path, node.path.rpartition(".")[2]]
         if name == f"model.{index}" or not self.is_known(node.path):
             keys.insert(0, str(index))
-        key = next((key for key in keys if key in self.said), None)
-        self._used |= {key}
-        return self.said.get(key)
+        for key in keys:
+            if key in self.said:
+                self._used.add(key)
+                return self.said[key]
+        return None
 
     def _by_outputs(self, index: int, name: str, node: Node, found: list[Pasted]) -> Pasted:
+        assert self.old is not None
         layer, nearest = self.old.get_submodule(name), float("inf")
         for each in found:
             apart = oldcode.apart(layer, each)

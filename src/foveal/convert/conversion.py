@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -143,7 +144,7 @@ def convert(
     return Converted(
         source=str(source),
         output=str(target),
-        attentions=tuple(_replaced(part) for part in parts if part.pasted),
+        attentions=tuple(_replaced(part.before, part.pasted) for part in parts if part.pasted),
         tensors=tensors,
         shifted=shifted,
         added=added,
@@ -153,9 +154,8 @@ def convert(
     )
 
 
-def _replaced(part: Part) -> Replaced:
-    pasted = part.pasted
-    return Replaced(int(part.before.split(".")[1]), pasted.path, str(pasted.spec), pasted.assumed)
+def _replaced(before: str, pasted: Pasted) -> Replaced:
+    return Replaced(int(before.split(".")[1]), pasted.path, str(pasted.spec), pasted.assumed)
 
 
 def _target(source: Path, output: str | os.PathLike | None, force: bool) -> Path:
@@ -214,7 +214,7 @@ def _require_known(contents: Contents, parts: list[Part]) -> None:
 
 def _plan(model: Node, source: Path, chooser: Chooser) -> tuple[list[Part], dict]:
     """The layers' parts, and the model's rows with foveal's attentions in them."""
-    cfg = plain_data(model.state["yaml"])
+    cfg: Any = plain_data(model.state["yaml"])
     rows = model_yaml.rows(cfg)
     layers = model.children["model"].children
     if list(layers) != [str(index) for index in range(len(rows))]:
@@ -253,13 +253,14 @@ def _parts(index: int, layer: Node, chooser: Chooser) -> list[Part]:
         return [Part(layer, name, name, found)]
     if layer.path == _SEQUENTIAL and layer.children:
         children = list(layer.children.values())
-        found = [_chosen(index, f"{name}{k}.", child, chooser) for k, child in enumerate(children)]
-        if all(found) and all(one.spec == found[0].spec for one in found):  # a row with repeats
+        each = [_chosen(index, f"{name}{k}.", child, chooser) for k, child in enumerate(children)]
+        there = [one for one in each if one]
+        if len(there) == len(each) and all(one.spec == there[0].spec for one in there):  # a row with repeats
             return [
-                Part(c, f"{name}{k}.", f"{name}{k}.", f) for k, (c, f) in enumerate(zip(children, found, strict=True))
+                Part(c, f"{name}{k}.", f"{name}{k}.", f) for k, (c, f) in enumerate(zip(children, there, strict=True))
             ]
-        if len(found) > 1 and not found[0] and all(found[1:]):  # put behind a layer by hand
-            behind = zip(children[1:], found[1:], strict=True)
+        if len(each) > 1 and not each[0] and len(there) == len(each) - 1:  # put behind a layer by hand
+            behind = zip(children[1:], there, strict=True)
             return [
                 *(Part(part.node, part.before, name) for part in _whole(index, children[0], f"{name}0.", chooser)),
                 *(Part(c, f"{name}{k + 1}.", f"{name}attention.{k}.", f) for k, (c, f) in enumerate(behind)),

@@ -5,6 +5,7 @@ One rule for each attention, by the short name under which `pasted` asks for it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -30,13 +31,13 @@ class Stored:
 
     units: list[Unit]
     tensors: Mapping[str, Tensor]
-    recorded: Mapping[str, object]
-    plain: Mapping[str, object]
-    given: Mapping[str, object]
+    recorded: Mapping[str, Any]
+    plain: Mapping[str, Any]
+    given: Mapping[str, Any]
     silent: list[str]
 
     @classmethod
-    def of(cls, node: Node, given: Mapping[str, object]) -> "Stored":
+    def of(cls, node: Node, given: Mapping[str, Any]) -> "Stored":
         """What a module stores, and what is said of it."""
         recorded = {
             f"{path}.{key}".lstrip("."): value for path, part in node.walk() for key, value in part.state.items()
@@ -93,11 +94,11 @@ class Rule:
         two_maps: whether a kernel takes the maximum and the mean over channels, in an order that a file cannot tell.
     """
 
-    infer: Callable[[Stored], dict[str, object]]
-    silent: Mapping[str, tuple[dict[str, object], ...]]
+    infer: Callable[[Stored], dict[str, Any]]
+    silent: Mapping[str, tuple[dict[str, Any], ...]]
     one_of: frozenset[str] = frozenset()
     evidence: frozenset[str] = frozenset()
-    positions: Mapping[str, dict[str, object]] = field(default_factory=dict)
+    positions: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     known: frozenset[str] = frozenset()
     named: str = ""
     thin: bool = False
@@ -105,7 +106,7 @@ class Rule:
     two_maps: bool = False
 
 
-def plain(node: Node) -> dict[str, object]:
+def plain(node: Node) -> dict[str, Any]:
     """Numbers and texts that a module itself stores, apart from what every module has."""
     return {
         key: value
@@ -122,32 +123,32 @@ def class_name(node: Node) -> str:
 # The rules ---------------------------------------------------------------------------------------------------------
 
 
-def _ema(stored: Stored) -> dict[str, object]:
+def _ema(stored: Stored) -> dict[str, Any]:
     (width,) = (len(unit.weight) for unit in stored.units if unit.kind == "GroupNorm")
     groups = stored.groups(width)
     return {"channels": groups * width, "groups": groups}
 
 
-def _coord(stored: Stored) -> dict[str, object]:
+def _coord(stored: Stored) -> dict[str, Any]:
     shapes = stored.matrices()
     width, channels = next((shape for shape in shapes if shapes.count(shape) == 1), shapes[0])
     return {"channels": channels, "reduction": _ratio(channels, width, 32, at_least=8)}
 
 
-def _lsk(stored: Stored) -> dict[str, object]:
+def _lsk(stored: Stored) -> dict[str, Any]:
     near, far, _ = stored.kernels(4)
     _require(far[0], near[0])
     return {"channels": near[0]}
 
 
-def _lska(stored: Stored) -> dict[str, object]:
+def _lska(stored: Stored) -> dict[str, Any]:
     near, far = (shape[3] for shape in stored.kernels(4) if shape[2] == 1)
     fitting = [size for size in (7, 11, 23, 35, 41, 53) if size // ((near + 1) // 2) == far]
     ((channels, _),) = stored.matrices()
     return {"channels": channels, "kernel_size": fitting[0]}
 
 
-def _msda(stored: Stored) -> dict[str, object]:
+def _msda(stored: Stored) -> dict[str, Any]:
     tensors, recorded = stored.tensors, stored.recorded
     channels, heads = len(tensors["proj.bias"]), recorded["num_heads"]
     _require(recorded["scale"], (channels // heads) ** -0.5)
@@ -159,7 +160,7 @@ def _msda(stored: Stored) -> dict[str, object]:
     return {"channels": channels, "heads": heads, **same, "qkv_bias": "qkv.bias" in tensors}
 
 
-def _mhsa(stored: Stored) -> dict[str, object]:
+def _mhsa(stored: Stored) -> dict[str, Any]:
     tensors, recorded = stored.tensors, stored.recorded
     channels, heads = tensors["to_qkv.weight"].shape[1], recorded["heads"]
     _require(recorded["scale"], (channels // heads) ** -0.5)
@@ -167,7 +168,7 @@ def _mhsa(stored: Stored) -> dict[str, object]:
     return {"channels": channels, "heads": heads, "size": size}
 
 
-def _fla(stored: Stored) -> dict[str, object]:
+def _fla(stored: Stored) -> dict[str, Any]:
     tensors, recorded = stored.tensors, stored.recorded
     return {
         "channels": len(tensors["proj.weight"]),
@@ -178,7 +179,7 @@ def _fla(stored: Stored) -> dict[str, object]:
     }
 
 
-def _sea(stored: Stored) -> dict[str, object]:
+def _sea(stored: Stored) -> dict[str, Any]:
     tensors, recorded = stored.tensors, stored.recorded
     keys, channels = tensors["to_q.c.weight"].shape[:2]
     heads = recorded["num_heads"]
@@ -187,20 +188,20 @@ def _sea(stored: Stored) -> dict[str, object]:
     return {"channels": channels, "heads": heads, "key_dim": keys // heads, "attn_ratio": ratio}
 
 
-def _cab(stored: Stored) -> dict[str, object]:
+def _cab(stored: Stored) -> dict[str, Any]:
     (inner, channels), _ = (shape[:2] for shape in stored.kernels(4))
     (squeezed, _), _ = stored.matrices()
     ratios = {"compress_ratio": _ratio(channels, inner, 3), "squeeze_factor": _ratio(channels, squeezed, 30)}
     return {"channels": channels, **ratios}
 
 
-def _se(stored: Stored) -> dict[str, object]:
+def _se(stored: Stored) -> dict[str, Any]:
     (width, channels), _ = stored.matrices()
     bias = any("bias" in unit.tensors for unit in stored.units)
     return {"channels": channels, "reduction": _ratio(channels, width, 16), "bias": bias}
 
 
-def _cbam(stored: Stored) -> dict[str, object]:
+def _cbam(stored: Stored) -> dict[str, Any]:
     pooled = [value for name, value in stored.recorded.items() if name.endswith("pool_types")]
     if any(sorted(each) != ["avg", "max"] for each in pooled):
         raise ValueError
@@ -210,29 +211,29 @@ def _cbam(stored: Stored) -> dict[str, object]:
     return {"channels": channels, "reduction": _ratio(channels, width, 16)}
 
 
-def _eca(stored: Stored) -> dict[str, object]:
+def _eca(stored: Stored) -> dict[str, Any]:
     ((_, _, size),) = stored.kernels(3)
     return {"channels": _ANY, "kernel_size": size}
 
 
-def _sa(stored: Stored) -> dict[str, object]:
+def _sa(stored: Stored) -> dict[str, Any]:
     (width,) = (len(unit.weight) for unit in stored.units if unit.kind == "GroupNorm")
     groups = stored.groups(2 * width)
     return {"channels": 2 * groups * width, "groups": groups}
 
 
-def _nam(stored: Stored) -> dict[str, object]:
+def _nam(stored: Stored) -> dict[str, Any]:
     (norm,) = stored.units
     return {"channels": len(norm.weight)}
 
 
-def _simam(stored: Stored) -> dict[str, object]:
+def _simam(stored: Stored) -> dict[str, Any]:
     if stored.tensors:
         raise ValueError
     return {"channels": _ANY, "e_lambda": stored.constant("e_lambda")}
 
 
-def _triplet(stored: Stored) -> dict[str, object]:
+def _triplet(stored: Stored) -> dict[str, Any]:
     _require(len([shape for shape in stored.kernels(4) if shape[:2] == (1, 2)]), 3)
     return {"channels": _ANY}
 
@@ -246,23 +247,28 @@ def _ratio(channels: int, width: int, usual: int, at_least: int = 1) -> int:
     return next((r for r in tried if max(at_least, channels // r) == width), 0)
 
 
-def _require(value: object, wanted: float) -> None:
+def _require(value: float, wanted: float) -> None:
     if abs(value - wanted) > 1e-6 * wanted:
         raise ValueError
 
 
 CONTAINERS = ("Sequential", "ModuleList", "Identity")
 PASTED = ("h_sigmoid", "h_swish", "Flatten", "ChannelPool", "ZPool", "DilateAttention")  # the authors' own
-_ONE, _ROWS, _COLUMNS = ({"output_size": size} for size in (1, (None, 1), (1, None)))
-_POOL, _MAXIMUM = {"AdaptiveAvgPool2d": (_ONE,)}, {"AdaptiveMaxPool2d": (_ONE,)}
-_STRIPS = {"AdaptiveAvgPool2d": (_ONE, _ROWS, _COLUMNS)}
+_Settings = dict[str, Any]
+_Allowed = dict[str, tuple[_Settings, ...]]
+_ONE: _Settings = {"output_size": 1}
+_ROWS: _Settings = {"output_size": (None, 1)}
+_COLUMNS: _Settings = {"output_size": (1, None)}
+_POOL: _Allowed = {"AdaptiveAvgPool2d": (_ONE,)}
+_MAXIMUM: _Allowed = {"AdaptiveMaxPool2d": (_ONE,)}
+_STRIPS: _Allowed = {"AdaptiveAvgPool2d": (_ONE, _ROWS, _COLUMNS)}
 _SIDES = {"pool_h": _ROWS, "pool_w": _COLUMNS}
-_SOFTMAX = {"Softmax": ({"dim": -1},)}
-_RELU6 = {"ReLU6": ({"min_val": 0.0, "max_val": 6.0},)}
-_GELU = {"GELU": ({"approximate": "none"},)}
+_SOFTMAX: _Allowed = {"Softmax": ({"dim": -1},)}
+_RELU6: _Allowed = {"ReLU6": ({"min_val": 0.0, "max_val": 6.0},)}
+_GELU: _Allowed = {"GELU": ({"approximate": "none"},)}
 
 
-def _plainly(*names: str) -> dict[str, tuple[dict, ...]]:
+def _plainly(*names: str) -> _Allowed:
     """Classes whose settings do not matter."""
     return dict.fromkeys(names, ({},))
 

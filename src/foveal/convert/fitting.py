@@ -9,6 +9,7 @@ copy has them, and else by the order in which they were made.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class Unit:
     name: str
     kind: str
     tensors: Mapping[str, Tensor]
-    settings: Mapping[str, object]
+    settings: Mapping[str, Any]
 
     @property
     def weight(self) -> Tensor:
@@ -45,7 +46,7 @@ class Unit:
     def matrix(self) -> tuple[int, int] | None:
         """(outputs, inputs) of a linear layer, or of a convolution of one pixel."""
         plain = self.kind == "Linear" or (self.kind in _CONVOLUTIONS and self.weight[0, 0].numel() == 1)
-        return tuple(self.weight.shape[:2]) if plain and self.settings.get("groups", 1) == 1 else None
+        return (*self.weight.shape[:2],) if plain and self.settings.get("groups", 1) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,11 @@ def _carried(
     official: Callable[[str], str],
 ) -> Fitted:
     state: dict[str, Tensor] = {}
-    added, shifted, against, by_order = [], [], [], []
-    biases = {}  # of convolutions, for the norm behind them
+    added: list[str] = []
+    shifted: list[str] = []
+    against: list[str] = []
+    by_order: list[str] = []
+    biases: dict[str, Tensor] = {}  # of convolutions, for the norm behind them
     for place, mine in enumerate(ours):
         unit = places[mine.name]
         if mine.kind == "BatchNorm2d":
@@ -212,8 +216,10 @@ def _carried(
             shifted += moved
             added += [] if unit else new
         elif not mine.kind:
+            assert unit  # only a norm may be missing
             state[mine.name] = unit.weight
         else:
+            assert unit
             state[f"{mine.name}.weight"] = _weight(mine, unit.tensors["weight"])
             bias = unit.tensors.get("bias")
             if "bias" in mine.tensors:
@@ -225,7 +231,8 @@ def _carried(
             continue
         against += unlike(mine, unit)
         rivals = [other for other in ours[place + 1 :] if _could_swap(mine, other, places, official)]
-        by_order += [f"{unit.name} is {mine.name} and {places[o.name].name} is {o.name}" for o in rivals]
+        theirs = [(there, other) for other in rivals if (there := places[other.name])]
+        by_order += [f"{unit.name} is {mine.name} and {there.name} is {other.name}" for there, other in theirs]
     if left := set(biases) - {mine.name for mine in ours}:
         against += [f"{name} has a bias" for name in left]
     named = all(unit is None or _is_named(mine, unit, official) for mine in ours for unit in [places[mine.name]])

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,9 +77,9 @@ def apart(old: nn.Module, found: Pasted) -> float:
             failed = error
             continue
         largest = max(largest or 0.0, _difference([there], [new(x)]))
-    if largest is None:
+    if failed and largest is None:
         raise failed
-    return largest
+    return largest or 0.0
 
 
 @torch.no_grad()
@@ -111,7 +112,7 @@ def _drawn(seed: int, *shape: int) -> Tensor:
     return 1.3 * torch.randn(*shape, generator=generator, dtype=torch.float64) + 0.4
 
 
-def _difference(old: list[object], new: list[Tensor]) -> float:
+def _difference(old: list[Any], new: list[Tensor]) -> float:
     """Largest difference, relative to the largest value of each tensor; infinite where shapes or numbers are none."""
     if [getattr(tensor, "shape", None) for tensor in old] != [tensor.shape for tensor in new]:
         return float("inf")

@@ -261,8 +261,8 @@ def _against(node: Node, rule: Rule) -> list[str]:
             continue
         if path in rule.positions:
             settings = (rule.positions[path],)
-        unlike = [differing(part.state, wanted, path) for wanted in settings]
-        found += min(unlike, key=len)
+        least = min((differing(part.state, wanted, path) for wanted in settings), key=len)
+        found += least
         strips += [part.state.get("output_size")] if last == "AdaptiveAvgPool2d" else []
     if any(strips.count(strip) > 1 for strip in ((None, 1), (1, None))):
         found.append("two of its pools go over the same side")

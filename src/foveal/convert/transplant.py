@@ -83,7 +83,7 @@ def require_layer(index: int, written: str, layer: Node) -> None:
     name = model_yaml.base_module([None, None, written])
     stored = installed(layer.path)
     own = stored is not None and stored.__module__ in _LAYERS and vars(host.tasks).get(name) is not stored
-    if own and stored.__name__ == name.rpartition(".")[2]:
+    if stored and own and stored.__name__ == name.rpartition(".")[2]:
         another = f", another module than foveal's {find(name).card.name}" if known(name) else ""
         raise UserError(
             f"row {index} is Ultralytics' own {name} ({stored.__module__}){another}: there is nothing to convert",
@@ -163,7 +163,7 @@ def require_same(target: Path, built: nn.Module, read_back: nn.Module) -> None:
     """
     wanted, found = built.state_dict(), read_back.eval().state_dict()
     odd = [name for name in {*wanted, *found} if name not in wanted or not torch.equal(wanted[name], found[name])]
-    image = oldcode.image(built.yaml.get("channels", 3)).float()
+    image = oldcode.image(vars(built)["yaml"].get("channels", 3)).float()
     outputs = rebuilding.run(read_back, image)
     if odd or not rebuilding.same(outputs, rebuilding.run(built.eval(), image)):
         raise UserError(
@@ -179,6 +179,7 @@ def require_same_outputs(chooser: Chooser, read_back: nn.Module, cfg: dict, *, r
     Raises:
         UserError: it does not.
     """
+    assert chooser.old is not None
     try:
         apart, rounding = oldcode.whole_apart(chooser.old, read_back, cfg.get("channels", 3))
     except oldcode.CannotRunError as error:

@@ -25,6 +25,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -88,7 +89,7 @@ class Exported:
 
     source: str
     output: str
-    settings: dict[str, object]
+    settings: dict[str, Any]
     versions: dict[str, str]
     cases: tuple[Case, ...]
     effect: Differences | None
@@ -130,7 +131,7 @@ def export(model: str | os.PathLike, *, trust: bool = False, **settings: object)
     return exported
 
 
-def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, object]) -> tuple[Exported, Path | None]:
+def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, Any]) -> tuple[Exported, Path | None]:
     """Export into a folder and judge; the file is returned, too, if there is one."""
 
     def found(name: str, wrong: str, cases=(), effect=None, plain=None) -> Exported:
@@ -146,6 +147,7 @@ def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, objec
         return found(f"{source.stem}.{given['format']}", f"{where} it cannot be exported: {error}"), None
     files = _pictures(given)
     cases, effect, plain = _judged(loaded, written, files, folder, given)
+    raw = None
     if nothing := [case for case in cases if case.apart and case.apart.empty]:
         raw = _raw(loaded, folder, given)
         if raw is None:
@@ -158,7 +160,7 @@ def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, objec
     if broken is None:
         return found(written.path.name, "", cases, effect, plain), written.path
     wrong = f"at {by(broken.size)} pixels, batch {broken.batch}{', without nms' * broken.raw}: {broken.wrong}"
-    run = raw if broken.raw else written
+    run = raw if raw and broken.raw else written
     if given["format"] == "onnx" and broken.wrong != NOTHING:
         images = exporter.pictures(files[:1], broken.size, run.channels)
         wrong += f"; {layer}" if (layer := first_difference.first(run, images)) else ""
@@ -166,7 +168,7 @@ def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, objec
 
 
 def _judged(
-    loaded: host.YOLO, written: Written, files: list[Path], folder: Path, given: dict[str, object]
+    loaded: host.YOLO, written: Written, files: list[Path], folder: Path, given: dict[str, Any]
 ) -> tuple[list[Case], Differences | None, dict[bool, Differences]]:
     """Everything that was run with what is wrong with it, and what was measured to tell."""
     cases, effect, plain = _run(written, files, given), None, {}
@@ -181,7 +183,7 @@ def _judged(
     )
 
 
-def _raw(loaded: host.YOLO, folder: Path, given: dict[str, object]) -> Written | None:
+def _raw(loaded: host.YOLO, folder: Path, given: dict[str, Any]) -> Written | None:
     """The same model exported without its suppression; None where it has none or cannot be exported so."""
     if not given.get("nms"):
         return None
@@ -191,7 +193,7 @@ def _raw(loaded: host.YOLO, folder: Path, given: dict[str, object]) -> Written |
         return None
 
 
-def _without_nms(given: dict[str, object]) -> dict[str, object]:
+def _without_nms(given: dict[str, Any]) -> dict[str, Any]:
     # Without the word, because False asks for a head without suppression where a model has two.
     return {key: value for key, value in given.items() if key != "nms"}
 
@@ -200,7 +202,7 @@ def deployed(model: nn.Module) -> nn.Module:
     """A copy whose attentions are in their cheapest form for inference; the rest is the host's to fuse."""
     model = copy.deepcopy(model).eval()
     for name, attention in _attentions(model):
-        _replace(model, name, fuse(nn.Sequential(attention).eval())[0])
+        _replace(model, name, fuse(nn.Sequential(attention).eval()).get_submodule("0"))
     return model
 
 
@@ -221,7 +223,7 @@ def _attentions(model: nn.Module) -> list[tuple[str, nn.Module]]:
         for place, attention in layer.attention.named_children()
     ]
     named += [item for item in model.named_modules() if isinstance(item[1], (IdentityStart, Attention))]
-    outer = {}
+    outer: dict[str, nn.Module] = {}
     for name, module in sorted(named, key=lambda item: item[0].count(".")):
         if not any(f"{name}.".startswith(f"{other}.") for other in outer):
             outer[name] = module
@@ -236,7 +238,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     model.set_submodule(name, module)
 
 
-def _pictures(given: dict[str, object]) -> list[Path]:
+def _pictures(given: dict[str, Any]) -> list[Path]:
     """Four photographs, of the data if some are given."""
     found = dataset.Data(str(given["data"])).images("val")[: BATCHES[-1]] if given.get("data") else exporter.PICTURES
     return [found[index % len(found)] for index in range(BATCHES[-1])]
@@ -248,16 +250,17 @@ def _sizes(written: Written) -> list[tuple[int, int]]:
     if not written.dynamic:
         return [written.size]
     step = written.stride
-    larger = tuple(step * (1 + side * 5 // 4 // step) for side in (height, width))
+    higher, wider = (step * (1 + side * 5 // 4 // step) for side in (height, width))
     oblong = (max(step, height // 2 // step * step), width if width > step else 2 * step)
-    return list(dict.fromkeys([written.size, larger, oblong]))
+    return list(dict.fromkeys([written.size, (higher, wider), oblong]))
 
 
-def _run(written: Written, files: list[Path], given: dict[str, object]) -> list[Case]:
+def _run(written: Written, files: list[Path], given: dict[str, Any]) -> list[Case]:
     sizes = [(size, True) for size in _sizes(written)]
     if given["format"] == "openvino":
         sizes.append((written.size, False))
-    cases, runs = [], {}
+    cases: list[Case] = []
+    runs: dict[bool, runtime.Runtime] = {}
     for size, exact in sizes:
         try:
             runs[exact] = runs.get(exact) or runtime.start(written.path, given.get("device"), exact)
@@ -285,7 +288,8 @@ def _compared(
         parity.compare(written.outputs(written.model, group), got, written.kind, size)
         for group, got in zip(groups, outputs, strict=True)
     ]
-    return next((each for each in found if isinstance(each, str)), None) or parity.worst(found)
+    wrong = next((each for each in found if isinstance(each, str)), None)
+    return wrong or parity.worst(each for each in found if isinstance(each, Differences))
 
 
 def _wrong(case: Case, effect: Differences | None, plain: Differences | None) -> str:
@@ -308,20 +312,20 @@ def _effect(written: Written, files: list[Path]) -> Differences | None:
     """What the attentions change at the traced size; None if the outputs have other shapes without them."""
     bare, images = without_attentions(written.model), exporter.pictures(files, written.size, written.channels)
     images = images.repeat(-(-written.batch // len(images)), 1, 1, 1)[: written.batch]
-    outputs = (written.outputs(model, images) for model in (written.model, bare))
-    found = parity.compare(*outputs, written.kind, written.size)
+    attended, plain = (written.outputs(model, images) for model in (written.model, bare))
+    found = parity.compare(attended, plain, written.kind, written.size)
     return found if isinstance(found, Differences) else None
 
 
-def _plain(loaded: host.YOLO, folder: Path, files: list[Path], given: dict[str, object]) -> dict[bool, Differences]:
+def _plain(loaded: host.YOLO, folder: Path, files: list[Path], given: dict[str, Any]) -> dict[bool, Differences]:
     """What the same model loses without its attentions at the traced size, exactly run and not, as far as it runs."""
     bare = without_attentions(loaded.model)
     try:
         written = exporter.write(exporter.standing_in(loaded, bare), copy.deepcopy(bare), folder, "plain", given)
     except CannotExportError:
         return {}
-    cases = [case for case in _run(dataclasses.replace(written, dynamic=False), files, given) if case.apart]
-    return {case.exact: case.apart for case in cases}
+    cases = _run(dataclasses.replace(written, dynamic=False), files, given)
+    return {case.exact: case.apart for case in cases if case.apart}
 
 
 def _move(written: Path, target: Path) -> None:
@@ -333,7 +337,7 @@ def _move(written: Path, target: Path) -> None:
     os.replace(written, target)
 
 
-def _versions(given: dict[str, object]) -> dict[str, str]:
+def _versions(given: dict[str, Any]) -> dict[str, str]:
     names = ("foveal", "torch", "ultralytics", *exporter.PACKAGES.get(given["format"], ()))
     return {name: importlib.metadata.version(name) for name in names}
 

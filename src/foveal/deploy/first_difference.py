@@ -8,10 +8,12 @@ import copy
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..hosts import ultralytics as host
 from ..hosts.ultralytics import Outputs, Written, runtime
 from ..surgery import attended, class_name
 
@@ -21,9 +23,11 @@ RELATIVE = 1e-3  # to the largest value of a layer's output
 class _Layers(nn.Module):
     """A model whose outputs are those of its layers, in the order of computation."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: host.Network):
         super().__init__()
-        self.model, self.names, self.found = model, [], []
+        self.model = model
+        self.names: list[str] = []
+        self.found: list[Tensor] = []
         for index, layer in enumerate(model.model):
             name = f"row {index}, {class_name(layer)}"
             if attended(layer):  # hooks on such a layer see what its attention returns
@@ -63,12 +67,12 @@ def first(written: Written, images: Tensor) -> str:
     names = [f"layer{index}" for index in range(len(graph.names))]
     # Each with names of its own, because equal names would mean equal sizes.
     axes = {name: {0: "batch", 2: f"rows of {name}", 3: f"columns of {name}"} for name in ("images", *names)}
-    options = {"input_names": ["images"], "output_names": names, "dynamic_axes": axes, "dynamo": False}
+    options: dict[str, Any] = {"input_names": ["images"], "output_names": names, "dynamic_axes": axes}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "layers.onnx"
         with warnings.catch_warnings():  # that the exporter which the host uses is the older one
             warnings.simplefilter("ignore")
-            torch.onnx.export(graph, traced, str(file), opset_version=written.opset, **options)
+            torch.onnx.export(graph, (traced,), str(file), opset_version=written.opset, dynamo=False, **options)
         whole = onnx.load(str(file))
 
     def run(outputs: list[str]) -> Outputs:

@@ -15,6 +15,7 @@ import copy
 import functools
 import inspect
 import operator
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,7 @@ def fuse(model: nn.Module) -> nn.Module:
     for module in fused.modules():
         if callable(getattr(module, "is_fused", None)):
             # Else it would fuse again, and miss the norms. A partial unpickles without foveal.
-            module.is_fused = functools.partial(bool, True)
+            vars(module)["is_fused"] = functools.partial(bool, True)
     return fused
 
 
@@ -162,7 +163,7 @@ class _OneCall(_Tracer):
         return True
 
 
-def _after(layer: nn.Module | None, kind: type[nn.Module]) -> dict[str, nn.Module] | None:
+def _after(layer: Any, kind: type[nn.Module]) -> dict[str, nn.Module] | None:
     """The parts that a layer calls one after the other after the batch norm `kind` that it is; None if it is none.
 
     The norm is from running statistics; of a norm of torch's nothing comes after.
@@ -179,15 +180,16 @@ def _after(layer: nn.Module | None, kind: type[nn.Module]) -> dict[str, nn.Modul
     except _UNTRACEABLE:
         return None
     (x,) = (node for node in graph.nodes if node.op == "placeholder")
-    node, names = next(node for node in graph.nodes if node.op == "output").args[0], []
+    names: list[str] = []
+    node = next(node for node in graph.nodes if node.op == "output").args[0]
     while isinstance(node, fx.Node) and node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
-        names.insert(0, node.target)
+        names.insert(0, str(node.target))
         node = node.args[0]
     simple = len({*names}) == len(names) and not any("." in name for name in names)
     return {name: getattr(layer, name) for name in names} if simple and _normalises(node, x, layer) else None
 
 
-def _normalises(node: object, x: fx.Node, layer: nn.Module) -> bool:
+def _normalises(node: object, x: fx.Node, layer: Any) -> bool:
     """Whether a node is the batch norm of `x` by the tensors of `layer` of these names."""
     if not isinstance(node, fx.Node) or node.target is not F.batch_norm:
         return False
@@ -206,11 +208,11 @@ def _normalises(node: object, x: fx.Node, layer: nn.Module) -> bool:
     )
 
 
-def _fuse_pairs(graph: fx.Graph, own: dict[fx.Node, nn.Module]) -> None:
+def _fuse_pairs(graph: fx.Graph, own: dict[fx.Node, Any]) -> None:
     for node, norm in own.items():
         source = next(iter(node.all_input_nodes), None)
-        conv = own.get(source)
-        if type(conv) not in _NORMS or len(source.users) > 1:
+        conv = own.get(source) if source else None
+        if source is None or conv is None or type(conv) not in _NORMS or len(source.users) > 1:
             continue
         after = _after(norm, _NORMS[type(conv)])
         if after is None:
@@ -230,7 +232,7 @@ def _fuse_pairs(graph: fx.Graph, own: dict[fx.Node, nn.Module]) -> None:
             graph.erase_node(node)
 
 
-def _merge_branches(graph: fx.Graph, own: dict[fx.Node, nn.Module]) -> None:
+def _merge_branches(graph: fx.Graph, own: dict[fx.Node, Any]) -> None:
     nodes = list(graph.nodes)
     for total in filter(_is_addition, reversed(nodes)):  # a sum before its parts
         additions, terms = _flatten(total)
@@ -238,10 +240,10 @@ def _merge_branches(graph: fx.Graph, own: dict[fx.Node, nn.Module]) -> None:
         if not hosts or len(terms) == 1:
             continue
         host = max(hosts, key=lambda term: own[term].weight[0, 0].numel())
-        branches = [_as_branch(own.get(term), own[host]) for term in terms]
+        branches = [branch for term in terms if (branch := _as_branch(own.get(term), own[host]))]
         first, *_, last = sorted(map(nodes.index, terms))
         if (
-            None not in branches
+            len(branches) == len(terms)
             and len({term.all_input_nodes[0] for term in terms}) == 1
             and all(len(term.users) == 1 for term in terms)
             and len({*terms}) == len(terms)  # y + y has one user
@@ -256,16 +258,18 @@ def _merge_branches(graph: fx.Graph, own: dict[fx.Node, nn.Module]) -> None:
                 _become(own[term], Zero())
 
 
-def _is_addition(node: object) -> bool:
-    call = isinstance(node, fx.Node) and node.op in ("call_function", "call_method")
-    return call and node.target in (*_OPERATORS, torch.add, "add") and len(node.args) == 2 and not node.kwargs
+def _is_addition(node: object) -> TypeGuard[fx.Node]:
+    if not isinstance(node, fx.Node) or node.op not in ("call_function", "call_method"):
+        return False
+    return node.target in (*_OPERATORS, torch.add, "add") and len(node.args) == 2 and not node.kwargs
 
 
-def _flatten(total: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
+def _flatten(total: Any) -> tuple[list[fx.Node], list[fx.Node]]:
     """The additions that make up a sum, and its terms without the numbers, such as the 0 of Python's `sum`."""
     if not _is_addition(total):
         return [], [total]
-    additions, terms = [total], []
+    additions: list[fx.Node] = [total]
+    terms: list[fx.Node] = []
     for addition in additions:
         for arg in addition.args:
             if _is_addition(arg) and len(arg.users) == 1:
@@ -275,11 +279,11 @@ def _flatten(total: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:
     return additions, terms
 
 
-def _is_plain(conv: nn.Module | None) -> bool:
+def _is_plain(conv: object) -> TypeGuard[nn.Conv2d]:
     return type(conv) is nn.Conv2d and not isinstance(conv.padding, str)
 
 
-def _as_branch(layer: nn.Module | None, host: nn.Conv2d) -> tuple[Tensor, Tensor] | None:
+def _as_branch(layer: Any, host: nn.Conv2d) -> tuple[Tensor, Tensor] | None:
     """Weight and bias with which a convolution like `host` computes `layer`; None if it cannot."""
     if _is_plain(layer) and _grid(layer) == _grid(host):
         weight, bias = _exact(layer.weight), _exact(layer.bias).expand(host.out_channels)
@@ -297,12 +301,13 @@ def _as_branch(layer: nn.Module | None, host: nn.Conv2d) -> tuple[Tensor, Tensor
 
 def _grid(conv: nn.Conv2d) -> tuple:
     """What convolutions share whose outputs lie on one grid; the fourth is the rows and columns that are lost."""
+    assert not isinstance(conv.padding, str)
     sizes = zip(conv.dilation, conv.kernel_size, conv.padding, strict=True)
     lost = tuple(d * (k - 1) - 2 * p for d, k, p in sizes)
     return conv.out_channels, conv.groups, conv.stride, lost, conv.dilation, conv.padding_mode
 
 
-def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
     scale = (_exact(norm.running_var) + norm.eps).rsqrt() * _exact(norm.weight, 1.0)
     return scale, _exact(norm.bias) - _exact(norm.running_mean) * scale
 
@@ -317,6 +322,6 @@ def _become(layer: nn.Module, other: nn.Module) -> None:
     layer.__class__, layer.__dict__ = type(other), vars(other.eval())
 
 
-def _set(conv: nn.Module, weight: Tensor, bias: Tensor) -> None:
+def _set(conv: Any, weight: Tensor, bias: Tensor) -> None:
     like = conv.weight
     conv.weight, conv.bias = (nn.Parameter(new.to(like), requires_grad=like.requires_grad) for new in (weight, bias))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,7 +75,8 @@ def compare(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> D
     if says is Says.MAP:
         return Differences(rest=_relative(true[0], got[0]))
     if kind.rows:
-        raw = _of_rows(*(rows_of(outputs[0], kind, size) for outputs in (true, got)), size)
+        wanted, found = (rows_of(outputs[0], kind, size) for outputs in (true, got))
+        raw = _of_rows(wanted, found, size)
     else:
         widths = [4, kind.classes, true[0].shape[1] - 4 - kind.classes]
         (boxes, scores, more), (b, s, m) = (outputs[0].split(widths, 1) for outputs in (true, got))
@@ -82,14 +84,15 @@ def compare(true: Outputs, got: Outputs, kind: Kind, size: tuple[int, int]) -> D
     others = [*raw["rest"], *(_relative(*pair) for pair in zip(true[1:], got[1:], strict=True))]
     raw["rest"] = _larger([each for each in others if each])
     slack = 2 * raw["scores"].largest if raw["scores"] else 0.0
-    return Differences(**raw, **_of_kept(*(final_boxes(outputs, kind, size) for outputs in (true, got)), kind, slack))
+    expected_boxes, found_boxes = (final_boxes(outputs, kind, size) for outputs in (true, got))
+    return Differences(**raw, **_of_kept(expected_boxes, found_boxes, kind, slack))
 
 
 def worst(found: Iterable[Differences]) -> Differences:
     """The largest of each difference over several batches, and all boxes."""
     found = list(found)
 
-    def over(name: str) -> Difference | float | None:
+    def over(name: str) -> Any:
         values = [value for each in found if (value := getattr(each, name)) is not None]
         if name in ("boxes", "scores", "rest"):
             return _larger(values)
@@ -139,7 +142,7 @@ def _of_rows(true: Tensor, got: Tensor, size: tuple[int, int]) -> dict:
     return {"boxes": _difference(torch.cat(boxes)), "scores": _difference(torch.cat(scores)), "rest": rest}
 
 
-def _of_kept(true: list[Tensor], got: list[Tensor], kind: Kind, slack: float) -> dict[str, float | int | None]:
+def _of_kept(true: list[Tensor], got: list[Tensor], kind: Kind, slack: float) -> dict[str, Any]:
     unmatched, boxes, scores = 0, [0.0], [0.0]
     for ours, theirs in zip(true, got, strict=True):
         corners = [to_corners(rows) if kind.task == "obb" else rows[:, :4] for rows in (ours, theirs)]
@@ -150,9 +153,9 @@ def _of_kept(true: list[Tensor], got: list[Tensor], kind: Kind, slack: float) ->
         if overlap.numel():
             best, nearest = overlap.max(1)
             difference = ours[best >= SAME] - theirs[nearest[best >= SAME]]
-            if len(difference):
-                boxes.append(_difference(difference[:, :4]).largest)
-                scores.append(_difference(difference[:, 4]).largest)
+            for values, known in ((difference[:, :4], boxes), (difference[:, 4], scores)):
+                if apart := _difference(values):
+                    known.append(apart.largest)
     return {
         "kept": sum(map(len, true)),
         "unmatched": unmatched,

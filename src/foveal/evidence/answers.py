@@ -4,9 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .detections import load_arrays, save_arrays
+from ..verdict import Bools, Floats, Ints
+from .detections import Arrays, Words, load_arrays, save_arrays
 
 BEST = 5  # answers of each image that are kept
 
@@ -21,9 +21,9 @@ class Answers:
         label: the true class index, (images,).
     """
 
-    name: NDArray
-    ranked: NDArray
-    label: NDArray
+    name: Words
+    ranked: Ints
+    label: Ints
 
     def save(self, path: Path) -> None:
         """Write a compressed .npz file, as a whole."""
@@ -38,19 +38,21 @@ class Answers:
         """
         return load_arrays(path, cls, "answers")
 
-    def scores(self) -> NDArray:
+    def scores(self) -> Floats:
         """1 for each image whose first answer is right, else 0, (images,)."""
-        return (self.ranked[:, 0] == self.label).astype(float)
+        right: Floats = (self.ranked[:, 0] == self.label).astype(float)
+        return right
 
-    def among_best(self) -> NDArray:
+    def among_best(self) -> Bools:
         """Whether any of the answers kept is right, (images,)."""
-        return (self.ranked == self.label[:, None]).any(1)
+        right: Bools = (self.ranked == self.label[:, None]).any(1)
+        return right
 
     def figures(self) -> dict[str, float]:
         """Top-1 and top-5 accuracy by the keys of the metric, computed from what is stored rather than by the host."""
         return {"top1": float(self.scores().mean()), "top5": float(self.among_best().mean())}
 
-    def averages(self, counts: NDArray, sizes: bool = False) -> dict[str, NDArray]:
+    def averages(self, counts: Ints, sizes: bool = False) -> Arrays:
         """Accuracy on resampled images, see `averages.load`; an answer is of no size.
 
         Args:
@@ -73,7 +75,7 @@ class Answers:
             and self.ranked.dtype.kind in "iu"
         )
 
-    def accuracy(self, counts: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    def accuracy(self, counts: Ints) -> tuple[Floats, Ints, Floats]:
         """Share of first answers that are right.
 
         Args:

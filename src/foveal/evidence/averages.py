@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..verdict import draw_images
+from ..verdict import Ints, draw_images
 from .answers import Answers
-from .detections import UNREADABLE, Detections, save_arrays
+from .detections import UNREADABLE, Arrays, Detections, save_arrays
 from .tasks import Task
 
 RESAMPLES = 2000  # the same draws for every cell of a study
@@ -32,15 +31,16 @@ def judged(folder: Path, kind: str, task: Task) -> Detections | Answers:
     Raises:
         UserError: it cannot be read.
     """
+    assert task.evidence  # or it would not be a study's task
     return task.evidence.load(folder / f"{kind}.npz")
 
 
-def image_counts(images: int) -> NDArray:
+def image_counts(images: int) -> Ints:
     """How often each image counts, (1 + resamples, images): all once in the first row, then as they are drawn."""
     return np.concatenate([np.ones((1, images), np.int32), draw_images(images, RESAMPLES)])
 
 
-def load(folder: Path, kind: str, task: Task) -> dict[str, NDArray]:
+def load(folder: Path, kind: str, task: Task) -> Arrays:
     """The metric on all images (first row) and on resampled ones.
 
     Args:
@@ -53,6 +53,7 @@ def load(folder: Path, kind: str, task: Task) -> dict[str, NDArray]:
         of detections by best.pt also `small`, `medium` and `large`, for the classes that have objects of this size.
         nan stands where there is nothing to average.
     """
+    assert task.metric  # or it would not be a study's task
     kept, key = folder / f"averages-{kind}.npz", task.metric.key
     try:
         with np.load(kept) as arrays:
@@ -69,9 +70,7 @@ def load(folder: Path, kind: str, task: Task) -> dict[str, NDArray]:
 _Where = TypeVar("_Where", bound=Hashable)
 
 
-def loaded(
-    folders: Mapping[_Where, Path], kinds: Collection[str], task: Task
-) -> dict[_Where, dict[str, dict[str, NDArray]]]:
+def loaded(folders: Mapping[_Where, Path], kinds: Collection[str], task: Task) -> dict[_Where, dict[str, Arrays]]:
     """`load` for each kind of weights of several cells."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         begun = {

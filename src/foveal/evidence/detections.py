@@ -7,14 +7,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import write_whole
-from ..verdict import Matches, Truth, average_precision, mean_average_precision
+from ..verdict import Bools, Floats, Ints, Matches, Truth, average_precision, mean_average_precision
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # COCO's names for areas in pixels of the original image. Here the area is that of the box, and what is exactly between
@@ -22,6 +22,8 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
 
 _T = TypeVar("_T")
+Words = NDArray[np.str_]
+Arrays = dict[str, NDArray[Any]]  # by name, of several types
 
 # What numpy and zipfile raise for a file that is cut short or has wrong bytes in it.
 UNREADABLE = (
@@ -49,16 +51,16 @@ class Detections:
         rule: by which the host takes average precision, a definition of `verdict.average_precision`.
     """
 
-    name: NDArray
-    image: NDArray
-    box: NDArray
-    confidence: NDArray
-    label: NDArray
-    hit: NDArray
-    true_image: NDArray
-    true_box: NDArray
-    true_label: NDArray
-    rule: NDArray = field(default_factory=lambda: np.array("ultralytics"))  # older files do not say it
+    name: Words
+    image: Ints
+    box: Floats
+    confidence: Floats
+    label: Ints
+    hit: Bools
+    true_image: Ints
+    true_box: Floats
+    true_label: Ints
+    rule: Words = field(default_factory=lambda: np.array("ultralytics"))  # older files do not say it
 
     def save(self, path: Path) -> None:
         """Write a compressed .npz file, as a whole."""
@@ -87,7 +89,7 @@ class Detections:
         map50, map_ = (float(value[0]) for value in mean_average_precision(precision))
         return {"map": map_, "map50": map50}
 
-    def averages(self, counts: NDArray, sizes: bool) -> dict[str, NDArray]:
+    def averages(self, counts: Ints, sizes: bool) -> Arrays:
         """Average precision on resampled images, see `averages.load`.
 
         Args:
@@ -143,7 +145,7 @@ class Detections:
             Truth(self.true_image[counted], self.true_label[counted]),
         )
 
-    def scores(self, confidence: float = 0.25) -> NDArray:
+    def scores(self, confidence: float = 0.25) -> Floats:
         """F1 of each image at IoU 0.5, (images,): 1 where all is found and nothing else, or nothing is there."""
         kept = np.flatnonzero(self.confidence >= confidence)
         found = np.zeros(len(self.name))
@@ -153,7 +155,7 @@ class Detections:
         both = np.bincount(self.image[kept], minlength=len(found)) + np.bincount(self.true_image, minlength=len(found))
         return np.where(both > 0, 2 * found / np.maximum(both, 1), 1.0)
 
-    def _pairs(self, among: NDArray | None = None) -> Iterator[tuple[NDArray, NDArray]]:
+    def _pairs(self, among: Ints | None = None) -> Iterator[tuple[Ints, Ints]]:
         """Detections, by falling confidence, and objects of the same image and class, where there are any of both."""
         among = np.arange(len(self.image)) if among is None else among
         classes = 1 + max((int(labels.max()) for labels in (self.label, self.true_label) if len(labels)), default=0)
@@ -163,12 +165,12 @@ class Detections:
             yield among[mine[key]], theirs[key]
 
 
-def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
+def save_arrays(path: Path, arrays: Arrays) -> None:
     """Write arrays by name into a compressed .npz file, as a whole."""
 
     def write(part: Path) -> None:
         with part.open("wb") as file:  # savez would append a suffix to a path
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none is called allow_pickle
 
     def check(part: Path) -> None:
         with np.load(part) as read:
@@ -193,15 +195,15 @@ def load_arrays(path: Path, kind: type[_T], word: str) -> _T:
         ) from None
 
 
-def iou(boxes: NDArray, others: NDArray) -> NDArray:
+def iou(boxes: Floats, others: Floats) -> Floats:
     """Intersection over union of each box with each other, (boxes, others)."""
     boxes, others = boxes.astype(float), others.astype(float)
     corners = np.maximum(boxes[:, None, :2], others[None, :, :2]), np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = (corners[1] - corners[0]).clip(0).prod(-1)
+    shared: Floats = (corners[1] - corners[0]).clip(0).prod(-1)
     return shared / np.maximum(_area(boxes)[:, None] + _area(others)[None] - shared, 1e-12)
 
 
-def match(overlaps: NDArray, ignored: NDArray, thresholds: NDArray = THRESHOLDS) -> NDArray:
+def match(overlaps: Floats, ignored: Bools, thresholds: Floats = THRESHOLDS) -> Ints:
     """COCO's assignment of detections to objects of one image and class.
 
     Each detection in turn takes the free object it overlaps most, one that counts before one that does not.
@@ -228,22 +230,24 @@ def match(overlaps: NDArray, ignored: NDArray, thresholds: NDArray = THRESHOLDS)
     return taken
 
 
-def over_classes(found: NDArray) -> NDArray:
+def over_classes(found: Floats) -> Floats:
     """Mean over those classes that have an average, (resamples, classes) to (resamples,); nan where none has."""
     there = ~np.isnan(found)
     with np.errstate(invalid="ignore"):
-        return np.where(there, found, 0).sum(1) / there.sum(1)
+        mean: Floats = np.where(there, found, 0).sum(1) / there.sum(1)
+    return mean
 
 
-def _below(indices: NDArray, count: int) -> bool:
+def _below(indices: Ints, count: int) -> bool:
     return indices.ndim == 1 and indices.dtype.kind in "iu" and bool(((indices >= 0) & (indices < count)).all())
 
 
-def _area(boxes: NDArray) -> NDArray:
-    return (boxes[:, 2:] - boxes[:, :2]).clip(0).astype(float).prod(-1)
+def _area(boxes: Floats) -> Floats:
+    area: Floats = (boxes[:, 2:] - boxes[:, :2]).clip(0).astype(float).prod(-1)
+    return area
 
 
-def _grouped(keys: NDArray, order: NDArray) -> dict[int, NDArray]:
+def _grouped(keys: Ints, order: Floats) -> dict[int, Ints]:
     """Indices of each key, in the given order."""
     indices = np.lexsort((order, keys))
     found, starts = np.unique(keys[indices], return_index=True)

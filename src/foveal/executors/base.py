@@ -57,7 +57,7 @@ class Executor(ABC):
         """
         return self._pool.submit(self._run, command, log.absolute())
 
-    def __enter__(self):
+    def __enter__(self) -> "Executor":
         return self
 
     def __exit__(self, *exception: object) -> None:

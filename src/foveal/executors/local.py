@@ -30,7 +30,7 @@ class Local(Executor):
             raise UserError("no device to run on", "device cpu is always there")
         super().__init__([*devices] * jobs)
 
-    def _start(self, command: list[str], log: Path) -> subprocess.Popen:
+    def _start(self, command: list[str], log: Path) -> subprocess.Popen[bytes]:
         environment = dict(os.environ)
         if command[-1] == "cpu":
             # Each would take all cores, and threads that wait for each other take most of the time.

@@ -1,5 +1,7 @@
 """Cells as tasks of a Ray cluster."""
 
+import functools
+import logging
 import math
 import os
 import shutil
@@ -9,9 +11,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .base import Executor
+
+if TYPE_CHECKING:
+    import ray
 
 OBJECT_STORE = 80 * 2**20  # bytes; about the least that Ray accepts, and exit codes need next to nothing
 
@@ -43,7 +49,8 @@ class Ray(Executor):
         _connect(address, jobs and math.ceil(jobs * cpus))
         import ray
 
-        room = sum(_room(node["Resources"], gpus, cpus) for node in ray.nodes() if node["Alive"])
+        nodes: list[dict[str, Any]] = ray.nodes()
+        room = sum(_room(node["Resources"], gpus, cpus) for node in nodes if node["Alive"])
         if not room:  # Ray would wait for such a node for ever
             ray.shutdown()
             raise UserError(
@@ -67,7 +74,7 @@ class Ray(Executor):
 class _Task:
     """A task of Ray with the methods of a process."""
 
-    def __init__(self, result: object):
+    def __init__(self, result: "ray.ObjectRef[int]"):
         self._result = result
 
     def wait(self) -> int:
@@ -75,7 +82,7 @@ class _Task:
         from ray import exceptions
 
         try:
-            return ray.get(self._result)
+            code: int = ray.get(self._result)
         except (
             exceptions.WorkerCrashedError,
             exceptions.NodeDiedError,
@@ -84,6 +91,7 @@ class _Task:
             exceptions.TaskCancelledError,
         ):
             return -signal.SIGKILL
+        return code
 
     def terminate(self) -> None:
         import ray
@@ -100,15 +108,15 @@ def _connect(address: str | None, cores: int | None) -> None:
         raise UserError("Ray is not installed", "pip install 'foveal[ray]'") from None
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    quietly = functools.partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
     if address is None:
-        ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+        quietly("local", num_cpus=cores, include_dashboard=False, object_store_memory=OBJECT_STORE)
         return
     try:
         if address != "auto":  # Ray itself looks for minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        ray.init(address, **quiet)
+        quietly(address)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"cannot join a Ray cluster at {address!r}: {error}", "give the HOST:PORT that `ray start --head` printed"
@@ -139,6 +147,7 @@ def _supervise(command: list[str], log: Path, folder: Path) -> int:
         log.open("ab") as file,
         subprocess.Popen(guard, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, cwd=folder) as process,
     ):
+        assert process.stdout
         code = process.stdout.read()
     if process.returncode:
         raise OSError(f"the guard of a command could not start on node {socket.gethostname()}, see {log}")

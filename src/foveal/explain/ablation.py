@@ -44,7 +44,7 @@ class Frozen:
         return x + mean if self.source is None else x[:, self.source.to(x.device)] * mean
 
 
-def attentions(network: nn.Module) -> list[Attention]:
+def attentions(network: host.Network) -> list[Attention]:
     """All attentions of a network in order; one that is part of another is not one of its own."""
     return [attention for row in network.model for attention in inside(row)]
 
@@ -91,7 +91,9 @@ class _Means:
 
     def __init__(self, network: nn.Module):
         self.found = attentions(network)
-        self.sums, self.counts, self.sources = {}, {}, {}
+        self.sums: dict[int, Tensor] = {}
+        self.counts: dict[int, Tensor] = {}
+        self.sources: dict[int, Tensor | None] = {}
         self.open = False  # the host runs a network once before it evaluates it
         for index, attention in enumerate(self.found):
             attention.register_forward_pre_hook(self._hook(index))
@@ -109,7 +111,7 @@ class _Means:
             return
         if index not in self.sources:
             self.open = False  # what is tried out now is no data
-            self.sources[index] = multiplied(attention, tuple(x.shape[2:]))
+            self.sources[index] = multiplied(attention, (x.shape[2], x.shape[3]))
             self.open = True
         if (source := self.sources[index]) is None:
             value, known = attention.forward(x).double() - x.double(), torch.ones_like(x, dtype=torch.bool)
@@ -139,7 +141,7 @@ def replaced(network: nn.Module, replacements: dict[int, Callable[[Tensor], Tens
     network = copy.deepcopy(network)
     for index, attention in enumerate(attentions(network)):
         if index in replacements:  # on the object, so that whatever surrounds the attention stays
-            attention.forward = functools.partial(_forward, replacements[index])
+            vars(attention)["forward"] = functools.partial(_forward, replacements[index])
     return network
 
 

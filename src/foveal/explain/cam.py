@@ -124,14 +124,14 @@ def pair(predictor, attention: nn.Module, image: Tensor, photograph: np.ndarray)
             x = image.clone().requires_grad_()
             method(x, [lambda score: score])
             kept = method.activations_and_grads
-            maps = [
+            before, after = (
                 # Of the values themselves: the method's own result is stretched between its least and its greatest.
                 np.maximum(method.get_cam_image(x, layer, None, activation.numpy(), gradient.numpy(), False)[0], 0)
                 for layer, activation, gradient in zip(
                     [probe, attention], kept.activations, kept.gradients, strict=True
                 )
-            ]
+            )
             score = float(method.outputs.detach()[0])
     finally:
         hook.remove()
-    return Pair(*maps, scored.target, score)
+    return Pair(before, after, scored.target, score)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -120,13 +121,14 @@ def _manifest(
     imgsz: int,
     device: str | None,
     tell: Callable[[str], object],
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What is found in each image, whose pictures are drawn into a folder, and in all of them together."""
     settings = {"conf": CONFIDENCE, "imgsz": imgsz, "device": device, "project": str(part.resolve())}
     predictor = prediction.predictor(loaded, **settings)
     with host.refusing(name):
         sites = gates.sites(predictor.model.model)
-    images, pools = [], {}
+    images: list[dict] = []
+    pools: dict = {}
     for index, file in enumerate(files):
         tell(f"{file.name} ({index + 1} of {len(files)})")
         images.append(_image(predictor, sites, file, index, part, pools))
@@ -264,8 +266,9 @@ def frame(task: str, stretched: bool, size: tuple[int, int], tensor: tuple[int, 
         ratio = min(imgsz[0] / size[1], imgsz[1] / size[0])
         resized = [round(side * ratio) for side in size]
         offset = [round((whole - side) / 2 - 0.1) for whole, side in zip(tensor, resized, strict=True)]
-    scale = tuple(after / before for after, before in zip(resized, size, strict=True))
-    return Frame(size, tensor, scale, tuple(map(float, offset)))
+    across, down = (after / before for after, before in zip(resized, size, strict=True))
+    left, top = map(float, offset)
+    return Frame(size, tensor, (across, down), (left, top))
 
 
 def _image(predictor, sites: list[gates.Site], file: Path, index: int, folder: Path, pools: dict) -> dict:
@@ -273,21 +276,22 @@ def _image(predictor, sites: list[gates.Site], file: Path, index: int, folder: P
     result, tensor, read = gates.features(predictor, sites, file)
     pixels = result.orig_img if result.orig_img.shape[2] == 3 else np.repeat(result.orig_img[..., :1], 3, 2)
     pixels = np.ascontiguousarray(pixels[..., ::-1])  # the host has blue first
-    size, task = pixels.shape[1::-1], predictor.args.task
+    height, width = pixels.shape[:2]
+    size, task = (width, height), predictor.args.task
     whole = Task.of(task).says is Says.CLASS
-    where = frame(task, prediction.stretches(predictor), size, tuple(tensor.shape[:1:-1]), predictor.imgsz)
+    where = frame(task, prediction.stretches(predictor), size, (tensor.shape[3], tensor.shape[2]), predictor.imgsz)
     found = _detections(result)
     true = None if whole else true_boxes(file, task, size, result.names)
-    lines = [[outline(box) for box in boxes or ()] for boxes in (found, true)]
+    guessed, known = ([outline(box) for box in boxes or ()] for boxes in (found, true))
     picture = f"pictures/{index:03}.jpg"
-    pictures.photograph(pixels, where, *lines, folder / picture)
+    pictures.photograph(pixels, where, guessed, known, folder / picture)
     name = "/".join(file.parts[-2:]) if whole else file.name  # a class names its images anew
     entry = {"name": name, "picture": picture, "width": size[0], "height": size[1], "boxes": found}
     entry |= {"true_boxes": true, "gates": [], "effects": [], "cams": []}
     if result.probs is not None:
         scores = result.probs.data.tolist()
         entry["classes"] = [{"label": result.names[best], "confidence": scores[best]} for best in result.probs.top5]
-    drawing = gates.Drawing(folder, index, where, pixels, lines[0] if true is None else lines[1], true is not None)
+    drawing = gates.Drawing(folder, index, where, pixels, guessed if true is None else known, true is not None)
     for each in sites:
         x = read[each.id]
         entry["gates"] += drawing.gates(each, x, pools)
@@ -338,7 +342,7 @@ def true_boxes(file: Path, task: str, size: tuple[int, int], names: dict[int, st
             raise UserError(
                 f"line {number} of {label_file} is no label: {line[:80]!r}", "write: class x y width height"
             )
-        box = {"label": names.get(int(kind), str(int(kind)))}
+        box: dict[str, Any] = {"label": names.get(int(kind), str(int(kind)))}
         if task != "pose" and len(values) >= 6:  # a polygon
             points = np.array(values[: len(values) // 2 * 2]).reshape(-1, 2) * size
             box |= {"corners": points.tolist()} if task == "obb" else {}

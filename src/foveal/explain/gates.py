@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class Site:
         return self.outer.gain.detach() if isinstance(self.outer, attachment.IdentityStart) else None
 
 
-def sites(network: nn.Module) -> list[Site]:
+def sites(network: host.Network) -> list[Site]:
     """All attentions of a network, in evaluation mode."""
     written = host.split(network.yaml)[1]
     found = []
@@ -79,7 +80,7 @@ def _fresh(attention: Attention, spec: Spec, seed: int) -> Attention:
     return made if like is None else made.to(like)
 
 
-def features(predictor, attentions: Sequence[Site], file: Path) -> tuple[object, Tensor, dict[str, Tensor]]:
+def features(predictor, attentions: Sequence[Site], file: Path) -> tuple[Any, Tensor, dict[str, Tensor]]:
     """Let the host predict on an image.
 
     Returns:
@@ -226,9 +227,9 @@ class Drawing:
 
     def _channels(self, attention: str, values: np.ndarray, initial: np.ndarray | None) -> dict:
         picture = self._file(attention, "channel")
-        lists = {"values": _numbers(values), "initial_values": None if initial is None else _numbers(initial)}
-        pictures.channels(*lists.values(), self.folder / picture)
-        return {"picture": picture, **lists}
+        trained, fresh = _numbers(values), None if initial is None else _numbers(initial)
+        pictures.channels(trained, fresh, self.folder / picture)
+        return {"picture": picture, "values": trained, "initial_values": fresh}
 
     def _profile(self, attention: str, name: str, values: np.ndarray, initial: np.ndarray | None) -> dict:
         lines = {"mean": values.mean(0), "low": values.min(0), "high": values.max(0)}
@@ -247,8 +248,8 @@ class Drawing:
         if initial is not None:
             entry["difference"] = self._heat(mean - initial.mean(0), difference, attention, f"{name}-difference")
         if name in ("spatial", "received") and len(values) > 1:
-            entry["strip"] = self._file(attention, f"{name}-groups")
-            entry["strip_groups"] = pictures.strip(values, scale, self.frame, self.folder / entry["strip"])
+            strip = self._file(attention, f"{name}-groups")
+            entry |= {"strip": strip, "strip_groups": pictures.strip(values, scale, self.frame, self.folder / strip)}
         return entry
 
     @torch.no_grad()
@@ -258,8 +259,7 @@ class Drawing:
         change = number(float((out - x).double().norm() / x.double().norm()))
         kind = "added" if site.source is None else "multiplied"
         entry = {"attention": site.id, "kind": kind, "change": change, "picture": None}
-        keeps_order = kind == "multiplied" and bool((site.source.diff() == 1).all())
-        if keeps_order or (kind == "multiplied" and site.gain is None):
+        if site.source is not None and (site.gain is None or bool((site.source.diff() == 1).all())):
             factor, known = (part[0].cpu() for part in ablation.factor(site.attention, x, site.source))
             if site.gain is not None:
                 factor = 1 + site.gain.cpu().double().view(-1, 1, 1) * (factor - 1)

@@ -102,7 +102,7 @@ def _album(folder: Path, _: object) -> Album:
             }
             for image in manifest["images"]
         ]
-        about = {
+        about: dict[str, object] = {
             "model": str(manifest["model"]),
             "task": str(manifest["task"]),
             "ablation": _ablation(manifest.get("ablation")),
@@ -182,8 +182,9 @@ def _sure(value: object) -> float:
 
 
 def _finite(value: object) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if number else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 class Explained:
@@ -201,7 +202,7 @@ class Explained:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.task = Task.of(album(folder).about["task"])
+        self.task = Task.of(str(album(folder).about["task"]))
 
     def data(self, name: str, *numbers: str) -> dict | None:
         """All of it, as JSON takes it: `album`."""

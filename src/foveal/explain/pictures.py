@@ -45,10 +45,11 @@ class Frame:
 
     def centres(self, cells: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Centres of the cells of a map of so many across and down, in pixels of the photograph: x, and y."""
-        return tuple(
+        x, y = (
             ((np.arange(count) + 0.5) * self.tensor[axis] / count - self.offset[axis]) / self.scale[axis]
             for axis, count in enumerate(cells)
         )
+        return x, y
 
     def cells(self, cells: tuple[int, int], picture: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Column and row of a map at each pixel across and down a picture of the photograph; -1 outside the tensor."""
@@ -57,12 +58,14 @@ class Frame:
             at = (np.arange(picture[axis]) + 0.5) * self.size[axis] / picture[axis]
             cell = np.floor((at * self.scale[axis] + self.offset[axis]) / self.tensor[axis] * count).astype(int)
             found.append(np.where((cell >= 0) & (cell < count), cell, -1))
-        return tuple(found)
+        column, row = found
+        return column, row
 
     def picture(self, longest: int = LONGEST) -> tuple[int, int]:
         """Width and height of the photograph's copy."""
         shrunk = min(1.0, longest / max(self.size))
-        return tuple(max(1, round(side * shrunk)) for side in self.size)
+        width, height = (max(1, round(side * shrunk)) for side in self.size)
+        return width, height
 
 
 # Scales --------------------------------------------------------------------------------------------------------------
@@ -97,8 +100,9 @@ def _steep(value: np.ndarray) -> np.ndarray:
 
 
 def _steep_ticks(centre: float) -> tuple[tuple[float, str], ...]:
-    steps = (-10, -1, 0, 1, 10)
-    return tuple((0.5 + 0.5 * float(_steep(step)), f"{centre + step:g}".replace("-", "−")) for step in steps)
+    steps = np.array([-10, -1, 0, 1, 10])
+    written = [f"{centre + step:g}".replace("-", "−") for step in steps]
+    return tuple(zip((0.5 + 0.5 * _steep(steps)).tolist(), written, strict=True))
 
 
 _DARK = (20, 20, 20)
@@ -107,7 +111,7 @@ SCALES = {
     "spread": Scale("magma", lambda v: v / 0.5, ((0, "0"), (0.5, "0.25"), (1, "0.5"))),
     "difference": Scale("RdBu_r", lambda v: v + 0.5, ((0, "−0.5"), (0.5, "0"), (1, "+0.5")), _DARK),
     "factor": Scale("PuOr_r", lambda v: 0.5 + 0.5 * _steep(v - 1), _steep_ticks(1), _DARK),
-    "factor spread": Scale("magma", _steep, ((0, "0"), (float(_steep(1)), "1"), (1, "10"))),
+    "factor spread": Scale("magma", _steep, ((0, "0"), (float(_steep(np.array(1))), "1"), (1, "10"))),
     "factor difference": Scale("RdBu_r", lambda v: 0.5 + 0.5 * _steep(v), _steep_ticks(0), _DARK),
     "share": Scale(
         "PuOr_r",
@@ -180,7 +184,8 @@ def _save(picture: Image.Image, scale: Scale, file: Path) -> None:
 
 
 def _shrunk(outline: Iterable[Sequence[float]], frame: Frame, size: tuple[int, int]) -> list[tuple[float, float]]:
-    return [tuple(v * side / whole for v, side, whole in zip(p, size, frame.size, strict=True)) for p in outline]
+    across, down = (side / whole for side, whole in zip(size, frame.size, strict=True))
+    return [(x * across, y * down) for x, y in outline]
 
 
 def photograph(pixels: np.ndarray, frame: Frame, found: Iterable, true: Iterable, file: Path) -> None:
@@ -228,7 +233,7 @@ def profile(pixels: np.ndarray, frame: Frame, axis: int, values: dict[str, np.nd
     picture.save(file, "JPEG", quality=85)
 
 
-def channels(values: Sequence[float], initial: Sequence[float] | None, file: Path) -> None:
+def channels(values: Sequence[float | None], initial: Sequence[float | None] | None, file: Path) -> None:
     """Write gates of channels as dots in the order of the channels between lines at 0, 0.5 and 1; fresh ones too."""
     width, height, edge = 2 * LONGEST, 240, 12
     picture = Image.new("RGBA", (width, height), (0, 0, 0, 0))
@@ -255,7 +260,7 @@ def _signed(text: str) -> str:
     return text.replace("-", "−")
 
 
-FORMS = {
+FORMS: dict[str, Callable[..., str]] = {
     "text": str,
     "integer": lambda value: f"{value:,}",
     "count": lambda values: f"{len(values):,}",

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -131,8 +131,8 @@ class Training:
     model: str
     spec: Spec | None
     seed: int
-    arguments: Mapping[str, object]
-    settings: Mapping[str, object]
+    arguments: Mapping[str, Any]
+    settings: Mapping[str, Any]
     data: Data
     contents: Contents
     cache: Path
@@ -209,16 +209,16 @@ class Host:
     task: Callable[[str], Task]
     data: Callable[[str, bool], Data]
 
-    settings: Callable[[Mapping[str, object]], dict[str, object]]
+    settings: Callable[[Mapping[str, Any]], dict[str, Any]]
     train: Callable[[Training], Record]
     leftovers: tuple[str, ...]
-    judge: Callable[[Path, str, str, Path, Mapping[str, object]], tuple[Evidence, dict[str, float]]]
+    judge: Callable[[Path, str, str, Path, Mapping[str, Any]], tuple[Evidence, dict[str, float]]]
 
     network: Callable[[Path], nn.Module]
     deployed: Callable[[nn.Module], nn.Module]
     fuses: Callable[[str], bool]
     channels: Callable[[nn.Module], int]
     step: Callable[
-        [str, Spec | None, Task, Mapping[str, object], int, int, torch.device],
+        [str, Spec | None, Task, Mapping[str, Any], int, int, torch.device],
         tuple[Callable[[], object], Callable[[], object]],
     ]

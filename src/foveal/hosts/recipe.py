@@ -80,8 +80,9 @@ class Recipe:
 
 
 def _are_steps(value: object) -> bool:
-    shares = isinstance(value, list | tuple) and all(type(step) is float and 0 < step < 1 for step in value)
-    return shares and all(a < b for a, b in pairwise(value))
+    if not isinstance(value, list | tuple):
+        return False
+    return all(type(step) is float and 0 < step < 1 for step in value) and all(a < b for a, b in pairwise(value))
 
 
 _RULES = {

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +46,7 @@ class Name:
     zoo: str
     model: str
     weights: str = ""
-    arguments: dict[str, object] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> "Name":
@@ -172,7 +173,7 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
     return tuple(mean), tuple(deviation)
 
 
-def _timm(wanted: Name, arguments: dict[str, object], classes: int | None) -> nn.Module:
+def _timm(wanted: Name, arguments: dict[str, Any], classes: int | None) -> nn.Module:
     import timm
 
     if not timm.is_model(wanted.model):
@@ -186,7 +187,7 @@ def _timm(wanted: Name, arguments: dict[str, object], classes: int | None) -> nn
         return timm.create_model(named, pretrained=bool(wanted.weights), **arguments)
 
 
-def _torchvision(wanted: Name, arguments: dict[str, object], classes: int | None) -> nn.Module:
+def _torchvision(wanted: Name, arguments: dict[str, Any], classes: int | None) -> nn.Module:
     from torchvision import models
 
     if wanted.model not in (there := models.list_models()):
@@ -222,13 +223,14 @@ def _refusing(wanted: Name) -> Iterator[None]:
 
 def _replace_last(model: nn.Module, classes: int) -> None:
     """A fresh last layer with so many outputs."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    parent, _, child = layers[-1].rpartition(".")
-    old = model.get_submodule(layers[-1])
-    if isinstance(old, nn.Linear):
-        new = nn.Linear(old.in_features, classes)
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    name, old = layers[-1]
+    parent, _, child = name.rpartition(".")
+    if isinstance(old, nn.Conv2d):
+        height, width = old.kernel_size
+        new: nn.Module = nn.Conv2d(old.in_channels, classes, (height, width))
     else:
-        new = nn.Conv2d(old.in_channels, classes, old.kernel_size)
+        new = nn.Linear(old.in_features, classes)
     setattr(model.get_submodule(parent), child, new)
 
 
@@ -246,7 +248,7 @@ def _small(model: nn.Module, stem: object, name: str) -> None:
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as ResNets draw theirs
     model.maxpool = nn.Identity()
     known = getattr(model, "pretrained_cfg", None) or {}
-    model.pretrained_cfg = {**known, "input_size": (old.in_channels, 32, 32)}  # of what it is traced with
+    vars(model)["pretrained_cfg"] = {**known, "input_size": (old.in_channels, 32, 32)}  # of what it is traced with
 
 
 def _unknown(zoo: str, given: str, there: list[str]) -> UserError:

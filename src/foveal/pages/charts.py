@@ -156,7 +156,8 @@ def cost_benefit(effects: Sequence[Effect], margin: float, title: str, down: str
         unit: put behind the numbers of the horizontal axis.
     """
     height, top = 300, 36
-    middle = [margin, *(abs(e.mean) for e in effects)]
+    points = [(e.mean, e) for e in effects if e.mean is not None]
+    middle = [margin, *(abs(mean) for mean, _ in points)]
     bounds = [abs(bound) for e in effects for bound in (e.low, e.high) if bound is not None]
     reach = max(1.15 * max(middle), min(3 * max(middle), 1.05 * max(bounds, default=0.0)))
     y = Scale(-reach, reach, height, top)
@@ -170,10 +171,11 @@ def cost_benefit(effects: Sequence[Effect], margin: float, title: str, down: str
     for value, written in x.ticks(5):
         parts.append(_rule(x(value), height, height + 5, "grid"))
         parts.append(_text(x(value), height + 18, written + unit, class_="tick", anchor="middle"))
-    names, taken = [], []
-    for effect in sorted(effects, key=lambda e: y(e.mean)):
+    names: list[str] = []
+    taken: list[tuple[float, float, float]] = []
+    for mean, effect in sorted(points, key=lambda point: y(point[0])):
         cost = effect.cost[len(effect.cost) // 2]
-        across_at, down_at = x(cost), y(effect.mean)
+        across_at, down_at = x(cost), y(mean)
         if effect.low is not None and effect.high is not None:
             parts.append(_line(across_at, y(effect.high), across_at, y(effect.low), f"interval {effect.kind}"))
         if len(effect.cost) == 3:

@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 NOTHING = "–"
 
@@ -27,7 +27,7 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _yaml(plan: dict, indent: str = "") -> Iterator[str]:
+def _yaml(plan: Mapping[str, object], indent: str = "") -> Iterator[str]:
     """Lines of YAML: what is no mapping is written as JSON, which YAML reads."""
     for key, value in plan.items():
         if isinstance(value, dict) and value:
@@ -37,8 +37,8 @@ def _yaml(plan: dict, indent: str = "") -> Iterator[str]:
             yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"
 
 
-# A list with nothing in it is shown like a value that is missing.
-FORMS = {
+# Each takes values of a kind of its own. A list with nothing in it is shown like a value that is missing.
+FORMS: dict[str, Callable[..., str]] = {
     "text": str,
     "yaml": lambda plan: "\n".join(_yaml(plan)),
     "integer": lambda value: f"{value:,}",

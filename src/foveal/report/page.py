@@ -11,6 +11,7 @@ import re
 import statistics
 import urllib.parse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from markupsafe import Markup, escape
@@ -19,7 +20,7 @@ from ..errors import UserError
 from ..evidence import METRICS
 from ..files import write_text
 from ..pages import Number, charts, html, look_up, shown
-from ..results import ArmResults, ImageScores, Part, StudyResults
+from ..results import ArmResults, ArmVerdict, ImageScores, Part, StudyResults
 from ..verdict import Outcome
 from . import tables
 
@@ -150,11 +151,11 @@ class Page:
 
     def verdict(self) -> tuple[Markup, Markup]:
         """The sentence that says it all: the outcome, and the numbers."""
+        judged = {arm.name: (index, arm.verdict) for index, arm in enumerate(self.arms) if arm.verdict}
         if not self.results.verdict:
             return self.say("verdict_missing"), self.say("verdict_missing_why")
-        index = [arm.name for arm in self.arms].index(self.results.verdict.arm)
-        found, at = self.arms[index].verdict, f"arms.{index}.verdict"
-        end = self.end(index)
+        index, found = judged[self.results.verdict.arm]
+        at, end = f"arms.{index}.verdict", self.end(index, found)
         numbers = "verdict_numbers_alone" if found.low is None else "verdict_numbers"
         margin, name = self.number("statistics.margin", "points"), self.name(self.arms[index].name)
         return self.say(f"verdict_{found.outcome.replace(' ', '_')}", arm=name, margin=margin), self.say(
@@ -167,16 +168,16 @@ class Page:
             end=self.say("verdict_end", end=end) if end else self.say("verdict_end_stop"),
         )
 
-    def end(self, index: int) -> Markup:
+    def end(self, index: int, found: ArmVerdict) -> Markup:
         """What a reader of an arm's outcome must know beside it; empty where that is nothing."""
-        found, at = self.arms[index].verdict, f"arms.{index}.verdict"
+        at = f"arms.{index}.verdict"
         end = found.outcome.replace(" ", "_")
         if found.outcome.is_claim:
             if abs(found.mean) >= self.results.statistics.margin:
                 return Markup("")
             end = "below_margin"
         elif found.outcome is Outcome.INCONCLUSIVE:
-            known = {"seeds": found.needed, "images": found.more_images}.get(found.reason, True)
+            known = {"seeds": found.needed, "images": found.more_images}.get(found.reason, 1)
             end = found.reason if known else "unknown"
         parts = {
             "margin": self.number("statistics.margin", "points"),
@@ -213,11 +214,12 @@ class Page:
             low, high = (self.value(f"{at}.{bound}", "signed-points") for bound in ("low", "high"))
             bounded = found is not None and found.low is not None
             label = [self.value(f"{at}.mean", "signed-points"), *((" [", low, ", ", high, "]") if bounded else ())]
-            interval = [_points(bound) for bound in (found.mean, found.low, found.high)] if found else ()
             dots = [100 * difference for difference in seeds]
-            effects.append(charts.Effect(arm.name, arm.role, *interval, seeds=dots, label=label))
+            effects.append(charts.Effect(arm.name, arm.role, *_interval(found), dots, label))
         again = None if self.noise is None else self.arms[self.noise].verdict
-        noise = again and (100 * again.low, 100 * again.high)
+        noise = None
+        if again and again.low is not None and again.high is not None:
+            noise = 100 * again.low, 100 * again.high
         ends = (self.phrases["worse"], self.phrases["better"])
         margin = 100 * self.results.statistics.margin
         return Markup(
@@ -226,23 +228,24 @@ class Page:
 
     def cost_benefit(self) -> tuple[Markup, str] | None:
         """Difference against latency where all arms have one, otherwise against FLOPs; and which."""
-        judged = {
-            index: arm for index, arm in enumerate(self.arms) if arm.cost and (arm.verdict or index == self.baseline)
-        }
-        ratios = {index: arm.cost.latency_ratio for index, arm in judged.items()}
-        flops = {index: arm.cost.flops and [arm.cost.flops / 1e9] for index, arm in judged.items()}
-        for key, unit, costs in (("latency_ratio", "×", ratios), ("flops", "", flops)):
-            if len(judged) < 2 or None in costs.values():
-                continue
-            effects = []
-            for index, arm in judged.items():
-                found = arm.verdict
-                interval = [_points(bound) for bound in (found.mean, found.low, found.high)] if found else [0.0]
-                name = self.keys[index] or arm.name
-                effects.append(charts.Effect(name, arm.role, *interval, cost=costs[index]))
-            words = [self.phrases[word] for word in ("cost_title", "cost_down", f"cost_{key}")]
-            margin = 100 * self.results.statistics.margin
-            return Markup(charts.cost_benefit(effects, margin, *words, unit=unit)), key
+        effects: dict[str, list[charts.Effect]] = {"latency_ratio": [], "flops": []}
+        judged = [
+            (arm, key, arm.cost)
+            for index, (arm, key) in enumerate(zip(self.arms, self.keys, strict=True))
+            if arm.cost and (arm.verdict or index == self.baseline)
+        ]
+        for arm, key, cost in judged:
+            interval = _interval(arm.verdict) if arm.verdict else (0.0, None, None)
+            effect = charts.Effect(key or arm.name, arm.role, *interval)
+            if cost.latency_ratio:
+                effects["latency_ratio"].append(replace(effect, cost=cost.latency_ratio))
+            if cost.flops:
+                effects["flops"].append(replace(effect, cost=[cost.flops / 1e9]))
+        margin = 100 * self.results.statistics.margin
+        for kind, unit in (("latency_ratio", "×"), ("flops", "")):
+            if len(effects[kind]) == len(judged) > 1:
+                title, down, across = (self.phrases[f"cost_{word}"] for word in ("title", "down", kind))
+                return Markup(charts.cost_benefit(effects[kind], margin, title, down, across, unit)), kind
         return None
 
     def learning(self) -> list[tuple[str, list[Markup]]]:
@@ -273,12 +276,17 @@ class Page:
 
     def glyph(self, part: Part) -> Markup:
         """The difference of one class or size."""
-        known = part.difference is not None
-        return Markup(charts.glyph(part.difference, part.low, part.high, self.reach) if known else "")
+        if part.difference is None:
+            return Markup("")
+        return Markup(charts.glyph(part.difference, part.low, part.high, self.reach))
 
 
-def _points(fraction: float | None) -> float | None:
-    return None if fraction is None else 100 * fraction
+def _interval(found: ArmVerdict | None) -> tuple[float | None, float | None, float | None]:
+    """A mean and its bounds in points; None for what is not known."""
+    if found is None:
+        return None, None, None
+    low, high = (None if bound is None else 100 * bound for bound in (found.low, found.high))
+    return 100 * found.mean, low, high
 
 
 def _curve(arm: ArmResults, key: str, factor: float) -> charts.Curve | None:

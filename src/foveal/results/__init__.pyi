@@ -6,6 +6,7 @@ from .fairness import without_test as without_test
 from .gates import gates_folder as gates_folder
 from .outlook import before as before
 from .schema import ArmResults as ArmResults
+from .schema import ArmVerdict as ArmVerdict
 from .schema import Cost as Cost
 from .schema import Finding as Finding
 from .schema import Images as Images

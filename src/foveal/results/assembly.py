@@ -119,10 +119,10 @@ def _headline(arms: tuple[ArmResults, ...]) -> Headline | None:
 def _findings(finished: Finished) -> list[Finding]:
     """Were the arms treated alike?"""
     study, plan, folders = finished.study, finished.plan, finished.folders
-    splits = {"chosen_on": chosen_on(plan.dataset), "absent": plan.dataset.absent}
     # Digests of every tensor of each model that an arm starts from; none for a model without weights.
     sources = {model: plan.host.digests(model) for model in {arm.model for arm in plan.arms}}
-    findings = fairness.check(plan, study.epochs, finished.results, folders, sources, **splits)
+    chosen, absent = chosen_on(plan.dataset), plan.dataset.absent
+    findings = fairness.check(plan, study.epochs, finished.results, folders, sources, chosen, absent)
     findings += [fairness.labels(refused(study.folder)), fairness.frozen(study.changed())]
     images = finished.judged(*next(iter(folders))).name
     if any(not np.array_equal(images, finished.judged(*where).name) for where in folders):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +99,7 @@ def _scores(finished: Finished, arm: str, pairs: Sequence[int], metric: Metric) 
 def _verdict(said: verdicts.Judged | None) -> ArmVerdict | None:
     if said is None:
         return None
-    numbers = {key: _finite(value) for key, value in asdict(said.verdict).items()}
-    return ArmVerdict(**numbers, differences=tuple(said.differences.tolist()), pairs=tuple(said.pairs))
-
-
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return ArmVerdict(**vars(said.verdict), differences=tuple(said.differences.tolist()), pairs=tuple(said.pairs))
 
 
 def _over_placebo(finished: Finished, arm: str, placebo: str) -> OverPlacebo | None:

@@ -170,7 +170,7 @@ def differing(written: list[dict]) -> list[str]:
 def _pretrained(
     plan: Plan, results: Mapping[tuple[str, int], Result], sources: Mapping[str, dict[str, str]]
 ) -> Finding:
-    shares = {}
+    shares: dict[str, dict[str, set[str]]] = {}  # arms by what they keep, by model
     for arm in plan.arms:
         source = sources[arm.model]
         for result in (result for (name, _), result in results.items() if name == arm.name and source):

@@ -40,7 +40,10 @@ def read(found: object) -> StudyResults:
         msgspec.ValidationError: something is missing, or of another kind than it must be.
         UserError: a later release wrote it.
     """
-    version = found.get("schema_version", 1) if isinstance(found, dict) else SCHEMA_VERSION
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(f"schema_version is {version}, and this release reads up to {SCHEMA_VERSION}", "")
-    return msgspec.convert(upgraded(found) if version == 1 else found, StudyResults)
+    if isinstance(found, dict):
+        version = found.get("schema_version", 1)
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise UserError(f"schema_version is {version}, and this release reads up to {SCHEMA_VERSION}", "")
+        if version == 1:
+            found = upgraded(found)
+    return msgspec.convert(found, StudyResults)

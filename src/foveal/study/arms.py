@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..attention import known as is_attention
 from ..errors import UserError, shown
@@ -33,7 +34,7 @@ class Arm:
     model: str
     spec: Spec | None = None
     shift: int = 0
-    train: Mapping[str, object] = field(default_factory=dict, hash=False)
+    train: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def control(self) -> str | None:
@@ -81,8 +82,8 @@ def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, .
     arms += [control(model, arms, epochs) for control in late]
     trained: dict[tuple, str] = {}
     for arm in arms:
-        spec = str(replace(arm.spec, start=arm.spec.start or "identity")) if arm.spec else ""
-        what = (arm.model, spec, arm.shift, *arm.train.items())
+        placed = str(replace(arm.spec, start=arm.spec.start or "identity")) if arm.spec else ""
+        what = (arm.model, placed, arm.shift, *arm.train.items())
         if what in trained:
             also = "" if trained[what] == arm.name else f", first as {trained[what]!r}"
             raise UserError(f"the arm {arm.name!r} stands in the plan twice{also}", "leave one out")
@@ -96,7 +97,7 @@ def split(text: str) -> list[str]:
     # Not where a parenthesis is closed next, or next after a whole pair, as in x(a=1, b=(2, 3)).
     for piece in re.split(r",(?![^()]*(?:\([^()]*\)[^()]*)*\))", text):
         piece = piece.strip()
-        name = re.match(r"\w*", piece)[0]
+        name = re.split(r"\W", piece, maxsplit=1)[0]
         continues = arms and "@" in arms[-1] and not is_attention(name) and "/" not in piece and "@" not in piece
         if continues and piece.lower() not in CONTROLS and not is_model(piece) and piece != "baseline":
             arms[-1] += f",{piece}"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -101,14 +102,14 @@ class Result:
         return found
 
 
-def _is_a(value: object, kind: object) -> bool:
+def _is_a(value: Any, kind: Any) -> bool:
     """Whether a value read from JSON has the type of a field of `Result`."""
     options = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
         return any(_is_a(value, option) for option in options)
     if options:  # a list, or a dictionary by strings
         parts = value.values() if isinstance(value, dict) else value
-        return isinstance(value, typing.get_origin(kind)) and all(_is_a(part, options[-1]) for part in parts)
+        return isinstance(value, kind.__origin__) and all(_is_a(part, options[-1]) for part in parts)
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
@@ -181,7 +182,8 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         )
     )
     settings = {key: arguments[key] for key in JUDGING if key in arguments} | {"device": device}
-    scores, disagreement = {}, 0.0
+    scores: dict[str, float] = {}
+    disagreement = 0.0
     for kind, end in WEIGHTS.items():
         found, theirs = host.judge(folder / "weights" / f"{kind}.pt", plan.data, plan.split, folder, settings)
         found.save(folder / f"{kind}.npz")
@@ -190,7 +192,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         scores |= {key + end: value for key, value in theirs.items()}
     contents(host.data(plan.data, False), study / DATA).require_as(before.digest, before.stamp, before)
     networks = {kind: host.network(folder / "weights" / f"{kind}.pt") for kind in WEIGHTS}
-    gains = {kind: opened(network) for kind, network in networks.items()}
+    gains = {kind: gain for kind, network in networks.items() if (gain := opened(network)) is not None}
     result = Result(
         arm=cell.arm.name,
         pair=cell.pair,
@@ -210,7 +212,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         data=before.digest,
         versions=versions(),
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        opened=None if None in gains.values() else gains,
+        opened=gains if len(gains) == len(networks) else None,
     )
     write_text(folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
     for file in (file for pattern in host.leftovers for file in folder.glob(pattern)):

@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -44,7 +45,7 @@ class Study(StudyFolder):
         return contents(self.plan.dataset, self.folder / DATA)
 
     @classmethod
-    def prepare(cls, written: Mapping[str, object], beside: Path, folder: Path) -> "Study":
+    def prepare(cls, written: Mapping[str, Any], beside: Path, folder: Path) -> "Study":
         """Check a plan and write it into a study's folder, new or not.
 
         Args:
@@ -99,8 +100,8 @@ class Study(StudyFolder):
                 if len(running) >= executor.slots:
                     break
                 cell = waiting.popleft()
-                if Result.load(self.path(cell)):  # by another process, meanwhile
-                    self._tell(cell, say)
+                if result := Result.load(self.path(cell)):  # by another process, meanwhile
+                    self._tell(cell, result, say)
                 elif self._taken(cell):
                     waiting.append(cell)
                 else:
@@ -131,8 +132,8 @@ class Study(StudyFolder):
         self, cell: Cell, future: concurrent.futures.Future, attempts: Counter[str], say: Callable[[str], None]
     ) -> bool:
         """Whether a cell whose process has ended needs another."""
-        if Result.load(self.path(cell)):
-            self._tell(cell, say)
+        if result := Result.load(self.path(cell)):
+            self._tell(cell, result, say)
             return False
         if isinstance(error := future.exception(), OSError):  # no room for its folder or log, say
             say(f"{cell.arm.name}, seed {cell.pair}: cannot be started: {error}")
@@ -169,23 +170,24 @@ class Study(StudyFolder):
         now = {"digest": self.contents.digest, "files": self.contents.files}
         write_text(self.folder / CONTENTS, json.dumps(now))
 
-    def _tell(self, cell: Cell, say: Callable[[str], None]) -> None:
+    def _tell(self, cell: Cell, result: Result, say: Callable[[str], None]) -> None:
         states = self.states()
         finished = sum(state.status is Status.FINISHED for state in states)
-        result, left = Result.load(self.path(cell)), self.seconds_left(states)
+        left = self.seconds_left(states)
         later = f", about {in_words(left)} left" if left else ""
         score = f"{self.plan.metric.name} {result.scores[self.plan.metric.key]:.4f}"
         say(f"[{finished}/{len(states)}] {cell.arm.name}, seed {cell.pair}: {score}{later}")
 
 
-def _seen_from(folder: Path, written: dict, beside: Path) -> dict:
+def _seen_from(folder: Path, written: dict[str, Any], beside: Path) -> dict[str, Any]:
     """The same plan with paths as they are seen from another folder; what is no file there is a name of the host's."""
 
     def seen(name: object) -> object:
         if isinstance(name, dict):
             return {key: seen(value) for key, value in name.items()}
-        there = isinstance(name, str) and (beside / name).is_file()
-        return os.path.relpath(beside / name, folder) if there else name
+        if isinstance(name, str) and (beside / name).is_file():
+            return os.path.relpath(beside / name, folder)
+        return name
 
     arms, data = written["arms"], host_of(written["model"]).beside(written["data"], beside)
     arms = [seen(arm) for arm in arms] if isinstance(arms, list) else arms

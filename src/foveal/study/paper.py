@@ -1,6 +1,7 @@
 """What a paper reports of the arms of a plan, to stand beside what a study finds."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import UserError, shown
 from ..hosts import SPLITS
@@ -24,7 +25,7 @@ class Paper:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, written: object) -> "Paper":
+    def of(cls, written: Any) -> "Paper":
         """From a plan.
 
         Raises:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -70,14 +71,14 @@ class Plan:
     data: str
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
-    train: dict[str, object] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
     split: str = "val"
     margin: float = 0.005
     recipe: Recipe = field(default_factory=Recipe)
     paper: Paper | None = None
     rehearsal: float | None = None
-    settings: dict[str, object] = field(default_factory=dict)
-    text: dict[str, object] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
     looks: tuple[int, ...] = ()
     resume_period: int = 1
 
@@ -116,12 +117,11 @@ class Plan:
     @property
     def metric(self) -> Metric:
         """The averages by which arms are judged."""
+        assert self.task.metric  # a host has no other tasks for a study
         return self.task.metric
 
     @classmethod
-    def of(
-        cls, written: Mapping[str, object], folder: Path = Path(), look: bool = True, download: bool = False
-    ) -> "Plan":
+    def of(cls, written: Mapping[str, Any], folder: Path = Path(), look: bool = True, download: bool = False) -> "Plan":
         """A plan from its keys, `KEYS`.
 
         Args:
@@ -144,15 +144,17 @@ class Plan:
         host = host_of(model)
         data = host.beside(_text("data", written["data"]), folder)
         task = host.task(data)
+        assert task.metric  # a host has no other tasks for a study
         (train, settings), names = _train(written.get("train"), task, host), written["arms"]
         listed = arm_names.split(names) if isinstance(names, str) else names
         arms = arm_names.read(listed, model, folder, settings["epochs"])
         if len(arms) < 2:
             raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
         seeds, looks = _seeds(written.get("seeds"), claims(arms))
-        split = written.get("split")
-        found = host.data(data, download) if download or look or split not in ("test", "val") else None
-        if look or split not in ("test", "val"):
+        split: Any = written.get("split")
+        named = split in ("test", "val")
+        found = host.data(data, download) if download or look or not named else None
+        if found and (look or not named):
             split = _split(split, found)
         margin = written.get("margin", 0.005)
         if type(margin) is not float or not 0 < margin < 1:
@@ -176,11 +178,11 @@ class Plan:
             vars(plan)["dataset"] = found  # where the cached property keeps it
         return plan
 
-    def arguments(self, arm: Arm) -> dict[str, object]:
+    def arguments(self, arm: Arm) -> dict[str, Any]:
         """Training arguments of an arm, as far as they are not the host's own values."""
         return {**self.train, **arm.train}
 
-    def complete(self, arm: Arm) -> dict[str, object]:
+    def complete(self, arm: Arm) -> dict[str, Any]:
         """All of them."""
         return {**self.settings, **arm.train}
 
@@ -217,18 +219,18 @@ class Cell:
     earlier: str = ""
 
 
-def each(written: Mapping[str, object]) -> Iterator[dict[str, object]]:
+def each(written: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The plans of a file that names several models, one for each, with the figures of its own in `paper`."""
     models, paper = written.get("model"), written.get("paper")
     for model in models if models and isinstance(models, list) else [models]:
         plan = {**written, "model": model} if model else dict(written)
-        figures = paper.get("figures") if isinstance(paper, dict) else None
-        if isinstance(figures, dict) and any(isinstance(of, dict) for of in figures.values()):
-            plan["paper"] = {**paper, "figures": figures.get(model, {})}
+        if isinstance(paper, dict) and isinstance(figures := paper.get("figures"), dict):
+            by_model = any(isinstance(of, dict) for of in figures.values())
+            plan["paper"] = {**paper, "figures": figures.get(model, {})} if by_model else paper
         yield plan
 
 
-def load(path: Path) -> dict[str, object]:
+def load(path: Path) -> dict[str, Any]:
     """The keys of a plan in a YAML file, unchecked.
 
     Raises:
@@ -318,7 +320,7 @@ def _period(written: object) -> int:
     return written
 
 
-def _train(written: object, task: Task, host: Host) -> tuple[dict[str, object], dict[str, object]]:
+def _train(written: object, task: Task, host: Host) -> tuple[dict[str, Any], dict[str, Any]]:
     """The training arguments in which a study differs from the host, and all of them."""
     written = {} if written is None else written
     if not isinstance(written, dict):

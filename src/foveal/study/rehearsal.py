@@ -5,6 +5,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -19,7 +20,7 @@ FEWEST_SEEDS = 2  # with one there is nothing to compare
 ORIGIN = "origin.txt"  # where the images were copied from
 
 
-def reduced(written: Mapping[str, object], beside: Path, folder: Path, share: float) -> dict[str, object]:
+def reduced(written: Mapping[str, Any], beside: Path, folder: Path, share: float) -> dict[str, Any]:
     """The same plan made small, whose data is copied into a folder.
 
     Args:

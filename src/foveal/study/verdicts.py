@@ -72,9 +72,9 @@ def judged(plan: Plan, found: Mapping[tuple[str, int], Result], averaged: Averag
     looks, words = Looks(plan.looks, claims(plan.arms)), {}
     for name, verdict in judge_families(compared, treatments, plan.margin, looks).items():
         decided, (each, drawn) = pairs[name][: verdict.seeds], (of[: verdict.seeds] for of in compared[name])
-        both = [[found[arm, pair] for pair in decided] for arm in ("baseline", name)]
+        plain, treated = ([found[arm, pair] for pair in decided] for arm in ("baseline", name))
         still = others[name].spec is not None and not (each.any() or drawn.any())
-        words[name] = Judged(_if_anything_happened(plan, *both, kind, still, verdict), decided, each)
+        words[name] = Judged(_if_anything_happened(plan, plain, treated, kind, still, verdict), decided, each)
     return words
 
 
@@ -97,7 +97,10 @@ def reached(plan: Plan, finished: Collection[tuple[str, int]]) -> dict[str, int]
 def due(plan: Plan, words: Mapping[str, Judged]) -> dict[str, int]:
     """How many seeds of each arm are to be trained now: up to its next look, none beyond its word."""
     seeds = {arm.name: plan.looks[0] for arm in plan.arms if arm.role != "baseline"}
-    seeds |= {name: of.verdict.seeds if of.verdict.final else of.verdict.next for name, of in words.items()}
+    seeds |= {
+        name: of.verdict.seeds if of.verdict.final else of.verdict.next or of.verdict.seeds
+        for name, of in words.items()
+    }
     return {"baseline": max(seeds.values()), **seeds}
 
 

@@ -121,20 +121,20 @@ def _attached(model: nn.Module, spec: Spec, names: Sequence[str], traced: Trace)
     for name in names:
         layer = attachment.carrier(model.get_submodule(name))
         if (end := called[layer]) not in made:
-            width = _width(end, layer, traced)
+            like = _map(end, layer, traced)
             with torch.random.fork_rng(devices=[]):  # what is drawn later must be what it is without attentions
-                made[end] = layer, width, attachment.build(spec, width)
+                made[end] = layer, like, attachment.build(spec, like.shape[1])
     rows = []
     for name in [name for name, _ in model.named_modules() if name in made]:
-        layer, width, attention = made[name]
-        like, kind = traced.of(name).returned, attachment.class_name(layer)
+        layer, like, attention = made[name]
+        kind = attachment.class_name(layer)
         attachment.attach(layer, attention.to(like.device, like.dtype))
-        rows.append(Row(name, kind, width, str(spec), count(attention)))
+        rows.append(Row(name, kind, like.shape[1], str(spec), count(attention)))
     return rows
 
 
-def _width(name: str, layer: nn.Module, traced: Trace) -> int:
-    """Channels of the one map that a module returns in a forward.
+def _map(name: str, layer: nn.Module, traced: Trace) -> Tensor:
+    """The one map that a module returns in a forward.
 
     Raises:
         UserError: it returns something else, or not once.
@@ -152,4 +152,4 @@ def _width(name: str, layer: nn.Module, traced: Trace) -> int:
             f"{name} ({kind}) returns {shape}, and an attention reads (B, C, H, W)",
             "choose a module that returns a map with channels first; a model of tokens has none",
         )
-    return shape[1]
+    return call.returned

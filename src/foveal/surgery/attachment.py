@@ -9,6 +9,7 @@ exporters and fusing hosts do, is called in the place of the layer's own, and th
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -77,10 +78,9 @@ def attach(layer: nn.Module, attention: nn.Module) -> nn.Module:
     layer = carrier(layer)
     if not attended(layer):
         layer.attention = nn.Sequential()
-        layer.__class__ = _attended_class(type(layer))
+        layer.__class__ = _attended_class(type(layer))  # type: ignore[arg-type]  # a class has a hash
         _take_over(layer)
-    layer.attention.append(attention)
-    layer.attention.train(layer.training)
+    _chain(layer).append(attention).train(layer.training)
     return layer
 
 
@@ -108,7 +108,7 @@ def carrier(layer: nn.Module) -> nn.Module:
 def detach(layer: nn.Module) -> None:
     """Make an attended layer what it was before its first attention."""
     assigned = vars(layer).pop("forward", None)
-    layer.__class__ = type(layer)._attended_base
+    layer.__class__ = _base(layer)
     del layer.attention
     if assigned:
         layer.forward = assigned.forward
@@ -116,7 +116,11 @@ def detach(layer: nn.Module) -> None:
 
 def class_name(layer: nn.Module) -> str:
     """Name of a layer's class without attentions."""
-    return getattr(type(layer), "_attended_base", type(layer)).__name__
+    return _base(layer).__name__
+
+
+def _base(layer: nn.Module) -> type[nn.Module]:
+    return getattr(type(layer), "_attended_base", type(layer))
 
 
 def attended(layer: nn.Module) -> bool:
@@ -128,7 +132,11 @@ def attached(layer: nn.Module) -> list[nn.Module]:
     """What is attached to a layer, in order; of a `Sequential` to its last module."""
     while isinstance(layer, nn.Sequential) and not attended(layer) and len(layer):
         layer = layer[-1]
-    return list(layer.attention) if attended(layer) else []
+    return list(_chain(layer)) if attended(layer) else []
+
+
+def _chain(layer: nn.Module) -> nn.Sequential:
+    return layer.attention  # type: ignore[return-value]  # of a layer that is attended
 
 
 class AssignedForward:
@@ -142,10 +150,10 @@ class AssignedForward:
         forward: that was assigned.
     """
 
-    def __init__(self, layer: nn.Module, forward: Callable):
+    def __init__(self, layer: nn.Module, forward: Callable[..., Any]):
         self.layer, self.forward = layer, forward
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What was assigned, and then the attentions if it is the layer's newest forward."""
         out = self.forward(*args, **kwargs)
         return _attend(self.layer, out) if self.layer.__dict__.get("forward") is self else out
@@ -155,21 +163,21 @@ class AssignedForward:
 def _attended_class(base: type[nn.Module]) -> type[nn.Module]:
     # `base` is closed over: super(type(self), self) would recurse in a subclass.
     @functools.wraps(base.forward)
-    def forward(self, *args, **kwargs):
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         out = base.forward(self, *args, **kwargs)
         return out if "forward" in self.__dict__ else _attend(self, out)
 
-    def __setattr__(self, name, value):
+    def __setattr__(self: nn.Module, name: str, value: Any) -> None:
         if name == "forward" and not (isinstance(value, AssignedForward) and value.layer is self):
             value = AssignedForward(self, value)
         base.__setattr__(self, name, value)
 
-    def __setstate__(self, state):
+    def __setstate__(self: nn.Module, state: dict[str, Any]) -> None:
         base.__setstate__(self, state)
         _take_over(self)
 
-    def __reduce_ex__(self, protocol):
-        _, _, *state = base.__reduce_ex__(self, protocol)
+    def __reduce_ex__(self: nn.Module, protocol: int) -> tuple[Any, ...]:
+        _, _, *state = base.__reduce_ex__(self, protocol)  # type: ignore[str-unpack]  # no module's is a string
         return _restore, (base,), *state
 
     methods = (forward, __setattr__, __setstate__, __reduce_ex__)
@@ -189,13 +197,14 @@ def _take_over(layer: nn.Module) -> None:
 def _attend(layer: nn.Module, out: Tensor | fx.Proxy) -> Tensor | fx.Proxy:
     """The attentions of a layer, of which torch.fx sees one node."""
     if isinstance(out, fx.Proxy):
-        return out.tracer.create_proxy("call_module", out.tracer.path_of_module(layer.attention), (out,), {})
-    return layer.attention(out)
+        path = out.tracer.path_of_module(_chain(layer))  # type: ignore[attr-defined]  # a tracer of modules has it
+        return out.tracer.create_proxy("call_module", path, (out,), {})
+    return _chain(layer)(out)
 
 
 def _restore(base: type[nn.Module]) -> nn.Module:
     """What a pickle calls: an attended layer of class `base`, its state still to be filled in."""
-    cls = _attended_class(base)
+    cls = _attended_class(base)  # type: ignore[arg-type]  # a class has a hash
     return cls.__new__(cls)
 
 

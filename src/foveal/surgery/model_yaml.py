@@ -17,6 +17,7 @@ import difflib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..attention import known
 from ..errors import UserError, shown
@@ -62,16 +63,17 @@ class RowAttentions:
         return (spelling.read(self.specs[0], self.numbers, width, scaled),)
 
 
-def rows(cfg: Mapping) -> list[list]:
+def rows(cfg: Mapping[str, Any]) -> list[list[Any]]:
     """All rows of a model in order.
 
     Raises:
         UserError: `cfg` is not a model YAML.
     """
     parts = [cfg.get(part) for part in ("backbone", "head")] if isinstance(cfg, Mapping) else []
-    if not parts or not all(isinstance(part, list) for part in parts):
+    lists = [part for part in parts if isinstance(part, list)]
+    if len(lists) < 2:
         raise UserError("this is not a model YAML: it needs the lists 'backbone' and 'head'", "see yolo11.yaml")
-    for index, row in enumerate(together := parts[0] + parts[1]):
+    for index, row in enumerate(together := lists[0] + lists[1]):
         if not (isinstance(row, list) and len(row) == 4 and _is_from(row[0]) and type(row[1]) is int) or not (
             row[1] <= MOST_REPEATS and isinstance(row[2], str) and isinstance(row[3], list)
         ):
@@ -84,13 +86,13 @@ def _is_from(written: object) -> bool:
     return bool(froms) and all(type(f) is int for f in froms)
 
 
-def sources(row: Sequence, index: int) -> list[int]:
+def sources(row: Sequence[Any], index: int) -> list[int]:
     """Numbers of the rows that row `index` reads; -1 is the model's input."""
     froms = row[0] if isinstance(row[0], list) else [row[0]]
     return [f if f >= 0 else max(index + f, -1) for f in froms]
 
 
-def scaled(cfg: Mapping) -> Callable[[int], int]:
+def scaled(cfg: Mapping[str, Any]) -> Callable[[int], int]:
     """What the model's scale makes of a width that its rows name."""
     scales, factor, most = cfg.get("scales"), cfg.get("width_multiple", 1), math.inf
     if scales:  # the first where none is named, as the host has it
@@ -98,15 +100,15 @@ def scaled(cfg: Mapping) -> Callable[[int], int]:
     return lambda width: math.ceil(min(width, most) * factor / 8) * 8
 
 
-def base_module(row: Sequence) -> str:
+def base_module(row: Sequence[Any]) -> str:
     """The row's module without attentions attached to it."""
-    return row[2].partition("+")[0]
+    return str(row[2]).partition("+")[0]
 
 
 # Reading ---------------------------------------------------------------------------------------------------------
 
 
-def split(cfg: Mapping, theirs: Collection[str] = ()) -> tuple[dict, dict[int, RowAttentions]]:
+def split(cfg: Mapping[str, Any], theirs: Collection[str] = ()) -> tuple[dict[str, Any], dict[int, RowAttentions]]:
     """Separate a model into rows that any parser knows and the attentions in them, by row number.
 
     A row of an attention's own becomes `nn.Identity`, so every number and every width stays right.
@@ -118,8 +120,8 @@ def split(cfg: Mapping, theirs: Collection[str] = ()) -> tuple[dict, dict[int, R
     Raises:
         UserError: an attention row that cannot be read or that reads several rows, or a row that no row reads.
     """
-    cfg = copy.deepcopy(dict(cfg))
-    together = rows(cfg)
+    plain = copy.deepcopy(dict(cfg))
+    together = rows(plain)
     placed = {}
     for index, row in enumerate(together):
         base, *suffixes = _split_plus(row[2])
@@ -138,10 +140,10 @@ def split(cfg: Mapping, theirs: Collection[str] = ()) -> tuple[dict, dict[int, R
             row[2], placed[index] = base, RowAttentions(attached, own_row=False)
     if placed:
         require_read(together, placed)
-    return cfg, placed
+    return plain, placed
 
 
-def require_read(together: Sequence[Sequence], placed: Mapping[int, RowAttentions]) -> None:
+def require_read(together: Sequence[Sequence[Any]], placed: Mapping[int, RowAttentions]) -> None:
     """Check that some row reads every row but the last, which is the model's output.
 
     Raises:
@@ -182,7 +184,7 @@ def _written(spec: Spec, default: str) -> Spec:
     return replace(spec, start=None if spec.start == default else spec.start, places=())
 
 
-def _read_own_row(row: Sequence, index: int) -> RowAttentions:
+def _read_own_row(row: Sequence[Any], index: int) -> RowAttentions:
     source, _, module, args = row
     if isinstance(source, list):
         raise UserError(f"row {index} ({module}) reads rows {source}, but an attention reads one", "write [-1, 1, ...]")
@@ -195,7 +197,7 @@ def _read_own_row(row: Sequence, index: int) -> RowAttentions:
 # Places ----------------------------------------------------------------------------------------------------------
 
 
-def places(cfg: Mapping, strides: Sequence[float | None]) -> dict[str, tuple[int, ...]]:
+def places(cfg: Mapping[str, Any], strides: Sequence[float | None]) -> dict[str, tuple[int, ...]]:
     """Every place this model has, by name, as row numbers.
 
     Args:
@@ -208,10 +210,12 @@ def places(cfg: Mapping, strides: Sequence[float | None]) -> dict[str, tuple[int
     """
     together = rows(cfg)
     found = {"neck": tuple(sorted(set(sources(together[-1], len(together) - 1))))}
-    by_stride = sorted((strides[i], i) for i in found["neck"] if strides[i])
+    by_stride = sorted((stride, i) for i in found["neck"] if (stride := strides[i]))
     found |= {f"P{_level(stride)}": (index,) for stride, index in by_stride}
 
-    stages, halved, stem = {}, {}, {}
+    stages: dict[float, int] = {}
+    halved: dict[float, int] = {}
+    stem: dict[float, int] = {}
     tails = {module for modules in _PLACES_BY_MODULE.values() for module in modules}
     for index, row in enumerate(together[: len(cfg["backbone"])]):
         stride, source = strides[index], sources(row, index)[0]
@@ -269,8 +273,8 @@ def _level(stride: float) -> int:
 
 
 def with_attention(
-    cfg: Mapping, spec: Spec, indices: Sequence[int], theirs: Collection[str] = (), own_row: bool = False
-) -> tuple[dict, list[int]]:
+    cfg: Mapping[str, Any], spec: Spec, indices: Sequence[int], theirs: Collection[str] = (), own_row: bool = False
+) -> tuple[dict[str, Any], list[int]]:
     """Put `spec` behind the rows `indices`: attached to them, or in rows of its own behind those that are attentions.
 
     Args:
@@ -288,36 +292,36 @@ def with_attention(
     return with_rows(with_suffix(cfg, spec, [index for index in indices if index not in behind]), spec, behind)
 
 
-def with_suffix(cfg: Mapping, spec: Spec, indices: Sequence[int]) -> dict:
+def with_suffix(cfg: Mapping[str, Any], spec: Spec, indices: Sequence[int]) -> dict[str, Any]:
     """Attach `spec` to the rows `indices`; numbers stay as they are."""
-    cfg = copy.deepcopy(dict(cfg))
-    together = rows(cfg)
+    plain = copy.deepcopy(dict(cfg))
+    together = rows(plain)
     for index in indices:
         together[index][2] += f"+{_written(spec, SUFFIX_START)}"
-    return cfg
+    return plain
 
 
-def with_rows(cfg: Mapping, spec: Spec, indices: Sequence[int]) -> tuple[dict, list[int]]:
+def with_rows(cfg: Mapping[str, Any], spec: Spec, indices: Sequence[int]) -> tuple[dict[str, Any], list[int]]:
     """Give `spec` a row of its own after each of the rows `indices`; whoever read those rows reads it instead.
 
     Returns:
         The model, and the new number of each old row.
     """
-    cfg = copy.deepcopy(dict(cfg))
-    together, after = rows(cfg), set(indices)
+    plain = copy.deepcopy(dict(cfg))
+    together, after = rows(plain), set(indices)
     number = [index + sum(i < index for i in after) for index in range(len(together))]
     output = [number[index] + (index in after) for index in range(len(together))]  # the row that now carries its output
     settings = _written(spec, ROW_START).settings()
-    grown = {"backbone": [], "head": []}
+    grown: dict[str, list[list[Any]]] = {"backbone": [], "head": []}
     for index, row in enumerate(together):
-        part = grown["backbone" if index < len(cfg["backbone"]) else "head"]
+        part = grown["backbone" if index < len(plain["backbone"]) else "head"]
         part.append([_rewire(row, index, number[index], output), *row[1:]])
         if index in after:
             part.append([-1, 1, f"foveal.{spec.name}", [settings] if settings else []])
-    return {**cfg, **grown}, number
+    return {**plain, **grown}, number
 
 
-def _rewire(row: Sequence, old: int, new: int, output: Sequence[int]) -> int | list[int]:
+def _rewire(row: Sequence[Any], old: int, new: int, output: Sequence[int]) -> int | list[int]:
     """What the row reads, renumbered; "the row before" stays -1 where it still is."""
     froms = row[0] if isinstance(row[0], list) else [row[0]]
     moved = [

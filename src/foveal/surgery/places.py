@@ -46,12 +46,12 @@ def named(model: nn.Module, wanted: Sequence[str], traced: Trace, attention: str
     for place in wanted:
         if rows is not None and (place in rows or place == "paper" or place.isdecimal()):
             paper = find(attention).card.paper_place
-            indices = model_yaml.resolve([place], rows, paper, len(model.model))
+            indices = model_yaml.resolve([place], rows, paper, len(getattr(model, "model", ())))
             found |= {f"model.{index}" for index in indices}
         elif place in _RULES:
             found |= {owner for name in _RULES[place](model, traced) if (owner := _owner(model, name))}
         else:
-            found |= _matching(model, place, rows or ())
+            found |= _matching(model, place, [*(rows or ())])
     return [name for name, _ in model.named_modules() if name in found]
 
 
@@ -67,12 +67,12 @@ def _owner(model: nn.Module, name: str) -> str:
 
 def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | None:
     """The places of an Ultralytics model by row, None for any other."""
-    cfg = getattr(model, "yaml", None)
-    if not isinstance(cfg, dict) or not isinstance(getattr(model, "model", None), nn.Sequential):
+    cfg, layers = getattr(model, "yaml", None), getattr(model, "model", None)
+    if not isinstance(cfg, dict) or not isinstance(layers, nn.Sequential):
         return None
     size = next((call.read.shape[2] for call in traced.calls if call.name == "model.0"), 0)
     heights = {call.name: call.returned.shape[2] for call in traced.calls if call.returned.dim() == 4}
-    rows = [heights.get(f"model.{index}") for index in range(len(model.model))]
+    rows = [heights.get(f"model.{index}") for index in range(len(layers))]
     return model_yaml.places(cfg, [size / height if height else None for height in rows])
 
 

@@ -5,8 +5,9 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ..attention import find
 from ..errors import UserError
@@ -29,11 +30,11 @@ class Spec:
     """
 
     name: str
-    arguments: dict[str, object] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
     start: str | None = None
     places: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         cls = find(self.name)
         object.__setattr__(self, "name", cls.card.name)
         takes = dict(list(inspect.signature(cls).parameters.items())[1:])
@@ -65,7 +66,7 @@ class Spec:
         return cls.of(match["name"], arguments, places)
 
     @classmethod
-    def of(cls, name: str, arguments: dict[str, object], places: tuple[str, ...] = ()) -> "Spec":
+    def of(cls, name: str, arguments: Mapping[str, Any], places: tuple[str, ...] = ()) -> "Spec":
         """A spec from arguments that may include `start`."""
         arguments = dict(arguments)
         start = arguments.pop("start", None)
@@ -105,7 +106,7 @@ def _is_a(value: object, annotation: object) -> bool:
     return type(value) in ((int, float) if annotation is float else (annotation,))
 
 
-def read_arguments(inside: str, text: str, example: str) -> dict[str, object]:
+def read_arguments(inside: str, text: str, example: str) -> dict[str, Any]:
     """What stands between the parentheses of `text`: Python's keywords and values, where a bare word means itself.
 
     Raises:
@@ -113,11 +114,15 @@ def read_arguments(inside: str, text: str, example: str) -> dict[str, object]:
     """
     try:
         call = ast.parse(f"_({inside})", mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            raise ValueError("a second pair of parentheses")
         read = {
-            k.arg: k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value) for k in call.keywords
+            k.arg: k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
+            for k in call.keywords
+            if k.arg
         }
-        if call.args or call.func.id != "_" or None in read or len(read) < len(call.keywords):
-            raise ValueError("a value without a name, a name twice, or a second pair of parentheses")
-    except (AttributeError, SyntaxError, TypeError, ValueError):
+        if call.args or len(read) < len(call.keywords):
+            raise ValueError("a value without a name, or a name twice")
+    except (SyntaxError, TypeError, ValueError):
         raise UserError(f"cannot read the arguments of {text!r}", f"write for example {example}") from None
     return read

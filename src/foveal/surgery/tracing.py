@@ -1,7 +1,9 @@
 """One traced forward of any torch model: which module returned what, in which order, and what was added to what."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +64,17 @@ class _Operations(TorchFunctionMode):
 
     def __init__(self, found: Trace):
         super().__init__()
-        self.found, self.depths, self.kept = found, {}, []
+        self.found = found
+        self.depths: dict[int, int] = {}
+        self.kept: list[Tensor] = []
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         operands = [arg for arg in args if isinstance(arg, Tensor)]
         depths = [self.depths.get(id(operand), 0) for operand in operands]
         if function in _ADDITIONS and len(operands) == 2 and _are_maps(*operands):
@@ -104,8 +114,8 @@ def trace(model: nn.Module, *inputs: object) -> Trace:
     return found
 
 
-def _note(name: str, found: Trace):
-    def hook(_module: nn.Module, args: tuple, out: object) -> None:
+def _note(name: str, found: Trace) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+    def hook(_module: nn.Module, args: tuple[object, ...], out: object) -> None:
         found.counts[name] += 1
         if args and isinstance(args[0], Tensor) and isinstance(out, Tensor):
             found.calls.append(Call(name, args[0], out))

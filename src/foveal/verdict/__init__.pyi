@@ -1,4 +1,7 @@
 from .differences import LEVEL as LEVEL
+from .differences import Bools as Bools
+from .differences import Floats as Floats
+from .differences import Ints as Ints
 from .differences import draw_images as draw_images
 from .differences import holm as holm
 from .differences import interquartile_mean as interquartile_mean

@@ -25,17 +25,21 @@ import numpy as np
 import scipy  # whose parts load when they are first used
 from numpy.typing import ArrayLike, NDArray
 
+Floats = NDArray[np.floating]
+Ints = NDArray[np.integer]
+Bools = NDArray[np.bool_]
+
 LEVEL = 0.05  # two-sided error rate of tests, and one less the coverage of intervals
 ENUMERATED = 14  # seeds up to which all sign flips are counted; beyond, as many are drawn
 CLOSE = 1e-12  # relative difference of sums that rounding alone makes
 
 
-def draw_images(images: int, resamples: int, seed: int = 0) -> NDArray:
+def draw_images(images: int, resamples: int, seed: int = 0) -> Ints:
     """How often each image is drawn, (resamples, images), when as many are drawn with replacement as there are."""
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples).astype(np.int32)
 
 
-def variances(differences: NDArray, resampled: NDArray) -> tuple[NDArray, NDArray]:
+def variances(differences: Floats, resampled: Floats) -> tuple[Floats, Floats]:
     """Variance of the mean difference by its two causes, seeds and images.
 
     Args:
@@ -47,13 +51,13 @@ def variances(differences: NDArray, resampled: NDArray) -> tuple[NDArray, NDArra
     return differences.var(-1, ddof=1) / n, np.maximum(together.var(-1, ddof=1) - both, 0)
 
 
-def freedom(seeds: NDArray, images: NDArray, n: int) -> NDArray:
+def freedom(seeds: float | Floats, images: float | Floats, n: int) -> Floats:
     """Degrees of freedom of the sum of both variances, after Satterthwaite; infinite where seeds do not differ."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(seeds > 0, (n - 1) * ((seeds + images) / seeds) ** 2, np.inf)
 
 
-def interval(differences: NDArray, resampled: NDArray, level: float = LEVEL) -> tuple[NDArray, NDArray]:
+def interval(differences: Floats, resampled: Floats, level: float = LEVEL) -> tuple[Floats, Floats]:
     """Two-level interval of the mean difference, its lower and upper bound; arguments as for `variances`."""
     seeds, images = variances(differences, resampled)
     spread = scipy.stats.t.ppf(1 - level / 2, freedom(seeds, images, differences.shape[-1]))
@@ -61,17 +65,18 @@ def interval(differences: NDArray, resampled: NDArray, level: float = LEVEL) -> 
     return mean - reach, mean + reach
 
 
-def two_level_p(differences: NDArray, resampled: NDArray) -> NDArray:
+def two_level_p(differences: Floats, resampled: Floats) -> Floats:
     """Two-sided p value of no difference that belongs to `interval`; 1 where the mean difference is 0."""
     seeds, images = variances(differences, resampled)
     mean, total = np.abs(differences.mean(-1)), seeds + images
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = np.where(mean > 0, mean / np.sqrt(total), 0.0)
-    return 2 * scipy.stats.t.sf(distance, freedom(seeds, images, differences.shape[-1]))
+    beyond: Floats = scipy.stats.t.sf(distance, freedom(seeds, images, differences.shape[-1]))
+    return 2 * beyond
 
 
 @functools.cache
-def signs(n: int) -> NDArray:
+def signs(n: int) -> Floats:
     """Ways to flip the signs of n differences, (ways, n), the observed one first.
 
     The first sign stays, because flipping all of them changes no absolute value. All 2^(n - 1) ways where there are at
@@ -86,16 +91,17 @@ def signs(n: int) -> NDArray:
     return ways
 
 
-def sign_flip(differences: NDArray) -> NDArray:
+def sign_flip(differences: Floats) -> Floats:
     """Two-sided p value over all sign flips of the differences, (..., seeds) to (...).
 
     Of the hypothesis that each difference is as likely to be d as -d. With n seeds it cannot be below 2^(1 - n).
     """
     sums = np.abs(differences @ signs(differences.shape[-1]).T)
-    return (sums >= sums[..., :1] * (1 - CLOSE)).mean(-1)
+    share: Floats = (sums >= sums[..., :1] * (1 - CLOSE)).mean(-1)
+    return share
 
 
-def holm(p: ArrayLike) -> NDArray:
+def holm(p: ArrayLike) -> Floats:
     """P values adjusted for having asked several times, (..., arms), in the order given (Holm 1979)."""
     p = np.asarray(p, float)
     order = p.argsort(-1)
@@ -105,14 +111,14 @@ def holm(p: ArrayLike) -> NDArray:
     return adjusted
 
 
-def interquartile_mean(differences: NDArray) -> float:
+def interquartile_mean(differences: Floats) -> float:
     """Mean of the middle half of the values, those at its ends counted by the share of them inside."""
     ordered, n = np.sort(differences), len(differences)
     inside = np.clip(np.minimum(np.arange(1, n + 1), 3 * n / 4) - np.maximum(np.arange(n), n / 4), 0, None)
     return float(ordered @ inside / inside.sum())
 
 
-def probability_better(differences: NDArray, resampled: NDArray, level: float = LEVEL) -> tuple[float, float, float]:
+def probability_better(differences: Floats, resampled: Floats, level: float = LEVEL) -> tuple[float, float, float]:
     """Probability that the arm beats the baseline with a new seed on new images, and its interval.
 
     The share of all seeds and resamples in which it does, a tie being half (Bouthillier et al. 2021). The interval is

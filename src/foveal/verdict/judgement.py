@@ -22,10 +22,10 @@ from enum import Enum
 
 import numpy as np
 import scipy  # whose parts load when they are first used
-from numpy.typing import NDArray
 
 from .differences import (
     LEVEL,
+    Floats,
     freedom,
     interquartile_mean,
     interval,
@@ -108,7 +108,7 @@ class Verdict:
         return replace(self, outcome=outcome, reason="", final=final, needed=None, more_images=None)
 
 
-Pair = tuple[NDArray, NDArray]  # differences, (seeds,), and resampled ones, (seeds, resamples), in the plan's order
+Pair = tuple[Floats, Floats]  # differences, (seeds,), and resampled ones, (seeds, resamples), in the plan's order
 
 
 def judge(arms: Sequence[Pair], margin: float, looks: Looks | None = None) -> list[Verdict]:
@@ -131,7 +131,7 @@ def judge(arms: Sequence[Pair], margin: float, looks: Looks | None = None) -> li
         cut = [(arms[index][0][:n], arms[index][1][:n]) for index in ready]
         for index, verdict in zip(ready, _look(cut, margin, looks, looks.claims - claimed), strict=True):
             verdicts[index] = verdict
-    return [verdict or _preliminary(pair, looks) for verdict, pair in zip(verdicts, arms, strict=True)]
+    return [verdict or _described(*pair, looks.seeds[0]) for verdict, pair in zip(verdicts, arms, strict=True)]
 
 
 def judge_families(
@@ -158,16 +158,17 @@ def _look(arms: Sequence[Pair], margin: float, looks: Looks, claims: int) -> lis
     """At one look, of the arms that are still open; so many share the level."""
     raw = [max(SignFlips(d, looks).p(), looks.overall(float(two_level_p(d, r)))) for d, r in arms]
     found, adjusted = {}, 0.0
-    for index in np.argsort(raw, kind="stable"):
+    for index in np.argsort(raw, kind="stable").tolist():
         level = LEVEL / claims
         adjusted = min(1.0, max(adjusted, raw[index] * claims))  # Holm's steps
-        found[index] = _decide(*arms[index], margin, looks, level, adjusted)
+        differences, resampled = arms[index]
+        found[index] = _decide(differences, resampled, margin, looks, level, adjusted)
         if adjusted <= LEVEL:  # rejected: the others share its part
             claims -= 1
     return [found[index] for index in range(len(arms))]
 
 
-def _decide(differences: NDArray, resampled: NDArray, margin: float, looks: Looks, level: float, p: float) -> Verdict:
+def _decide(differences: Floats, resampled: Floats, margin: float, looks: Looks, level: float, p: float) -> Verdict:
     low, high = (float(bound) for bound in interval(differences, resampled, looks.nominal(level)))
     ends = SignFlips(differences, looks).interval(level)
     low, high = min(low, ends[0]), max(high, ends[1])
@@ -185,27 +186,38 @@ def _decide(differences: NDArray, resampled: NDArray, margin: float, looks: Look
         needed, more = _to_decide(differences, resampled, margin, looks, level)
         reason = "seeds" if more is None else "images"
     final = outcome is not Outcome.INCONCLUSIVE or following is None or reason == "images"
-    low, high = (bound if math.isfinite(bound) else None for bound in (low, high))
-    ahead = None if final else following
-    numbers = {"low": low, "high": high, "p": p, "needed": needed, "more_images": more}
-    return Verdict(outcome, reason, final, **_described(differences, resampled), next=ahead, **numbers)
+    return replace(
+        _described(differences, resampled, None if final else following),
+        outcome=outcome,
+        reason=reason,
+        final=final,
+        low=low if math.isfinite(low) else None,
+        high=high if math.isfinite(high) else None,
+        p=p,
+        needed=needed,
+        more_images=more,
+    )
 
 
-def _described(differences: NDArray, resampled: NDArray) -> dict[str, float]:
-    """What stands beside an outcome, and does not decide it."""
+def _described(differences: Floats, resampled: Floats, following: int | None) -> Verdict:
+    """The numbers that stand beside an outcome and do not decide it, before there is one."""
     better, low, high = probability_better(differences, resampled)
-    return {
-        "mean": float(differences.mean()),
-        "middle": interquartile_mean(differences),
-        "seeds": len(differences),
-        "deviation": float(differences.std(ddof=1)),
-        "better": better,
-        "better_low": low,
-        "better_high": high,
-    }
+    return Verdict(
+        Outcome.PRELIMINARY,
+        reason="",
+        final=False,
+        mean=float(differences.mean()),
+        middle=interquartile_mean(differences),
+        seeds=len(differences),
+        deviation=float(differences.std(ddof=1)),
+        better=better,
+        better_low=low,
+        better_high=high,
+        next=following,
+    )
 
 
-def _bears_a_run(differences: NDArray, resampled: NDArray, level: float, worst: float) -> bool:
+def _bears_a_run(differences: Floats, resampled: Floats, level: float, worst: float) -> bool:
     """Whether a claim stays without the run that speaks most for it, and with one more that misses by `worst`."""
     n, side = len(differences), float(np.sign(differences.mean()))
     rest = np.arange(n) != (side * differences).argmax()
@@ -220,7 +232,7 @@ def _bears_a_run(differences: NDArray, resampled: NDArray, level: float, worst: 
 
 
 def _to_decide(
-    differences: NDArray, resampled: NDArray, margin: float, looks: Looks, level: float
+    differences: Floats, resampled: Floats, margin: float, looks: Looks, level: float
 ) -> tuple[int | None, float | None]:
     """Seeds with which the interval would exclude 0 or lie within the margin, and how many times more images.
 
@@ -249,8 +261,3 @@ def _to_decide(
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high, None
-
-
-def _preliminary(pair: Pair, looks: Looks) -> Verdict:
-    """Numbers without an outcome, of an arm that has not reached its first look."""
-    return Verdict(Outcome.PRELIMINARY, "", False, **_described(*pair), next=looks.seeds[0])

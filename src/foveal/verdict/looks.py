@@ -17,9 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy  # whose parts load when they are first used
-from numpy.typing import NDArray
 
-from .differences import CLOSE, LEVEL, sign_flip, signs
+from .differences import CLOSE, LEVEL, Floats, sign_flip, signs
 
 STEPS = (6, 8, 12, 16, 24, 32, 48, 64, 96)  # seeds at which an open plan looks
 FIRST = (0.4, 0.65)  # shares of the level that the first look takes at least and at most, where others follow
@@ -82,14 +81,15 @@ class SignFlips:
         looks: of the plan.
     """
 
-    def __init__(self, differences: NDArray, looks: Looks):
+    def __init__(self, differences: Floats, looks: Looks):
         self.differences, self.alone = differences, looks.seeds == (len(differences),)
         self.looks = [(n, share) for n, share in zip(looks.seeds, looks.shares, strict=True) if n <= len(differences)]
 
     def rejects(self, shift: float, level: float) -> bool:
         """Whether a true difference of `shift` is rejected at this look or was at an earlier one."""
         left = self.differences - shift
-        sizes, bounds = np.abs(left), []
+        sizes = np.abs(left)
+        bounds: list[tuple[int, float]] = []
         for n, share in self.looks:
             patterns = signs(n)
             allowed = math.floor(level * share * len(patterns) + 1e-9)
@@ -134,7 +134,7 @@ class SignFlips:
         return outer if outer == 0.0 else inner
 
 
-def _bound(sums: NDArray, allowed: int) -> float:
+def _bound(sums: Floats, allowed: int) -> float:
     """Smallest sum that at most so many reach, ties counted together; infinite where a tie alone is more."""
     largest = np.sort(np.partition(sums, -allowed - 1)[-allowed - 1 :])[::-1] if allowed < len(sums) else np.sort(sums)
     if allowed >= len(sums):

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from .differences import Bools, Floats, Ints
 
 RECALLS = np.linspace(0, 1, 101)
 PART = 300  # resamples at a time, which fit a cache
@@ -23,24 +25,24 @@ class Matches:
             where all count.
     """
 
-    image: NDArray
-    confidence: NDArray
-    label: NDArray
-    hit: NDArray
-    ignored: NDArray | None = None
+    image: Ints
+    confidence: Floats
+    label: Ints
+    hit: Bools
+    ignored: Bools | None = None
 
 
 @dataclass(frozen=True)
 class Truth:
     """The objects that count: index of the image and of the class of each, both (objects,)."""
 
-    image: NDArray
-    label: NDArray
+    image: Ints
+    label: Ints
 
 
 def average_precision(
     matches: Matches, truth: Truth, counts: ArrayLike | None = None, definition: str = "ultralytics"
-) -> tuple[NDArray, NDArray]:
+) -> tuple[Ints, Floats]:
     """Average precision of each class that has objects.
 
     Args:
@@ -84,15 +86,15 @@ class _One:
         objects: image of each object, (objects,).
     """
 
-    image: NDArray
-    counted: NDArray
-    rows: NDArray
-    hit: NDArray
-    sometimes: NDArray | None
-    objects: NDArray
+    image: Ints
+    counted: Bools
+    rows: Ints
+    hit: Bools
+    sometimes: Bools | None
+    objects: Ints
 
     @classmethod
-    def of(cls, matches: Matches, mine: NDArray, objects: NDArray) -> "_One":
+    def of(cls, matches: Matches, mine: Ints, objects: Ints) -> "_One":
         hit = matches.hit[mine]
         if matches.ignored is None:
             rows = np.flatnonzero(hit.any(1))
@@ -103,7 +105,7 @@ class _One:
         sometimes = varying[rows, None] & ~ignored[rows] if varying.any() else None
         return cls(matches.image[mine], ~(varying | ignored[:, 0]), rows, hit[rows], sometimes, objects)
 
-    def resampled(self, counts: NDArray, definition: str) -> NDArray:
+    def resampled(self, counts: Ints, definition: str) -> Floats:
         """Average precision, (resamples, thresholds), of images that count so often, (images, resamples)."""
         objects, weight, all_seen = counts[self.objects].sum(0), counts[self.image[self.rows]], counts[self.image]
         all_seen[~self.counted] = 0
@@ -119,17 +121,17 @@ class _One:
         return found
 
 
-def mean_average_precision(found: NDArray) -> tuple[NDArray, NDArray]:
+def mean_average_precision(found: Floats) -> tuple[Floats, Floats]:
     """Means over classes of `average_precision`: at the first threshold and over all, each (resamples,)."""
     by_threshold = np.nanmean(found, 1)
     return by_threshold[:, 0], by_threshold.mean(1)
 
 
-def _last(*indices: NDArray) -> int:
+def _last(*indices: Ints) -> int:
     return max((int(i.max()) for i in indices if len(i)), default=0)
 
 
-def _areas(weight: NDArray, seen: NDArray, total: NDArray, objects: NDArray, definition: str) -> NDArray:
+def _areas(weight: Ints, seen: Ints, total: Ints, objects: Ints, definition: str) -> Floats:
     """Average precision of one class at one threshold, (resamples,).
 
     Only hits change the recall, and where it is level the envelope needs no more than its ends.
@@ -150,7 +152,8 @@ def _areas(weight: NDArray, seen: NDArray, total: NDArray, objects: NDArray, def
     recall = hits / np.maximum(objects, 1)
     if definition == "coco":
         envelope = np.concatenate([envelope, np.zeros_like(envelope[:1])])
-        return missing + np.take_along_axis(envelope, _place(recall, right=False), 0).mean(0)
+        mean: Floats = np.take_along_axis(envelope, _place(recall, right=False), 0).mean(0)
+        return missing + mean
     # Between two hits the curve is a line, level where a detection between them missed.
     missed = np.diff(seen - weight, axis=0, prepend=0) > np.concatenate([np.zeros_like(weight[:1]), weight[:-1]])
     left = np.where(missed, envelope, np.concatenate([np.ones_like(envelope[:1]), envelope[:-1]]))
@@ -162,10 +165,11 @@ def _areas(weight: NDArray, seen: NDArray, total: NDArray, objects: NDArray, def
     line = _place(recall, right=True)
     curves = np.take_along_axis(y[0] - slope * x[0], line, 0) + np.take_along_axis(slope, line, 0) * RECALLS[:, None]
     curves[-1, line[-1] == len(recall)] = 0.0  # at the end of the last one, which is a point where all was found
-    return missing + (curves[1:] + curves[:-1]).mean(0) / 2
+    area: Floats = (curves[1:] + curves[:-1]).mean(0) / 2
+    return missing + area
 
 
-def _place(recall: NDArray, right: bool) -> NDArray:
+def _place(recall: Floats, right: bool) -> Ints:
     """How many hits have a recall below each of `RECALLS`, or no higher if `right`: (101, resamples)."""
     columns = torch.from_numpy(np.ascontiguousarray(recall.T))
     wanted = torch.from_numpy(RECALLS).expand(len(columns), -1).contiguous()

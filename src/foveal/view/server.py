@@ -147,8 +147,10 @@ def serve(folder: Path, port: int, ready: Callable[[str], None]) -> None:
     with _listening(port) as door:
         ready(f"http://{ADDRESS}:{door.getsockname()[1]}/")
         # What goes wrong is said by `_failed` in one line, where uvicorn would print a traceback.
-        settings = {"log_level": "critical", "lifespan": "off", "ws": "none", "timeout_graceful_shutdown": 1}
-        server = uvicorn.Server(uvicorn.Config(served, server_header=False, **settings))
+        settings = uvicorn.Config(
+            served, log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1, server_header=False
+        )
+        server = uvicorn.Server(settings)
         with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
             server.run(sockets=[door])
 
@@ -217,7 +219,7 @@ def _picture(path: Path) -> Response:
     return Response(copy.getvalue(), media_type="image/png")
 
 
-def _refused(request: Request, error: UserError | OSError) -> Response:
+def _refused(request: Request, error: Exception) -> Response:
     """What is wrong with the folder, for the page to show."""
     message, hint = (error.message, error.hint) if isinstance(error, UserError) else (str(error), "")
     return JSONResponse({"message": message, "hint": hint}, 409)

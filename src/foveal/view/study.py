@@ -8,6 +8,7 @@ import functools
 import math
 import shlex
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -106,22 +107,25 @@ class Watched:
             "metric": study.plan.metric.name,
             "cells": [_cell(state, study) for state in states],
             "left": in_words(left) if left and math.isfinite(left) else None,
-            "left_over": study.stale(),
+            "stale": study.stale(),
             "command": shlex.join(["foveal", "study", "run", str(self.folder)]),
             "verdict": _verdict(self.folder / "results.json", stamp(self.folder / "results.json")),
             "page": inside(self.folder, self.page) is not None,
         }
 
-    def _images(self, study: "_Shown", arm: int) -> dict[str, object]:
+    def _images(self, study: "_Shown", arm: int) -> dict[str, list]:
         """Images, those first on which the arm did better than the baseline, by scores averaged over seeds."""
         name, finished = study.plan.arms[arm].name, self._finished(study)
-        seeds, notes, scores, names = [], [], [], None
+        seeds: list[int] = []
+        notes: list[str] = []
+        scores: list[list[NDArray]] = []
+        names: NDArray = np.array([])
         for number, pair in enumerate(study.plan.seeds):
             if not {("baseline", pair), (name, pair)} <= finished.keys():
                 continue
             try:
                 found = [_found(finished[one, pair], study.plan.task) for one in ("baseline", name)]
-                names = found[0].name if names is None else names
+                names = names if seeds else found[0].name
                 _same(names, *found)
             except UserError as error:
                 notes.append(str(error))
@@ -230,8 +234,8 @@ def _cell(state: State, study: _Shown) -> dict[str, object]:
 def _number(text: object) -> float | None:
     """Read a number of a table that is being written; None for what is missing, half-written or not finite."""
     try:
-        value = float(text)
-    except (TypeError, ValueError):
+        value = float(str(text))
+    except ValueError:
         return None
     return value if math.isfinite(value) else None
 
@@ -259,9 +263,7 @@ def _load(path: Path, task: Task, _: object) -> Detections | Answers:
     except (TypeError, IndexError):
         whole = False
     if not whole:
-        raise UserError(
-            f"{path} holds no {task.evidence.__name__.lower()}", "delete its folder and run the study again"
-        )
+        raise UserError(f"{path} holds no {type(found).__name__.lower()}", "delete its folder and run the study again")
     return found
 
 
@@ -328,4 +330,7 @@ def _prefixed(prefix: str, number: int | None) -> str | None:
 
 
 # How the truth of an image is told, and what a model said of it.
-_SHOWN = {Answers: (_class, _ranked), Detections: (_objects, _side)}
+_SHOWN: dict[type, tuple[Callable[..., object], Callable[..., dict]]] = {
+    Answers: (_class, _ranked),
+    Detections: (_objects, _side),
+}

@@ -23,6 +23,7 @@ from .exporter import to_corners as to_corners
 from .models import AVERAGE_PRECISION as AVERAGE_PRECISION
 from .models import RTDETR as RTDETR
 from .models import YOLO as YOLO
+from .models import Network as Network
 from .models import Registered as Registered
 from .models import blocks as blocks
 from .models import channels as channels

@@ -153,11 +153,12 @@ def _target(model: str, spec: Spec, output: str | os.PathLike | None, force: boo
 
 
 @torch.no_grad()
-def _strides(model: nn.Module) -> list[float | None]:
+def _strides(model: host.Network) -> list[float | None]:
     """Stride of each row's output, measured; None where it is not one feature map."""
-    size, heights = 256, {}
+    size = 256
+    heights: dict[int, int | None] = {}
 
-    def note(layer: nn.Module, _inputs, out) -> None:
+    def note(layer: host.Network, _inputs, out) -> None:
         heights[layer.i] = out.shape[2] if isinstance(out, Tensor) and out.dim() == 4 else None
 
     hooks = [layer.register_forward_hook(note) for layer in model.model]
@@ -166,10 +167,10 @@ def _strides(model: nn.Module) -> list[float | None]:
     finally:
         for hook in hooks:
             hook.remove()
-    return [size / heights[layer.i] if heights[layer.i] else None for layer in model.model]
+    return [size / height if (height := heights[layer.i]) else None for layer in model.model]
 
 
-def _grafted(before: nn.Module, built: nn.Module, number: Sequence[int]) -> nn.Module:
+def _grafted(before: host.Network, built: host.Network, number: Sequence[int]) -> host.Network:
     """A copy of a model with the attentions of one that the host built from its rows and theirs.
 
     The old layers, whose rows have other numbers now, stay as they are, with whatever they keep beside their tensors.
@@ -195,7 +196,7 @@ def _kept(before: nn.Module, after: nn.Module, number: Sequence[int]) -> tuple[i
     return sum(torch.equal(tensor, there[renamed[name]]) for name, tensor in state.items()), len(state)
 
 
-def _write(model: nn.Module, loaded: host.YOLO, target: Path, image: Tensor, outputs: list[Tensor]) -> None:
+def _write(model: host.Network, loaded: host.YOLO, target: Path, image: Tensor, outputs: list[Tensor]) -> None:
     """Write a checkpoint or a model YAML, read it back and compare before it gets its name."""
     if target.suffix == ".pt":
         saved = host.checkpoint(model, loaded.ckpt)

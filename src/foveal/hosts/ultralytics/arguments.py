@@ -5,6 +5,7 @@ import difflib
 import functools
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 from ultralytics import cfg as grammar
 from ultralytics.utils import LOGGER
@@ -12,7 +13,7 @@ from ultralytics.utils import LOGGER
 from ...errors import UserError
 
 
-def read(arguments: Iterable[str]) -> tuple[dict[str, object], list[str]]:
+def read(arguments: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     """Values by name, read as the host's own command reads them, and the words that are no argument of it.
 
     A name without a value means True where the argument is boolean. `=` may stand between spaces, and lists may have

@@ -33,6 +33,9 @@ class Normalise(nn.Module):
         deviation: to divide by.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...]):
         super().__init__()
         for name, values in (("mean", mean), ("deviation", deviation)):
@@ -117,8 +120,7 @@ def _layers(cfg: dict) -> nn.Sequential:
         attaching.attach(inner, cfg["attention"])
     layers = nn.Sequential(Normalise(*zoo.normalisation(inner)), inner, Answer(cfg["nc"]))
     for index, layer in enumerate(layers):  # what the host keeps on every layer
-        layer.i, layer.f, layer.type = index, -1, type(layer).__name__
-        layer.np = count(layer)
+        vars(layer).update(i=index, f=-1, type=type(layer).__name__, np=count(layer))
     return layers
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ class Written:
         return listed(self.whole(model)(images))
 
 
-def settings(given: dict[str, object]) -> dict[str, object]:
+def settings(given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of an export, checked.
 
     Raises:
@@ -126,7 +127,7 @@ def _eight_bits(given: dict[str, object]) -> bool:
     return bool(given.get("int8")) or str(given.get("quantize")) in ("8", "int8")
 
 
-def write(model: host.YOLO, weights: nn.Module, folder: Path, name: str, given: dict[str, object]) -> Written:
+def write(model: host.YOLO, weights: host.Network, folder: Path, name: str, given: dict[str, object]) -> Written:
     """Export.
 
     Args:
@@ -142,8 +143,8 @@ def write(model: host.YOLO, weights: nn.Module, folder: Path, name: str, given: 
     """
     if given["format"] == "mnn":
         # Its converter's log would install packages and report that it was used; without it the converter works, too.
-        sys.modules.setdefault("MNN.tools.utils.log", None)
-    started = []
+        sys.modules.setdefault("MNN.tools.utils.log", None)  # type: ignore[arg-type]  # it is not to be imported
+    started: list[exporter.Exporter] = []
     stand_in = standing_in(model, weights)
     stand_in.callbacks = {**model.callbacks, "on_export_start": [started.append]}
     weights.pt_path = folder / f"{name}.pt"
@@ -186,7 +187,7 @@ def standing_in(model: host.YOLO, network: nn.Module) -> host.YOLO:
     return other
 
 
-def _with_its_outputs(model: nn.Module, asked: exporter.Exporter) -> nn.Module:
+def _with_its_outputs(model: host.Network, asked: exporter.Exporter) -> host.Network:
     """A copy with the outputs that the exporter asks for, at any size."""
     model = copy.deepcopy(model).float().eval()
     for module in model.modules():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from ...checkpoints import unpickling
 from ...errors import UserError
 from ...evidence import TASKS, Says, Task
 from ...files import digest, write_text
+from ...surgery import Spec
 from .. import Evidence, Host, Record, Training, zoo
 from . import bound, classifier, dataset, models, recorder, steps, validators
 from .adding import add
@@ -85,7 +87,7 @@ def _train(asked: Training) -> Record:
     if checkpoint and checkpoint["epoch"] + 1 >= epochs and _whole(folder):
         return _record(checkpoint)
     if checkpoint and checkpoint["epoch"] + 1 < epochs:
-        settings = {"resume": str(folder / recorder.RESUME), "device": asked.device}
+        settings: dict[str, Any] = {"resume": str(folder / recorder.RESUME), "device": asked.device}
     else:
         settings = _from_the_start(asked)
     trainer = recorder.trainer(asked.model, _task(asked.data.name))
@@ -93,12 +95,13 @@ def _train(asked: Training) -> Record:
     return _record(recorder.resumable(folder))
 
 
-def _record(checkpoint: dict) -> Record:
+def _record(checkpoint: dict | None) -> Record:
+    assert checkpoint  # the training is done
     noted = {key: value for key, value in checkpoint["foveal"]["record"].items() if key != "data"}
     return Record(**noted)
 
 
-def _from_the_start(asked: Training) -> dict[str, object]:
+def _from_the_start(asked: Training) -> dict[str, Any]:
     """Arguments of a training in a folder that holds nothing of an earlier one."""
     folder = asked.folder
     for path in folder.iterdir():
@@ -112,7 +115,7 @@ def _from_the_start(asked: Training) -> dict[str, object]:
     return settings | {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
 
 
-def start(model: str, spec: object, seed: int, folder: Path, names: dict[int, str]) -> str:
+def start(model: str, spec: Spec | None, seed: int, folder: Path, names: dict[int, str]) -> str:
     """The file that a training starts from, written into a folder; a model as it is keeps its own.
 
     Args:
@@ -148,7 +151,7 @@ def _whole(folder: Path) -> bool:
 
 
 def _judge(
-    weights: Path, data: str, split: str, folder: Path, settings: Mapping[str, object]
+    weights: Path, data: str, split: str, folder: Path, settings: Mapping[str, Any]
 ) -> tuple[Evidence, dict[str, float]]:
     return validators.evaluate(weights, data, split, folder, **settings)
 
@@ -160,12 +163,12 @@ def _network(weights: Path) -> nn.Module:
     return models.load(weights).model
 
 
-def _deployed(network: nn.Module) -> nn.Module:
+def _deployed(network: models.Network) -> nn.Module:
     return network.fuse(verbose=False)
 
 
 def _step(
-    model: str, spec: object, task: Task, settings: Mapping[str, object], images: int, size: int, device: torch.device
+    model: str, spec: Spec | None, task: Task, settings: Mapping[str, Any], images: int, size: int, device: torch.device
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     names = dict(enumerate(map(str, range(100))))  # of classes, whose number hardly changes what a step takes
     dtype = torch.float16 if settings["amp"] and device.type == "cuda" else torch.float32
@@ -198,7 +201,7 @@ HOST = Host(
     beside=dataset.beside,
     task=_task,
     data=dataset.Data,
-    made_for=_made_for,
+    made_for=_made_for,  # type: ignore[arg-type]  # it is given what `data` made
     places=_places,
     larger=_larger,
     identity=_identity,

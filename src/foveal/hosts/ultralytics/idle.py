@@ -25,7 +25,8 @@ def arguments() -> frozenset[str]:
     trains = {whole / "utils" / "loss.py", *(whole / "data").rglob("*.py"), *(whole / "nn").rglob("*.py")}
     for trainer in (host.DetectionTrainer, host.RTDETRTrainer):
         trains |= {Path(inspect.getfile(cls)) for cls in trainer.__mro__ if cls is not object}
-    read, somewhere = set(), set()
+    read: set[str] = set()
+    somewhere: set[str] = set()
     for file in whole.rglob("*.py"):
         (read if file in trains else somewhere).update(_names(file.read_text(encoding="utf-8")))
     for validator in (host.DetectionValidator, host.RTDETRValidator):

@@ -14,9 +14,10 @@ import pickle
 import struct
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import yaml
 from torch import nn
@@ -39,7 +40,9 @@ if too_old(ultralytics.__version__):
     )
 
 from ultralytics import cfg as grammar
-from ultralytics.models import rtdetr, yolo
+from ultralytics.models.rtdetr.val import RTDETRValidator as RTDETRValidator
+from ultralytics.models.yolo.classify import ClassificationValidator as ClassificationValidator
+from ultralytics.models.yolo.detect import DetectionValidator as DetectionValidator
 from ultralytics.nn import tasks  # noqa: F401  (for rooms that have no other door to the host)
 from ultralytics.utils import ASSETS
 from ultralytics.utils.metrics import Metric, compute_ap
@@ -47,7 +50,7 @@ from ultralytics.utils.metrics import Metric, compute_ap
 from ...checkpoints import foreign, require_harmless
 from . import arguments as typed
 from . import parser
-from .parser import Registered, silent, split, without_lines  # noqa: F401  (`Registered` by checkpoints)
+from .parser import Network, Registered, silent, split, without_lines  # noqa: F401  (`Registered` by checkpoints)
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
 
@@ -59,15 +62,13 @@ parser.register()
 
 
 from .trainers import *  # noqa: E402, F403  (the host's trainers by name, and its models that have trainers)
-from .trainers import RTDETR, YOLO  # noqa: E402
+from .trainers import RTDETR, YOLO, ClassificationTrainer, DetectionTrainer, RTDETRTrainer  # noqa: E402, F401
 
 # Judging -----------------------------------------------------------------------------------------------------------
 
 
 # How this release ends a curve that reaches recall 0.5 at full precision: see `verdict.average_precision`.
 AVERAGE_PRECISION = "ultralytics" if compute_ap([0.5], [1.0])[0] < 0.6 else "ultralytics-8.3"
-DetectionValidator, RTDETRValidator = yolo.detect.DetectionValidator, rtdetr.val.RTDETRValidator
-ClassificationValidator = yolo.classify.ClassificationValidator
 
 
 def fitness(precision: float, recall: float, map50: float, map50_95: float) -> float:
@@ -165,12 +166,12 @@ def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
     return built
 
 
-def channels(model: nn.Module) -> int:
+def channels(model: Network) -> int:
     """How many an image must have that the model reads: as many as the data that it was trained on."""
     return model.yaml.get("channels", 3)
 
 
-def train_arguments(given: dict) -> dict:
+def train_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """All training arguments, the host's own values where none is given.
 
     Raises:

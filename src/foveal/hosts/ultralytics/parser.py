@@ -13,6 +13,7 @@ import inspect
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import ultralytics
@@ -25,6 +26,9 @@ from ...errors import UserError, shown
 from ...kernels.ema import flops
 from ...surgery import attachment, model_yaml
 from ...tensors import count
+
+Network = Any  # a model of the host: a module with `model` (its rows' layers), `yaml`, `names`, `stride`, ...
+Mixed: Any = object  # base of what is mixed into the host's classes, and has all that they have
 
 _ACTIVATION = re.compile(r"(torch\.)?nn\.(modules\.activation\.)?[A-Z]\w*\([\w=., -]*\)")
 
@@ -228,7 +232,7 @@ def _specs(placed: Mapping[int, model_yaml.RowAttentions], widths: list[int], d:
     return found
 
 
-def _place(layer: nn.Module, specs: tuple, own_row: bool, width: int, verbose: bool) -> nn.Module:
+def _place(layer: Network, specs: tuple, own_row: bool, width: int, verbose: bool) -> nn.Module:
     """The row's layer with its attentions, carrying what the host keeps on every layer."""
     repeats = len(layer) if own_row and isinstance(layer, nn.Sequential) else 1
     specs = specs * repeats
@@ -236,13 +240,12 @@ def _place(layer: nn.Module, specs: tuple, own_row: bool, width: int, verbose: b
         attentions = [attachment.build(spec, width) for spec in specs]
     if own_row:
         placed = attentions[0] if repeats == 1 else nn.Sequential(*attentions)
-        placed.i, placed.f, placed.type = layer.i, layer.f, f"foveal.{specs[0].name}"
+        vars(placed).update(i=layer.i, f=layer.f, type=f"foveal.{specs[0].name}")
     else:
         placed = layer
         for attention in attentions:
             attachment.attach(layer, attention)
-    placed.foveal = Registered
-    placed.np = count(placed)
+    vars(placed).update(foveal=Registered, np=count(placed))
     if verbose:  # lines under the host's table, in its columns
         for spec, module in zip(specs, attentions, strict=True):
             name = f"foveal.{spec.name}"
@@ -271,7 +274,7 @@ def _refusing_other_classes(original: Callable) -> Callable:
     return load
 
 
-def require_same_classes(source: nn.Module, model: nn.Module) -> None:
+def require_same_classes(source: Network, model: Network) -> None:
     """Check that rows which two models share are the same attention in both, where they are ours in the second.
 
     Raises:

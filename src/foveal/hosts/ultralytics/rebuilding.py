@@ -15,7 +15,7 @@ from .carrying import carry
 described = host.parser.described
 
 
-def require_rebuilt(model: nn.Module, image: Tensor, outputs: list[Tensor]) -> tuple[str, ...]:
+def require_rebuilt(model: host.Network, image: Tensor, outputs: list[Tensor]) -> tuple[str, ...]:
     """Check that a model's rows build the model, its tensors and what it keeps beside them given.
 
     Args:
@@ -47,7 +47,7 @@ def require_rebuilt(model: nn.Module, image: Tensor, outputs: list[Tensor]) -> t
     return carried
 
 
-def require_same_tensors(model: nn.Module, built: nn.Module) -> None:
+def require_same_tensors(model: host.Network, built: host.Network) -> None:
     """Check that two models have tensors of the same names and shapes.
 
     Raises:
@@ -102,7 +102,9 @@ def same(some: list[Tensor], others: list[Tensor]) -> bool:
     )
 
 
-def first_difference(model: nn.Module, other: nn.Module, image: Tensor, number: Mapping[int, int] | None = None) -> str:
+def first_difference(
+    model: host.Network, other: nn.Module, image: Tensor, number: Mapping[int, int] | None = None
+) -> str:
     """The first row whose outputs differ between two models, in words.
 
     Args:
@@ -118,7 +120,7 @@ def first_difference(model: nn.Module, other: nn.Module, image: Tensor, number: 
     return "no row differs, only what is made of them"
 
 
-def _outputs(model: nn.Module, image: Tensor) -> dict[int, list[Tensor]]:
+def _outputs(model: host.Network, image: Tensor) -> dict[int, list[Tensor]]:
     found: dict[int, list[Tensor]] = {}
     hooks = [
         layer.register_forward_hook(lambda layer, _, out: found.update({layer.i: [t.clone() for t in tensors(out)]}))

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,18 +63,21 @@ def period(folder: Path) -> int:
     return int(file.read_text()) if file.is_file() else 1
 
 
-class _Recording:
+class _Recording(host.parser.Mixed):
     """Mixed into a trainer of the host.
 
     All it needs is in the trainer's own arguments and in the folder that they name, because workers of a multi-GPU run
     make their trainer from those.
     """
 
+    validator: Any
+    accumulate: int
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         folder = Path(self.save_dir)
         self.recipe, self.bound, self.period = Recipe.load(folder), Bound.load(folder), period(folder)
-        self.record = {"start": {}, "batches": [], "seconds": [], "peak_bytes": None, "resumed": 0}
+        self.record: dict[str, Any] = {"start": {}, "batches": [], "seconds": [], "peak_bytes": None, "resumed": 0}
         self.record["data"] = self.bound and self.bound.digest
         self._digest, self._position, self._began = hashlib.blake2b(digest_size=8), -1, 0.0
         self._last_step, self._unapplied, self._steps_in_time, self._nominal = -1, {}, True, 1
@@ -127,7 +131,7 @@ class _Recording:
             write_whole(self.save_dir / RESUME, lambda path: torch.save(state, path), require_intact)
         return saved
 
-    def _state(self) -> dict[str, object]:
+    def _state(self) -> dict[str, Any]:
         """The host's checkpoint, whose average and optimizer are rounded to 16 bits, with the exact ones in it."""
         state = torch.load(self.last, map_location="cpu", weights_only=False, mmap=True)  # no tensor of it is read
         state["ema"], state["optimizer"] = copy.copy(self.ema.ema), self.optimizer.state_dict()

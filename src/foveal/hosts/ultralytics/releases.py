@@ -12,7 +12,8 @@ FILE = Path(__file__).with_suffix(".json")
 
 def numbers(version: str) -> tuple[int, ...]:
     """A release to compare by: (8, 3, 200) for 8.3.200 and for 8.3.200+mine, () where it begins with no number."""
-    return tuple(int(part) for part in re.match(r"(\d+(\.\d+)*)?", version)[0].split(".") if part)
+    first = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in first[0].split(".")) if first else ()
 
 
 RUN: dict[str, dict] = json.loads(FILE.read_text())

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def _in_another_process(path: Path, device: str | None) -> Runtime:
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 raise CannotRunError(f"its runtime ended the process ({how})")
             with np.load(folder / _OUTPUTS) as stored:
-                outputs = [[] for _ in batches]
+                outputs: list[Outputs] = [[] for _ in batches]
                 for key in stored.files:
                     outputs[int(key.partition("-")[0])].append(torch.from_numpy(stored[key]))
                 return outputs
@@ -108,7 +109,7 @@ def main(path: str, device: str, name: str) -> None:
         return
     arrays = {f"{i}-{j}": out.numpy() for i, outputs in enumerate(found) for j, out in enumerate(outputs)}
     part = folder / f"part-{_OUTPUTS}"  # a runtime may still end the process after it has answered
-    np.savez(part, **arrays)
+    np.savez(part, **arrays)  # type: ignore[arg-type]  # none is called allow_pickle
     part.rename(folder / _OUTPUTS)
 
 
@@ -116,16 +117,17 @@ def main(path: str, device: str, name: str) -> None:
 def refusing() -> Iterator[None]:
     """Turn what runtimes raise into `CannotRunError`, with what they say of it in one line."""
     state = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
-    theirs = [kind for kind in vars(state or object).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    named = vars(state or object).values()
+    theirs = tuple(kind for kind in named if isinstance(kind, type) and issubclass(kind, Exception))
     try:
         yield
-    except (*FAILURES, *theirs) as error:
+    except FAILURES + theirs as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         # Torch's begins with a stack of calls.
         raise CannotRunError((lines[-1] if "Traceback" in str(error) else " ".join(lines))[:240]) from error
 
 
-def listed(outputs: object) -> Outputs:
+def listed(outputs: Any) -> Outputs:
     """A tensor, or a nest of them, as a list."""
     return [outputs] if isinstance(outputs, Tensor) else [part for each in outputs for part in listed(each)]
 

@@ -8,6 +8,7 @@ installed Ultralytics fits.
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from ultralytics import models
@@ -18,6 +19,13 @@ from ...attention import Attention
 from ...surgery import attachment
 from . import parser
 from .carrying import carry_modules
+
+if TYPE_CHECKING:  # ours, which are made below, have the same names
+    from ultralytics import RTDETR as RTDETR
+    from ultralytics import YOLO as YOLO
+    from ultralytics.models.rtdetr import RTDETRTrainer as RTDETRTrainer
+    from ultralytics.models.yolo.classify import ClassificationTrainer as ClassificationTrainer
+    from ultralytics.models.yolo.detect import DetectionTrainer as DetectionTrainer
 
 _HOME = "foveal.yolo"
 
@@ -47,7 +55,7 @@ def _with_all_rows(get_model: Callable) -> Callable:
 _BUILD = ("backbone", "head", "activation", "scales", "scale", "depth_multiple", "width_multiple")
 
 
-class _TrainsAttention:
+class _TrainsAttention(parser.Mixed):
     """A stock trainer that leaves attentions trainable inside frozen layers."""
 
     def get_model(self, cfg=None, weights=None, verbose=True):
@@ -68,11 +76,11 @@ class _TrainsAttention:
         self.args.freeze = spare_attentions(student, self.args.freeze)
 
 
-def spare_attentions(model: nn.Module, freeze: int | list[int | str] | None) -> int | list[int | str] | None:
+def spare_attentions(model: parser.Network, freeze: int | list[int | str] | None) -> int | list[int | str] | None:
     """`freeze` with each layer that carries an attention replaced by its other parts (16 by "16.cv1", ...)."""
     if not freeze:
         return freeze
-    layers = dict(enumerate(model.model))
+    layers: dict[int | str, nn.Module] = dict(enumerate(model.model))
     entries = range(freeze) if isinstance(freeze, int) else freeze
     return [part for entry in entries for part in _without_attentions(entry, layers.get(entry))]
 
@@ -87,7 +95,7 @@ def _without_attentions(name: int | str, layer: nn.Module | None) -> list[int | 
     return [part for child, module in layer.named_children() for part in _without_attentions(f"{name}.{child}", module)]
 
 
-class _WithOurTrainers:
+class _WithOurTrainers(parser.Mixed):
     """A stock class of models with our trainers in the places of the host's."""
 
     def __init__(self, *args, **kwargs):
@@ -108,7 +116,7 @@ class _WithOurTrainers:
         return super().train(trainer=TRAINERS.get(trainer, trainer), **kwargs)
 
 
-def _below(cls: type) -> Iterator[type]:
+def _below(cls: type[Any]) -> Iterator[type[Any]]:
     for each in cls.__subclasses__():
         yield each
         yield from _below(each)
@@ -127,7 +135,7 @@ def _ours(mixin: type, stock: type) -> type:
 
 
 # Each from the host's class of the same name.
-TRAINERS = {
+TRAINERS: dict[Any, Any] = {
     stock: _ours(_TrainsAttention, stock)
     for stock in dict.fromkeys(_below(BaseTrainer))
     if stock.__module__.startswith("ultralytics.models.")

@@ -10,7 +10,7 @@ from ...evidence import Answers, Detections, Says, Task
 from . import models as host
 
 
-class _Detecting:
+class _Detecting(host.parser.Mixed):
     """Mixed into a validator of the host: keeps every detection and its match."""
 
     def init_metrics(self, model):
@@ -56,7 +56,7 @@ class _RTDETRValidator(_Detecting, host.RTDETRValidator):
     pass
 
 
-class _Answering:
+class _Answering(host.parser.Mixed):
     """Mixed into a validator of the host: names the images that its answers are for."""
 
     def get_dataloader(self, dataset_path, batch_size):

@@ -15,7 +15,7 @@ A chunk is [B', G'*C, H, W]: some samples of a channels_last tensor, or any run 
 then a single sample of many groups. n counts the slabs of a chunk.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -72,15 +72,16 @@ def ema(x: Tensor, weights: tuple[Tensor, ...], groups: int, eps: float) -> Tens
 
 
 class _ClosedForm(torch.autograd.Function):
+    # `ctx` takes attributes of any name.
     @staticmethod
-    def forward(ctx, x: Tensor, groups: int, eps: float, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, groups: int, eps: float, *weights: Tensor) -> Tensor:
         y, kept = _forward(x, groups, eps, weights, keep=True)
         ctx.save_for_backward(x, *weights, *kept)
         ctx.groups, ctx.eps = groups, eps
         return y
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             message = "ema: the closed-form backward cannot be differentiated again, which create_graph=True asks for"
             raise UserError(message, 'form="reference" can')
@@ -93,7 +94,7 @@ class _ClosedForm(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             w = _prepare(weights, x.dtype, ctx.eps)
             totals = [torch.zeros_like(weight, dtype=w.gamma.dtype) for weight in weights]
-            chunks = [_chunks(whole, ctx.groups) for whole in (x, dy, dx if wants_x else x)]
+            chunks = [_chunks(whole, ctx.groups) for whole in (x, dy, x if dx is None else dx)]
             for i, (chunk, d_out, d_in) in enumerate(zip(*chunks, strict=True)):
                 chunk, d_out = chunk.to(w.gamma.dtype), d_out.to(w.gamma.dtype)
                 recalled = _recall(chunk, kept[6 * i : 6 * i + 6], w)
@@ -109,7 +110,8 @@ def _forward(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The output, and of every chunk `_Small` and the gate, with None for what would be too much to keep."""
     x = x.contiguous(memory_format=memory_format(x))
-    y, kept, spare = torch.empty_like(x), [], 0
+    y, spare = torch.empty_like(x), 0
+    kept: list[Tensor | None] = []
     with torch.autocast(x.device.type, enabled=False):
         w = _prepare(weights, x.dtype, eps)
         for raw, out in zip(_chunks(x, groups), _chunks(y, groups), strict=True):
@@ -129,13 +131,13 @@ def _forward(
 
 def _recall(x: Tensor, kept: list[Tensor | None], w: _Weights) -> tuple[_Small, Tensor, Tensor, Tensor, Tensor]:
     """`_Small`, a, b, centred and gate, as kept or computed again."""
-    *small, gate = kept
-    if small[0] is None:
-        small, (a, b), centred = _describe(x, w)
-    else:
-        small = _Small(*small)
+    *described, gate = kept
+    if there := [tensor for tensor in described if tensor is not None]:
+        small = _Small(*there)
         a, b = _strip_gates(x, small.strips, w)
         centred = torch.mul(x, a).mul_(b).sub_(small.mean)
+    else:
+        small, (a, b), centred = _describe(x, w)
     return small, a, b, centred, _gate(x, centred, small, w) if gate is None else gate
 
 
@@ -169,11 +171,11 @@ def _backward(
     dlogits1 = torch.cat(_strip_sums(dt * x, a, b), 2).view_as(small.strips) * (gates * (1 - gates))
     dlogits2 = _softmax_backward(w.gamma * small.rstd * product + w.beta * total, small.weights2)
 
-    if dx is not None:
+    if dx is not None and dx_local is not None:
         dx_local.addcmul_(dt.mul_(a), b)
         _add_means_backward(dx_local, w.conv1x1.T @ dlogits1, dlogits2 @ w.conv3x3)
         torch.addcmul(_slabs(dx_local, w), _slabs(dy, w), gate, out=_slabs(dx, w))
-    if not wants_weights:
+    if dkernel is None:
         return ()
     dweights1 = w.conv3x3 @ dkernel + w.bias3x3 * total.sum()
     return (

@@ -51,6 +51,7 @@ def forward(
     y = torch.empty_like(x)
     saved = torch.empty(saved_numel(x, groups) if save else 0, dtype=torch.float32)
     if x.numel():
+        assert _LIBRARY  # or `why_not` had something to say
         stats, map_ = _saved(x, saved, groups) if save else (None, None)
         _kept, *pointers = _parameters(weights, gain)
         places = *_place(x), *_place(y)
@@ -70,6 +71,7 @@ def backward(
         arrays = (_Pointer * 7)(*(g.data_ptr() for g in gradients))
         places = *_place(x), *_place(dy), *_place(dx)
         stored = _saved(x, saved, groups)
+        assert _LIBRARY
         _check(_LIBRARY.foveal_ema_backward(*_problem(x, groups), *places, *pointers, eps, *stored, arrays))
     return dx, *(g.to(tensor.dtype) for g, tensor in zip(gradients, like, strict=True))
 
@@ -81,7 +83,7 @@ def _load() -> ctypes.CDLL | None:
         return None
     if library.foveal_ema_version() != VERSION:
         return None
-    start = [_Int, _Int, _Int, _Pointer]
+    start = _Int, _Int, _Int, _Pointer
     library.foveal_ema_forward.argtypes = [*start, *[_Pointer] * 6, ctypes.c_float, _Pointer, _Pointer]
     library.foveal_ema_backward.argtypes = [*start, *[_Pointer] * 8, ctypes.c_float, *[_Pointer] * 3]
     return library
@@ -97,17 +99,19 @@ def _check(failed: int) -> None:
         raise MemoryError("EMA's kernel could not get memory for its copy of a group of channels")
 
 
-def _problem(x: Tensor, groups: int) -> tuple[int, int, int, ctypes.Array]:
+def _problem(x: Tensor, groups: int) -> tuple[int, int, int, ctypes.Array[ctypes.c_int64]]:
     batch, channels, height, width = x.shape
     sizes = (ctypes.c_int64 * 5)(batch, groups, channels // groups, height, width)
     return DTYPES[x.dtype], _INSTRUCTIONS, torch.get_num_threads(), sizes
 
 
-def _place(x: Tensor) -> tuple[int, ctypes.Array]:
+def _place(x: Tensor) -> tuple[int, ctypes.Array[ctypes.c_int64]]:
     return x.data_ptr(), (ctypes.c_int64 * 4)(*x.stride())
 
 
-def _parameters(weights: Sequence[Tensor], gain: Tensor | None) -> tuple[list[Tensor], ctypes.Array, int | None]:
+def _parameters(
+    weights: Sequence[Tensor], gain: Tensor | None
+) -> tuple[list[Tensor], ctypes.Array[ctypes.c_void_p], int | None]:
     """Weights and gain in fp32, to be kept alive, and their addresses."""
     given = weights if gain is None else [*weights, gain]
     kept = [t if t.dtype is torch.float32 and t.is_contiguous() else t.float().contiguous() for t in given]

@@ -4,6 +4,7 @@ Three launches forward and four backward, whatever the shape. Where there are sl
 stays in a multiprocessor's cache, the forward pass is one launch that reads x once and writes y once.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -111,7 +112,7 @@ def forward(x: Tensor, weights: Sequence[Tensor], groups: int, eps: float, save:
     per_group = channels // groups
     y = torch.empty_like(x)
     keep = save and per_group > KEEP
-    sizes = _sections(*x.shape, groups)[: 6 if keep else 5]
+    sizes = _sections(batch, channels, height, width, groups)[: 6 if keep else 5]
     saved = x.new_empty(sum(sizes), dtype=torch.float32)
     none = x.new_empty(0, dtype=torch.float32)
     if not x.numel():
@@ -121,10 +122,10 @@ def forward(x: Tensor, weights: Sequence[Tensor], groups: int, eps: float, save:
     conv1, bias1, gamma, beta, conv3, bias3 = (weight.contiguous() for weight in weights)
     rows, columns = torch.empty_like(a), torch.empty_like(b)
     size = (channels, height, width, *_strides(x))
-    cut = [*x.shape[1:], groups, x.element_size(), size[4] > 1]
+    cut = functools.partial(tiles, channels, height, width, groups, x.element_size(), size[4] > 1)
     group = {"CG": per_group, "CP": _power(per_group)}
     with torch.cuda.device_of(x):
-        planes, slabs = tiles(*cut, FEW), tiles(*cut, MANY)
+        planes, slabs = cut(FEW), cut(MANY)
         programs = batch * triton.cdiv(groups, slabs.groups)
         if one_launch(programs, slabs.groups * per_group * height * width * x.element_size(), _multiprocessors(x)):
             mine = x.new_empty(programs * (9 * per_group + 1), dtype=torch.float32)
@@ -171,7 +172,8 @@ def backward(
     if not x.numel():
         return dx, *gradients
     kept = per_group > KEEP
-    a, b, windows, stats, mixed, *sigma = saved.split(_sections(*x.shape, groups)[: 6 if kept else 5])
+    sections = _sections(batch, channels, height, width, groups)[: 6 if kept else 5]
+    a, b, windows, stats, mixed, *sigma = saved.split(sections)
     conv1, _, gamma, beta, conv3, bias3 = (weight.contiguous() for weight in weights)
     sizes = [slabs * height * width] * (1 if kept else 2) + [plane * height] * 3 + [plane * width] * 3
     sizes += [plane * n for n in (9, 9, per_group, 1, NUMBERS.value)]
@@ -179,10 +181,10 @@ def backward(
     sigma = sigma[0] if kept else next(scratch)
     slope, rows, da, along, columns, db, across, taps, corners, d_conv1, d_bias1, numbers = scratch
     size = (channels, height, width, *_strides(x))
-    cut = [*x.shape[1:], groups, x.element_size(), size[4] > 1]
+    cut = functools.partial(tiles, channels, height, width, groups, x.element_size(), size[4] > 1)
     group = {"CG": per_group, "CP": _power(per_group)}
     with torch.cuda.device_of(x):
-        part = tiles(*cut, MANY)
+        part = cut(MANY)
         blocks, cuts = triton.cdiv(groups, part.groups), triton.cdiv(height * width, part.positions - 2)
         slope_kernel[(batch * blocks * cuts,)](
             x, dy, sigma, slope, a, b, stats, mixed, gamma, beta, *size, blocks, cuts, KEPT=kept, **group,

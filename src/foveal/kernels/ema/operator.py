@@ -7,6 +7,7 @@ it is x + gain * (EMA of x - x).
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,22 +63,25 @@ def _cuda() -> ModuleType:
     return cuda
 
 
-def _cpu_forward(x, *rest):
+# `rest` is what the operator takes after its tensors: weights, a gain or None, groups, eps, save.
+
+
+def _cpu_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *weights, gain, groups, eps, save = rest
     return cpu.forward(x, weights, gain, groups, eps, save)
 
 
-def _cpu_backward(dy, x, saved, *rest):
+def _cpu_backward(dy: Tensor, x: Tensor, saved: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *weights, gain, groups, eps = rest
     return cpu.backward(dy, x, saved, weights, gain, groups, eps)
 
 
-def _cuda_forward(x, *rest):
+def _cuda_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *weights, _gain, groups, eps, save = rest
     return _cuda().forward(x.contiguous(memory_format=memory_format(x)), weights, groups, eps, save)
 
 
-def _cuda_backward(dy, x, saved, *rest):
+def _cuda_backward(dy: Tensor, x: Tensor, saved: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *weights, _gain, groups, eps = rest
     x = x.contiguous(memory_format=memory_format(x))
     if dy.stride() != x.stride():
@@ -90,12 +94,12 @@ def _saved_numel(x: Tensor, groups: int) -> int:
     return cpu.saved_numel(x, groups) if x.device.type == "cpu" else _cuda().saved_numel(*x.shape, groups)
 
 
-def _fake_forward(x, *rest):
+def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *_, groups, _eps, save = rest
     return torch.empty_like(x), x.new_empty(_saved_numel(x, groups) if save else 0, dtype=torch.float32)
 
 
-def _fake_backward(dy, x, saved, *rest):
+def _fake_backward(dy: Tensor, x: Tensor, saved: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *weights, gain, _groups, _eps = rest
     return *map(torch.empty_like, (x, *weights)), x.new_empty(0) if gain is None else torch.empty_like(gain)
 
@@ -103,7 +107,7 @@ def _fake_backward(dy, x, saved, *rest):
 class _Differentiable(torch.autograd.Function):
     # By hand, because what `torch.library.register_autograd` makes takes longer than the kernel on a small map.
     @staticmethod
-    def forward(ctx, x, *rest):
+    def forward(ctx: Any, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         *parameters, ctx.groups, ctx.eps, _ = rest
         with torch._C._AutoDispatchBelowAutograd():
             y, saved = torch.ops.foveal.ema.default(x, *parameters, ctx.groups, ctx.eps, True)
@@ -112,20 +116,20 @@ class _Differentiable(torch.autograd.Function):
         return y, saved
 
     @staticmethod
-    def backward(ctx, dy, _):
+    def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, saved, *parameters = ctx.saved_tensors
         *gradients, dgain = torch.ops.foveal.ema_backward.default(dy, x, saved, *parameters, ctx.groups, ctx.eps)
         return *gradients, None if parameters[-1] is None else dgain, None, None, None
 
 
-def _autograd(x, *rest):
+def _autograd(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (x, *rest)):
         return _Differentiable.apply(x, *rest)
     with torch._C._AutoDispatchBelowAutograd():
         return torch.ops.foveal.ema.default(x, *rest)
 
 
-def _autograd_backward(dy, *rest):
+def _autograd_backward(dy: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (dy, *rest)):
         raise UserError(
             "EMA's kernel has no second derivative", 'set form="reference" on the attention, which has every one'
@@ -134,7 +138,7 @@ def _autograd_backward(dy, *rest):
         return torch.ops.foveal.ema_backward.default(dy, *rest)
 
 
-def flops(x: Sequence[int], conv1x1: Sequence[int], *_, **__) -> int:
+def flops(x: Sequence[int], conv1x1: Sequence[int], *_: object, **__: object) -> int:
     """What torch counts of `fast` for these shapes: products and convolutions, a multiply-accumulate as two."""
     batch, channels, height, width = x
     per_group = conv1x1[0]
@@ -144,7 +148,9 @@ def flops(x: Sequence[int], conv1x1: Sequence[int], *_, **__) -> int:
     return 2 * (strips + pooled + 9 * batch * channels * height * width)
 
 
-def _flops_backward(dy, x, saved, conv1x1, *_, **__):
+def _flops_backward(
+    dy: Sequence[int], x: Sequence[int], saved: Sequence[int], conv1x1: Sequence[int], *_: object, **__: object
+) -> int:
     return 2 * flops(x, conv1x1)  # of a product two gradients are taken, each as much work
 
 

@@ -78,7 +78,7 @@ function showRuns(before) {
   if (left && words.length) said += `, about ${left} left`;
   if (words.length && !count("running")) said += `. Nothing runs now; ${progress.command} goes on`;
   at("summary").textContent = `${said}.`;
-  if (progress.left_over) at("summary").append(` ${progress.left_over} more are of other data, versions or arguments, and not counted.`);
+  if (progress.stale) at("summary").append(` ${progress.stale} more are of other data, versions or arguments, and not counted.`);
   const percent = Math.round(100 * Math.min(1, part));
   at("bar").setAttribute("aria-valuenow", percent);
   at("bar").firstElementChild.style.width = `${percent}%`;
