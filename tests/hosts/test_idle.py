@@ -14,6 +14,7 @@ from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import idle
 from foveal.results.fairness import OWN
 from foveal.study import demo
+from helpers import in_fresh_process
 
 pytestmark = pytest.mark.host
 
@@ -40,6 +41,11 @@ def test_what_says_how_to_train_is_read_and_what_other_modes_do_is_not():
     assert found >= {"simplify", "workspace", "opset", "tracker", "format", "nms", "line_width", "vid_stride"}
     shown_or_saved = {name for name in host.grammar.DEFAULT_CFG_DICT if name.startswith(("show", "save_"))}
     assert shown_or_saved - found == {"save_period"}
+
+
+def test_arguments_are_known_where_nobody_imported_the_trainers_home(tmp_path):
+    code = "from foveal.hosts.ultralytics import idle; print('tracker' in idle.arguments())"
+    assert in_fresh_process(code, tmp_path).split()[-1] == "True"
 
 
 def other(name: str, value: object) -> object:

@@ -34,9 +34,9 @@ def explain(
     load_host()
     from ..explain import explain as call
 
-    given = images or ()
     explained = call(
-        *(model, given),
+        model,
+        images or (),
         output=output,
         data=data or None,
         split=split,

@@ -24,7 +24,8 @@ def arguments() -> frozenset[str]:
     whole = Path(inspect.getfile(host.ultralytics)).parent
     trains = {whole / "utils" / "loss.py", *(whole / "data").rglob("*.py"), *(whole / "nn").rglob("*.py")}
     for trainer in (host.DetectionTrainer, host.RTDETRTrainer):
-        trains |= {Path(inspect.getfile(cls)) for cls in trainer.__mro__ if cls is not object}
+        stock = (cls for cls in trainer.__mro__ if cls.__module__.startswith("ultralytics."))
+        trains |= {Path(inspect.getfile(cls)) for cls in stock}
     read: set[str] = set()
     somewhere: set[str] = set()
     for file in whole.rglob("*.py"):

@@ -40,9 +40,6 @@ if too_old(ultralytics.__version__):
     )
 
 from ultralytics import cfg as grammar
-from ultralytics.models.rtdetr.val import RTDETRValidator as RTDETRValidator
-from ultralytics.models.yolo.classify import ClassificationValidator as ClassificationValidator
-from ultralytics.models.yolo.detect import DetectionValidator as DetectionValidator
 from ultralytics.nn import tasks  # noqa: F401  (for rooms that have no other door to the host)
 from ultralytics.utils import ASSETS
 from ultralytics.utils.metrics import Metric, compute_ap
@@ -60,6 +57,10 @@ parser.register()
 
 # Training --------------------------------------------------------------------------------------------------------
 
+
+from ultralytics.models.rtdetr.val import RTDETRValidator  # noqa: E402, F401
+from ultralytics.models.yolo.classify import ClassificationValidator  # noqa: E402, F401
+from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402, F401
 
 from .trainers import *  # noqa: E402, F403  (the host's trainers by name, and its models that have trainers)
 from .trainers import RTDETR, YOLO, ClassificationTrainer, DetectionTrainer, RTDETRTrainer  # noqa: E402, F401
