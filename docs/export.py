@@ -33,14 +33,14 @@ def largest(row: Mapping) -> str:
     """Over all cases that ran in full precision."""
     if row["wrong"]:
         return "**no**"
-    return f"{max(case['apart']['boxes']['largest'] for case in row['cases'] if case['exact']):.0e}"
+    return f"{max(case['differences']['boxes']['largest'] for case in row['cases'] if case['exact']):.0e}"
 
 
 def rms(row: Mapping, exact: bool) -> str:
     """That of the model, and in brackets that of the same model without attention."""
     if row["wrong"]:
         return "**no**"
-    ours = max(case["apart"]["boxes"]["rms"] for case in row["cases"] if case["exact"] == exact)
+    ours = max(case["differences"]["boxes"]["rms"] for case in row["cases"] if case["exact"] == exact)
     plain = row["plain"].get(str(exact))
     return f"{ours:.1g} ({plain['boxes']['rms']:.1g})" if plain else f"{ours:.1g}"
 

@@ -19,8 +19,10 @@ SHAPES = [(2, 64, 7, 13), (1, 64, 8, 8), (2, 64, 1, 9), (3, 64, 9, 1), (2, 64, 1
 YOLO11_WIDTHS = (16, 32, 64, 128, 256, 384, 512, 768)
 
 attentions = pytest.mark.parametrize("cls", ATTENTIONS.values(), ids=ATTENTIONS)
-# A kernel's own dtypes and tolerances are in its own test; here it runs wherever "auto" picks it.
-EVERY_FORM = [(cls, form) for cls in ATTENTIONS.values() for form in ("auto", *forms(cls)) if form != "kernel"]
+WITH_FAST = {name: cls for name, cls in ATTENTIONS.items() if "fast" in forms(cls)}  # of others it is the reference
+with_fast = pytest.mark.parametrize("cls", WITH_FAST.values(), ids=WITH_FAST)
+# "auto" picks a kernel where there is one, whose own dtypes and tolerances are in its own test, and else `fast`.
+EVERY_FORM = [(cls, "auto" if form == "kernel" else form) for cls in ATTENTIONS.values() for form in forms(cls)]
 attentions_and_forms = pytest.mark.parametrize(
     ("cls", "form"), EVERY_FORM, ids=[f"{cls.card.name}-{form}" for cls, form in EVERY_FORM]
 )
@@ -46,6 +48,12 @@ def test_builds_at_every_width_of_yolo11_or_says_what_fits(cls, channels):
 
 
 @attentions
+def test_auto_picks_the_kernel_or_else_fast(cls):
+    module, x, _ = make(cls, (1, 64, 4, 4), torch.float32)
+    assert module.chosen(x) == ("kernel" if "kernel" in forms(cls) and not module.why_not(x) else "fast")
+
+
+@with_fast
 @shapes
 @formats
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
@@ -59,7 +67,7 @@ def test_fast_form_equals_reference_with_every_gradient(cls, shape, memory_forma
         assert error(tensor.double(), updated.double()) <= 1e-14, name
 
 
-@attentions
+@with_fast
 @shapes
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_fast_form_is_as_accurate_as_the_reference(cls, shape, dtype):

@@ -292,7 +292,7 @@ def difference(largest: float, rms: float) -> Differences:
 
 
 @pytest.mark.parametrize(
-    ("apart", "effect", "plain", "wrong"),
+    ("differences", "effect", "plain", "wrong"),
     [
         (difference(9e-4, 1e-5), None, None, ""),
         (difference(2e-3, 1e-4), None, None, "boxes differ by up to 0.002 pixels, rms 0.0001"),
@@ -304,8 +304,8 @@ def difference(largest: float, rms: float) -> Differences:
         (Differences(scores=Difference(1e-3, 1e-3)), None, None, "confidences differ by up to 0.001, rms 0.001"),
     ],
 )
-def test_what_passes(apart, effect, plain, wrong):
-    case = checked_export.Case((64, 64), 1, True, apart, "")
+def test_what_passes(differences, effect, plain, wrong):
+    case = checked_export.Case((64, 64), 1, True, differences, "")
     said = checked_export._wrong(case, effect, plain)
     assert wrong in said
     assert bool(said) == bool(wrong)
@@ -314,7 +314,7 @@ def test_what_passes(apart, effect, plain, wrong):
 def test_boxes_found_by_one_only_fail():
     apart = Differences(boxes=Difference(0, 0), scores=Difference(0, 0), kept=3, unmatched=1)
     assert "1 boxes are found by only one" in checked_export._wrong(
-        checked_export.Case((64, 64), 1, True, apart, ""), None, None
+        checked_export.Case((64, 64), 1, True, differences, ""), None, None
     )
 
 
@@ -436,7 +436,7 @@ def test_rows_of_an_end2end_head_below_the_threshold(faint, broken, said, tmp_pa
     found = foveal.export("fresh.pt", format="torchscript", nms=False, **SMALL)
     assert said in found.wrong
     assert bool(found.wrong) is bool(said)
-    assert found.cases[0].apart.kept == 0
+    assert found.cases[0].differences.kept == 0
     assert Path("fresh.torchscript").exists() is not bool(said)
 
 
@@ -457,7 +457,7 @@ def test_another_rt_detr_is_noticed(tmp_path, monkeypatch):
     found = foveal.export("fresh.pt", format="torchscript", **SMALL)
     assert "boxes differ" in found.wrong
     assert not Path("fresh.torchscript").exists()
-    assert 0 < found.cases[0].apart.scores.largest <= 1
+    assert 0 < found.cases[0].differences.scores.largest <= 1
 
 
 @pytest.mark.slow

@@ -488,7 +488,7 @@ def page(folder: Path) -> Elements:
     assert "url(" not in (folder / "index.html").read_text()
     for path, form, text in found.numbers:
         value = look_up(manifest, path)
-        assert text == ("–" if value is None else album.FORMS[form](value)), path
+        assert text == ("–" if value is None else album.FORMATS[form](value)), path
     pictures = {file for file in re.findall(r'"(pictures/[^"]+)"', json.dumps(manifest))}
     assert pictures == {f"pictures/{file.name}" for file in (folder / "pictures").iterdir()}
     assert len(found.images) == len(pictures)

@@ -43,7 +43,7 @@ def test_every_number_is_one_of_the_results(variant, language):
 
 
 def test_every_format_is_in_use():
-    assert {form for variant in VARIANTS for _, form, _ in numbers_of(page_of(variant))} == typeset.FORMS.keys()
+    assert {form for variant in VARIANTS for _, form, _ in numbers_of(page_of(variant))} == typeset.FORMATS.keys()
 
 
 def test_the_numbers_that_matter_are_there():

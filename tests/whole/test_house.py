@@ -33,7 +33,7 @@ LADDER = [
     ["view"],
     ["cli"],
 ]
-ROOT_FILES = {"errors", "files", "tensors"}  # any wing may import from these; the rest are doors of the house
+ROOT_FILES = {"checks", "errors", "files", "tensors"}  # any wing may import from these; the rest are doors of the house
 DOORS = {
     "ultralytics": {"hosts/ultralytics"},
     "thop": {"hosts/ultralytics"},

@@ -9,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..evidence import Detections
+from ..evidence import Detections, averages
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset, validators
 from ..results import AGREEMENT, Finding
 from ..verdict import LEVEL, average_precision, draw_images, mean_average_precision
 from .runs import Run
-
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def evaluated(runs: tuple[Run, Run], data: str, folder: Path, device: str, trust
 def _averages(found: Detections) -> tuple[NDArray, NDArray]:
     """mAP50 and mAP50-95, on all images and on resampled ones, each (1 + resamples,); the draws are always the same."""
     images = len(found.name)
-    drawn = draw_images(images, RESAMPLES)
+    drawn = draw_images(images, averages.RESAMPLES)
     drawn = drawn[drawn[:, np.unique(found.true_image)].any(1)]  # without objects there is no average
     counts = np.concatenate([np.ones((1, images), np.int32), drawn])
     return mean_average_precision(average_precision(found.matches(), found.truth(), counts, str(found.rule))[1])

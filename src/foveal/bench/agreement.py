@@ -40,7 +40,7 @@ def drawn(
     return module.to(device, dtype), (1.3 * x + 0.4).to(device, dtype), dy.to(device, dtype)
 
 
-class Call:
+class Evaluation:
     """What is compared and timed: the output and, in training, gradients of the input and of each parameter.
 
     Args:
@@ -79,7 +79,7 @@ class Tolerance:
 
     def __init__(self, module: nn.Module, x: Tensor, dy: Tensor, training: bool):
         self.training = training
-        self._true = Call(copy.deepcopy(module).double(), x.double(), dy.double(), training)()
+        self._true = Evaluation(copy.deepcopy(module).double(), x.double(), dy.double(), training)()
         self._scales = [max(float(t.abs().max()), float(dy.abs().max())) for t in self._true]
         self._eps = torch.finfo(x.dtype).eps
         self._names = ["output", *(f"gradient of {n}" for n in ("input", *dict(module.named_parameters())))]
@@ -88,7 +88,7 @@ class Tolerance:
         # by chance.
         signs = [dy.roll(shift, 1).sign() for shift in range(NUDGES)]
         nudged = [x, *(x * (1 + self._eps * sign) for sign in signs)]
-        own = [self._errors(Call(copy.deepcopy(module), near, dy, training)()) for near in nudged]
+        own = [self._errors(Evaluation(copy.deepcopy(module), near, dy, training)()) for near in nudged]
         self._own = np.max(own, 0)
 
     def admit(self, results: Results) -> None:

@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..files import write_text
 from ..surgery import Spec
 from . import detectors, revision, rivals, timing
-from .agreement import Call, Tolerance, drawn
+from .agreement import Evaluation, Tolerance, drawn
 from .shapes import Shape, read
 from .timing import Quartiles, environment
 
@@ -121,7 +121,7 @@ class _Contender:
     same: bool = True
     compiled: bool = False
     picked: bool = False
-    call: Call | None = None
+    call: Evaluation | None = None
     verdict: tuple[str, float | None, float | None] = ("", None, None)
     saved: int | None = None
 
@@ -320,7 +320,7 @@ def _run_first(
     contender: _Contender, module: nn.Module, tolerance: Tolerance, x: Tensor, dy: Tensor, training: bool
 ) -> None:
     """One call, which also warms up: is it right, and what does it keep?"""
-    contender.call = Call(module, x, dy, training)
+    contender.call = Evaluation(module, x, dy, training)
     if training and contender.compiled:
         results = contender.call()
     elif training:

@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..evidence import TASKS
 from ..surgery import Spec
 from . import rivals, timing
-from .agreement import Call, Tolerance, drawn
+from .agreement import Evaluation, Tolerance, drawn
 from .timing import Quartiles
 
 IMAGE_SIZE = 640
@@ -208,5 +208,5 @@ def _reasons(model: nn.Module, training: bool, dtype: torch.dtype, seed: int, de
                 if isinstance(own, Attention):
                     own.form = name
                     reason = own.train(training).why_not(x) if name == "kernel" else ""
-                reasons[name] = reasons[name] or reason or tolerance.judge(Call(own, x, dy, training)())[0]
+                reasons[name] = reasons[name] or reason or tolerance.judge(Evaluation(own, x, dy, training)())[0]
     return reasons

@@ -30,12 +30,12 @@ SLOW = 100.0  # milliseconds above which one call tells enough about what a call
 LEAST_SPREAD = 0.10  # a ratio whose quartiles are closer than this is never refused
 PROC = Path("/proc/self")
 
-Call = Callable[[], object]
+Step = Callable[[], object]
 Quartiles = tuple[float, float, float]
 
 
 def interleaved(
-    calls: Mapping[str, Call],
+    calls: Mapping[str, Step],
     device: torch.device,
     rounds: int | None,
     patience: float | None = None,
@@ -62,7 +62,7 @@ def interleaved(
     return times, repeats
 
 
-def _fastest(call: Call, device: torch.device) -> float:
+def _fastest(call: Step, device: torch.device) -> float:
     """Milliseconds of the fastest of a few calls, because a disturbed one seems long; of one if it is slow anyway."""
     fastest = _sample(call, 1, device)
     if fastest > SLOW:
@@ -70,7 +70,7 @@ def _fastest(call: Call, device: torch.device) -> float:
     return min(fastest, *(_sample(call, 1, device) for _ in range(FEWEST - 1)))
 
 
-def _sample(call: Call, repeats: int, device: torch.device) -> float:
+def _sample(call: Step, repeats: int, device: torch.device) -> float:
     """Milliseconds of one call, the mean of `repeats` in a row."""
     gc.disable()
     try:
@@ -108,7 +108,7 @@ def resolved(ratio: Quartiles) -> bool:
     return math.log(high / low) <= max(abs(math.log(median)), math.log1p(LEAST_SPREAD))
 
 
-def peak(call: Call, device: torch.device) -> int | None:
+def peak(call: Step, device: torch.device) -> int | None:
     """Bytes by which one call raises the memory in use; None where that cannot be measured.
 
     On the CPU it is the process's resident memory, and below a megabyte it says little.

@@ -3,7 +3,7 @@ from . import unpickling as unpickling
 from .screening import require_harmless as require_harmless
 from .unpickling import MOVED as MOVED
 from .unpickling import SETTINGS as SETTINGS
-from .unpickling import UNREADABLE as UNREADABLE
+from .unpickling import UNREADABLE_PICKLE as UNREADABLE_PICKLE
 from .unpickling import Contents as Contents
 from .unpickling import Node as Node
 from .unpickling import Unwanted as Unwanted

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..errors import UserError
 
 # What reading and interpreting a damaged or hand-made file can raise; RecursionError is a RuntimeError.
-UNREADABLE = (
+UNREADABLE_PICKLE = (
     *(AttributeError, EOFError, IndexError, KeyError, MemoryError, OverflowError, RuntimeError, TypeError, ValueError),
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
 )
@@ -164,7 +164,7 @@ def read(path: Path, tensors: bool = True) -> Contents:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror or error}", "check the path") from None
     except UserError:
         raise
-    except UNREADABLE as error:
+    except UNREADABLE_PICKLE as error:
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{str(path)!r} is damaged or no checkpoint: {said}", "copy or download it again") from None
 

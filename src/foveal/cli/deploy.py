@@ -103,8 +103,8 @@ def export(
             (
                 f"{by(case.size)}{_rounded(case.exact)}{', without nms' * case.raw}",
                 case.batch,
-                *_numbers(case.apart),
-                case.wrong or ("no box" if case.apart and case.apart.empty else "agrees"),
+                *_numbers(case.differences),
+                case.wrong or ("no box" if case.differences and case.differences.empty else "agrees"),
             )
             for case in found.cases
         ]

@@ -25,7 +25,7 @@ from torch import nn
 import foveal
 
 from ..attention import EMAttention, find, known
-from ..bench import Call, Tolerance, drawn
+from ..bench import Evaluation, Tolerance, drawn
 from ..errors import UserError
 from ..hosts.ultralytics import NEWEST, OLDEST, RUN, numbers
 from ..kernels.ema import cpu
@@ -114,7 +114,7 @@ def _judged(what: str, device: torch.device) -> Finding:
         module, x, dy = drawn(EMAttention(64, groups=8), (64, 9, 11), 2, torch.float32, device, seed=0)
         tolerance = Tolerance(module, x, dy, training=True)
         module.form = "kernel"
-        wrong, *_ = tolerance.judge(Call(module, x, dy, training=True)())
+        wrong, *_ = tolerance.judge(Evaluation(module, x, dy, training=True)())
     except Exception as error:  # of a driver or a compiler
         return Finding(what, BROKEN, f"It is there but does not run: {_reason(error)}.")
     if wrong:
@@ -345,5 +345,5 @@ def _export(folder: Path) -> tuple[str, str]:
     found = checked_export.export(folder / "trained.pt", format="onnx", imgsz=SIZE, dynamic=True, device="cpu")
     if found.wrong:
         return BROKEN, f"ONNX: {found.wrong}"
-    largest = max(case.apart.boxes.largest for case in found.cases if case.apart and case.apart.boxes)
+    largest = max(case.differences.boxes.largest for case in found.cases if case.differences and case.differences.boxes)
     return OK, f"an ONNX file of dynamic size computes what PyTorch computes: boxes differ by {largest:.1g} pixels"

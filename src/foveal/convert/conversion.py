@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints import UNREADABLE, Contents, Node, foreign, read
+from ..checkpoints import UNREADABLE_PICKLE, Contents, Node, foreign, read
 from ..errors import UserError
 from ..files import write_whole
 from ..hosts import ultralytics as host
@@ -127,7 +127,7 @@ def convert(
         saved = host.checkpoint(built, _kept(contents.saved))
     except UserError:
         raise
-    except UNREADABLE as error:
+    except UNREADABLE_PICKLE as error:
         text = " ".join(str(error).split())[:200]
         raise UserError(
             f"{str(source)!r} cannot be rebuilt ({type(error).__name__}: {text})",

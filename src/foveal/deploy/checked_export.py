@@ -59,7 +59,7 @@ class Case:
         size: rows and columns.
         batch: images at a time.
         exact: whether the runtime was told to keep full precision, where it has that choice.
-        apart: the differences, None where it did not run.
+        differences: between both, None where it did not run.
         wrong: what is wrong, in words, or "".
         raw: whether what was run is the model exported without its suppression, because with it no box was found.
     """
@@ -67,7 +67,7 @@ class Case:
     size: tuple[int, int]
     batch: int
     exact: bool
-    apart: Differences | None
+    differences: Differences | None
     wrong: str
     raw: bool = False
 
@@ -148,7 +148,7 @@ def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, Any])
     files = _pictures(given)
     cases, effect, plain = _judged(loaded, written, files, folder, given)
     raw = None
-    if nothing := [case for case in cases if case.apart and case.apart.empty]:
+    if nothing := [case for case in cases if case.differences and case.differences.empty]:
         raw = _raw(loaded, folder, given)
         if raw is None:
             cases = [dataclasses.replace(case, wrong=NOTHING) if case in nothing else case for case in cases]
@@ -172,9 +172,9 @@ def _judged(
 ) -> tuple[list[Case], Differences | None, dict[bool, Differences]]:
     """Everything that was run with what is wrong with it, and what was measured to tell."""
     cases, effect, plain = _run(written, files, given), None, {}
-    if any(case.apart and _wrong(case, None, None) for case in cases):
+    if any(case.differences and _wrong(case, None, None) for case in cases):
         effect = _effect(written, files)
-    if any(case.apart and _wrong(case, effect, None) for case in cases):
+    if any(case.differences and _wrong(case, effect, None) for case in cases):
         plain = _plain(loaded, folder, files, given)
     return (
         [dataclasses.replace(case, wrong=_wrong(case, effect, plain.get(case.exact))) for case in cases],
@@ -269,8 +269,8 @@ def _run(written: Written, files: list[Path], given: dict[str, Any]) -> list[Cas
         images = exporter.pictures(files, size, written.channels)
         for batch in BATCHES if written.dynamic else (written.batch,):
             found = _compared(written, runs[exact], images, size, batch)
-            wrong, apart = (found, None) if isinstance(found, str) else ("", found)
-            cases.append(Case(size, batch, exact, apart, wrong))
+            wrong, differences = (found, None) if isinstance(found, str) else ("", found)
+            cases.append(Case(size, batch, exact, differences, wrong))
     return cases
 
 
@@ -293,18 +293,18 @@ def _compared(
 
 
 def _wrong(case: Case, effect: Differences | None, plain: Differences | None) -> str:
-    if case.apart is None:
+    if case.differences is None:
         return case.wrong
     for key, (name, unit) in NAMES.items():
-        ours, whole, theirs = (getattr(found, key, None) for found in (case.apart, effect, plain))
+        ours, whole, theirs = (getattr(found, key, None) for found in (case.differences, effect, plain))
         if ours is None or ours.largest <= ROUNDING[key] or (whole and ours.rms <= SHARE * whole.rms < math.inf):
             continue
         if theirs and ours.rms <= FACTOR * theirs.rms:
             continue
         besides = f"; without attention {theirs.largest:.2g}, {theirs.rms:.2g}" if theirs else ""
         return f"{name} differ by up to {ours.largest:.2g}{unit}, rms {ours.rms:.2g}{besides}"
-    if case.apart.unmatched and not getattr(plain, "unmatched", 0):
-        return f"{case.apart.unmatched} boxes are found by only one of the file and PyTorch"
+    if case.differences.unmatched and not getattr(plain, "unmatched", 0):
+        return f"{case.differences.unmatched} boxes are found by only one of the file and PyTorch"
     return ""
 
 
@@ -325,7 +325,7 @@ def _plain(loaded: host.YOLO, folder: Path, files: list[Path], given: dict[str, 
     except CannotExportError:
         return {}
     cases = _run(dataclasses.replace(written, dynamic=False), files, given)
-    return {case.exact: case.apart for case in cases if case.apart}
+    return {case.exact: case.differences for case in cases if case.differences}
 
 
 def _move(written: Path, target: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..verdict import Ints, draw_images
 from .answers import Answers
-from .detections import UNREADABLE, Arrays, Detections, save_arrays
+from .detections import UNREADABLE_ARRAYS, Arrays, Detections, save_arrays
 from .tasks import Task
 
 RESAMPLES = 2000  # the same draws for every cell of a study
@@ -59,7 +59,7 @@ def load(folder: Path, kind: str, task: Task) -> Arrays:
         with np.load(kept) as arrays:
             if {"classes", "overall", key} <= {*arrays}:
                 return dict(arrays)
-    except UNREADABLE:
+    except UNREADABLE_ARRAYS:
         pass
     found = judged(folder, kind, task)
     averages = found.averages(image_counts(len(found.name)), sizes=kind == "best")

@@ -26,7 +26,7 @@ Words = NDArray[np.str_]
 Arrays = dict[str, NDArray[Any]]  # by name, of several types
 
 # What numpy and zipfile raise for a file that is cut short or has wrong bytes in it.
-UNREADABLE = (
+UNREADABLE_ARRAYS = (
     *(AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
     *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
@@ -189,7 +189,7 @@ def load_arrays(path: Path, kind: type[_T], word: str) -> _T:
     try:
         with np.load(path) as arrays:
             return kind(**arrays)
-    except UNREADABLE as error:
+    except UNREADABLE_ARRAYS as error:
         raise UserError(
             f"cannot read {word} from {path}: {error}", "delete its folder and run the study again"
         ) from None

@@ -260,7 +260,7 @@ def _signed(text: str) -> str:
     return text.replace("-", "−")
 
 
-FORMS: dict[str, Callable[..., str]] = {
+FORMATS: dict[str, Callable[..., str]] = {
     "text": str,
     "integer": lambda value: f"{value:,}",
     "count": lambda values: f"{len(values):,}",
@@ -292,7 +292,7 @@ class Page:
     def number(self, path: str, form: str) -> Markup:
         """A value of the manifest as an element that says where it stands there."""
         value = look_up(self.manifest, path)
-        text = NOTHING if value is None else FORMS[form](value)
+        text = NOTHING if value is None else FORMATS[form](value)
         return Markup('<span data-path="{}" data-format="{}">{}</span>').format(path, form, text)
 
     def lost(self, path: str) -> Markup:

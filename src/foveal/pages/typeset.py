@@ -38,7 +38,7 @@ def _yaml(plan: Mapping[str, object], indent: str = "") -> Iterator[str]:
 
 
 # Each takes values of a kind of its own. A list with nothing in it is shown like a value that is missing.
-FORMS: dict[str, Callable[..., str]] = {
+FORMATS: dict[str, Callable[..., str]] = {
     "text": str,
     "yaml": lambda plan: "\n".join(_yaml(plan)),
     "integer": lambda value: f"{value:,}",
@@ -87,4 +87,4 @@ def look_up(results: object, path: str) -> object:
 
 def shown(value: object, form: str) -> str:
     """A value as it is written; one that is missing or without end is a dash."""
-    return NOTHING if value is None or value in ([], (), math.inf) else FORMS[form](value)
+    return NOTHING if value is None or value in ([], (), math.inf) else FORMATS[form](value)

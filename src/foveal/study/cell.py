@@ -7,16 +7,14 @@ continues after the last whole epoch. A lock, which the system frees when its ho
 import contextlib
 import dataclasses
 import json
-import types
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..checks import is_a
 from ..errors import UserError, shown
 from ..evidence import METRICS
 from ..files import write_text
@@ -93,24 +91,13 @@ class Result:
         except (FileNotFoundError, NotADirectoryError, RecursionError, TypeError, ValueError):  # or of another release
             return None
         for field in dataclasses.fields(cls):
-            sound = _is_a(value := getattr(found, field.name), field.type)
+            sound = is_a(value := getattr(found, field.name), field.type)
             if not sound or (field.name == "scores" and set(value) not in SCORES):
                 raise UserError(
                     f"{folder / RESULT} is damaged: {field.name} is {shown(value)}",
                     "delete its folder and run the study again",
                 )
         return found
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a value read from JSON has the type of a field of `Result`."""
-    options = typing.get_args(kind)
-    if isinstance(kind, types.UnionType):
-        return any(_is_a(value, option) for option in options)
-    if options:  # a list, or a dictionary by strings
-        parts = value.values() if isinstance(value, dict) else value
-        return isinstance(value, kind.__origin__) and all(_is_a(part, options[-1]) for part in parts)
-    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError, endless, shown
+from ..checks import endless
+from ..errors import UserError, shown
 from ..evidence import Metric, Says, Task
 from ..files import beside
 from ..hosts import Data, Host, Recipe, host_of

@@ -3,13 +3,12 @@
 import ast
 import inspect
 import re
-import types
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..attention import find
+from ..checks import is_a
 from ..errors import UserError
 
 STARTS = ("identity", "paper")
@@ -42,7 +41,7 @@ class Spec:
             if argument not in takes:
                 names = ", ".join([*takes, "start"])
                 raise UserError(f"{self.name} has no argument {argument!r}", f"it takes {names}")
-            if not _is_a(value, takes[argument].annotation):
+            if not is_a(value, takes[argument].annotation):
                 kind = inspect.formatannotation(takes[argument].annotation).replace("collections.abc.", "")
                 example = f"{argument}={takes[argument].default}"
                 raise UserError(
@@ -94,16 +93,6 @@ class Spec:
     def __str__(self) -> str:
         inside = ", ".join(f"{key}={value}" for key, value in self.settings().items())
         return self.name + (f"({inside})" if inside else "") + (f"@{','.join(self.places)}" if self.places else "")
-
-
-def _is_a(value: object, annotation: object) -> bool:
-    """Whether an argument has the type that its attention asks for; a whole number is a float, too."""
-    options = typing.get_args(annotation)
-    if isinstance(annotation, types.UnionType):
-        return any(_is_a(value, option) for option in options)
-    if options:  # a sequence
-        return isinstance(value, list | tuple) and all(_is_a(item, options[0]) for item in value)
-    return type(value) in ((int, float) if annotation is float else (annotation,))
 
 
 def read_arguments(inside: str, text: str, example: str) -> dict[str, Any]:

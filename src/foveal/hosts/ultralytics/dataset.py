@@ -13,7 +13,8 @@ from pathlib import Path
 import yaml
 
 from ... import files
-from ...errors import UserError, endless
+from ...checks import endless
+from ...errors import UserError
 from .. import SPLITS, Photographs, Refused
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 
@@ -67,7 +68,7 @@ def described(data: str, download: bool = False) -> dict:
     try:
         with host.silent():
             found = check_cls_dataset(data)
-    except host.UNREADABLE as error:
+    except host.UNREADABLE_MODEL as error:
         raise _refused(f"folder {data!r}", error) from None
     names = list(found["names"].values())
     for split in ("val", "test"):  # older hosts number the classes of each split by its own folders
@@ -190,7 +191,7 @@ def data_file(data: str, download: bool = False) -> dict:
         found = check_det_dataset(data, autodownload=download)
     except UserError:
         raise
-    except host.UNREADABLE as error:
+    except host.UNREADABLE_MODEL as error:
         raise _refused(f"data file {data!r}", error) from None
     named = found.get("test") or []
     missing = [place for place in ([named] if isinstance(named, str) else named) if not Path(place).exists()]
@@ -241,7 +242,7 @@ def _verified(found: dict, split: str, single_cls: bool) -> Refused | None:
     settings = {"data": found, "task": "detect", "augment": split == "train", "hyp": copy.copy(DEFAULT_CFG)}
     try:
         return _Verified(found[split], single_cls=single_cls, **settings).refused
-    except host.UNREADABLE as error:  # no labels at all, say
+    except host.UNREADABLE_MODEL as error:  # no labels at all, say
         raise _refused(f"split {split!r} of {found['path']}", error) from None
 
 
@@ -250,7 +251,7 @@ def _verified_classes(found: dict, split: str, single_cls: bool) -> Refused | No
     try:
         left = ClassificationDataset(str(folder), DEFAULT_CFG, prefix=split).samples
         notes = load_dataset_cache_file(folder.with_suffix(".cache"))["msgs"]
-    except host.UNREADABLE as error:
+    except host.UNREADABLE_MODEL as error:
         raise _refused(f"split {split!r} of {found['path']}", error) from None
     return _refused_of([str(file) for file in _below(folder)], {str(sample[0]) for sample in left}, notes)
 

@@ -84,7 +84,7 @@ def fitness(precision: float, recall: float, map50: float, map50_95: float) -> f
 
 # What releases of the host raise for a file that is cut short, no model, or made with code that is not there, and
 # for a model whose parts do not fit.
-UNREADABLE = (
+UNREADABLE_MODEL = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
     *(RuntimeError, SyntaxError, TypeError, ValueError, pickle.UnpicklingError, struct.error, yaml.YAMLError),
 )
@@ -127,7 +127,7 @@ def refusing(source: object, done: str = "used") -> Iterator[None]:
         yield
     except UserError:
         raise
-    except UNREADABLE as error:
+    except UNREADABLE_MODEL as error:
         if _is_ours(error):
             raise
         if elsewhere := foreign.diagnosed(str(source), error):

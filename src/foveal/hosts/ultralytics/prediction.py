@@ -80,7 +80,7 @@ def _refusing() -> Iterator[None]:
     """Say what the host says of data, settings or images that it cannot use."""
     try:
         yield
-    except host.UNREADABLE as error:
+    except host.UNREADABLE_MODEL as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"Ultralytics refuses: {said}", "try the same with foveal yolo predict or val") from None
 
