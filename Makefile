@@ -10,7 +10,7 @@ RELEASES := 8.3.200 8.4.0 8.4.60 8.4.137 8.4.150 8.4.190
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-floor test-newest releases check format docs calibration bench
+.PHONY: help setup demo test test-floor test-newest sweep releases check format docs calibration bench
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ test-newest: $(VENV)/ready ## Run all tests against the newest Ultralytics
 
 test-floor: $(FLOOR)/ready ## Run what every supported Ultralytics must pass against the oldest
 	PYTHONPATH=$(CURDIR)/$(FLOOR) $(PYTEST) -m "host and not newest"
+
+sweep: $(VENV)/ready $(FLOOR)/ready ## Run all tests, and all members of long lists of which `make test` takes some
+	PYTHONPATH=$(CURDIR)/$(FLOOR) $(PYTEST) --sweep -m "host and not newest"
+	$(PYTEST) --sweep
 
 releases: $(VENV)/ready ## Run a model's life on several releases of Ultralytics, and write docs/releases.md
 	$(BIN)/python benchmarks/releases.py $(RELEASES)

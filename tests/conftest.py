@@ -35,6 +35,17 @@ def _isolate_ultralytics() -> None:
 _isolate_ultralytics()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--sweep", action="store_true", help="also all members of long lists of which the suite takes one")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--sweep"):
+        left = [item for item in items if item.get_closest_marker("sweep")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in {*left}]
+
+
 @pytest.fixture(scope="session")
 def weights() -> Path:
     """Trained YOLO11n weights."""

@@ -6,10 +6,11 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from foveal import UserError
@@ -86,6 +87,14 @@ def in_fresh_process(code: str, cwd: Path, **env: str) -> str:
 def last_json(printed: str) -> object:
     """The last line of what a program printed, as JSON."""
     return json.loads(printed.strip().splitlines()[-1])
+
+
+def swept(values: Iterable, *kept: object, ids: Callable[[object], str] = str) -> list:
+    """All values of a long list for `parametrize`; those that are not kept run with `--sweep` only (`make sweep`)."""
+    values = [*values]
+    assert {*kept} <= {ids(value) for value in values}
+    marks = [() if ids(value) in kept else pytest.mark.sweep for value in values]
+    return [pytest.param(value, id=ids(value), marks=mark) for value, mark in zip(values, marks, strict=True)]
 
 
 def until(condition: Callable[[], object], seconds: float = 120) -> None:
