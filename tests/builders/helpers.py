@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import forks
 from foveal import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -82,6 +83,13 @@ def run(command: list[str], cwd: Path, **env: str) -> str:
 def in_fresh_process(code: str, cwd: Path, **env: str) -> str:
     """What `code` prints in an interpreter that has imported nothing."""
     return run([sys.executable, "-c", code], cwd, **env)
+
+
+def in_fork(code: str, cwd: Path) -> str:
+    """What `code` prints in an interpreter that has imported torch and Ultralytics, and nothing of foveal."""
+    done = forks.run([sys.executable, "-c", code], cwd)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
 
 
 def last_json(printed: str) -> object:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from foveal.study import Result, Study
-from foveal.study.cell import RESULT
+from foveal.study.cell import LOCK, RESULT
 from foveal.study.demo import draw_data
 from helpers import until
 
@@ -65,14 +65,19 @@ def values(study: Study) -> dict:
 
 
 def workers(study: Study) -> list[int]:
-    """Processes that train a cell of the study, also those whose runner is gone."""
-    found = []
+    """Processes that train a cell of the study, also those whose runner is gone: by their command, or by its lock."""
+    found = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             words = (entry / "cmdline").read_bytes().decode().split("\0")
             if "cell" in words and str(study.folder) in words:
-                found.append(int(entry.name))
-    return found
+                found.add(int(entry.name))
+    nodes = {str(lock.stat().st_ino) for lock in study.folder.glob(f"cells/*/{LOCK}")}
+    for line in Path("/proc/locks").read_text().splitlines():
+        *_, pid, where, _, _ = line.split()
+        if where.rpartition(":")[2] in nodes and int(pid) > 0:
+            found.add(int(pid))
+    return sorted(found)
 
 
 def progress(study: Study) -> dict[Path, int]:

@@ -4,6 +4,7 @@ As a program it is what trains cells: python toyhost.py run FOLDER, or cell FOLD
 """
 
 import hashlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
+import forks
 from foveal import Spec, UserError
 from foveal.evidence import TASKS, Answers
 from foveal.files import digest, write_text, write_whole
@@ -218,7 +220,15 @@ def main() -> int:
     if word == "cell":
         return 0 if run(Path(folder), more[0]) else BUSY
     Study.command = command
-    with Local(jobs=2) as executor:
+
+    class Forking(Local):
+        """Cells as copies of a process that has imported torch, where the start of one of their own takes longest."""
+
+        def _start(self, command, log):
+            with log.open("ab") as file:
+                return forks.Forked(command, None, os.environ, file, file)
+
+    with Forking(jobs=2) as executor:
         Study(Path(folder)).run(executor, print)
     return 0
 

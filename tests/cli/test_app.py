@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
+import forks
 from foveal import ATTENTIONS
 from helpers import GOLDEN, last_json
 
 FOVEAL = str(Path(sys.executable).with_name("foveal"))
 
 
-def foveal(*arguments: str, cwd=None, **env: str) -> subprocess.CompletedProcess:
+def foveal(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
+    return forks.run([FOVEAL, *arguments], cwd, COLUMNS="100")
+
+
+def from_nothing(*arguments: str, cwd=None, **env: str) -> subprocess.CompletedProcess:
+    """The same in a process that has imported nothing."""
     return subprocess.run(
         [FOVEAL, *arguments],
         cwd=cwd,
@@ -45,7 +51,7 @@ def test_help_is_instant():
     times = []
     for _ in range(5):
         began = time.perf_counter()
-        foveal("--help")
+        from_nothing("--help")
         times.append(time.perf_counter() - began)
     assert min(times) < 0.5
 
@@ -109,7 +115,7 @@ def test_add_json_has_stdout_to_itself(tmp_path):
     # As for a user of the first day: the host then tells of the settings file it makes.
     (tmp_path / "new").mkdir()
     first_day = {"YOLO_CONFIG_DIR": str(tmp_path / "new")}
-    done = foveal("add", "yolo11n.yaml", "ema(groups=8)", "--own-row", "--json", cwd=tmp_path, **first_day)
+    done = from_nothing("add", "yolo11n.yaml", "ema(groups=8)", "--own-row", "--json", cwd=tmp_path, **first_day)
     assert "Ultralytics Settings" in done.stderr
     added = json.loads(done.stdout)
     assert added["output"] == "yolo11n-ema.yaml"
@@ -120,7 +126,7 @@ def test_add_json_has_stdout_to_itself(tmp_path):
 def test_yolo_hands_over_to_the_stock_grammar(tmp_path):
     foveal("add", "yolo11n.yaml", "ema", "-o", "x.yaml", cwd=tmp_path)
     code = "from ultralytics import YOLO; YOLO('x.yaml').save('x.pt')"
-    subprocess.run([sys.executable, "-c", "import foveal.yolo; " + code], cwd=tmp_path, check=True, capture_output=True)
+    assert forks.run([sys.executable, "-c", "import foveal.yolo; " + code], tmp_path).returncode == 0
     done = foveal("yolo", "predict", "model=x.pt", "imgsz=64", "device=cpu", "save=False", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "bus.jpg" in done.stdout
@@ -146,9 +152,10 @@ def test_yolo_explains_unknown_keys(argument, tmp_path):
 
 def test_commands_need_ultralytics_only_where_they_use_it(tmp_path):
     code = "import sys; sys.modules['ultralytics'] = None; sys.argv[0] = 'foveal'; from foveal.cli import main; main()"
+    hidden = "import sys; [sys.modules.pop(name) for name in [*sys.modules] if name.startswith('ultralytics')]\n"
 
     def without(*arguments):
-        return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        return forks.run([sys.executable, "-c", hidden + code, *arguments])
 
     assert last_json(without("show", "ema", "--json").stdout.replace("\n", ""))["name"] == "ema"
     for command in (["add", "yolo11n.yaml", "ema"], ["yolo", "version"], ["demo", "-o", str(tmp_path / "d")]):

@@ -1,13 +1,13 @@
 """Studies on a host that trains in a second: the loop and what it survives, and that nobody knows Ultralytics."""
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
+import forks
 import toyhost
-from foveal.executors import Local
 from foveal.hosts import known
 from foveal.report import write
 from foveal.results import assemble
@@ -37,14 +37,14 @@ def undisturbed(tmp_path_factory) -> Study:
         patch.setattr(known, "HOSTS", ["toyhost"])
         patch.setattr(Study, "command", toyhost.command)
         study = prepared(tmp_path_factory.mktemp("toy") / "study")
-        with Local(jobs=2) as executor:
-            study.run(executor, print)
+    assert runner(study).wait(120) == 0
     return study
 
 
-def runner(study: Study) -> subprocess.Popen:
+def runner(study: Study) -> forks.Forked:
     command = [sys.executable, toyhost.__file__, "run", str(study.folder)]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (study.folder / "runner.txt").open("a") as log:
+        return forks.Forked(command, None, os.environ, log, log)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")

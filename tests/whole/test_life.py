@@ -5,7 +5,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import in_fresh_process, last_json, run
+import forks
+from helpers import in_fork, in_fresh_process, last_json, run
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -39,7 +39,7 @@ TERMS = dict(imgsz=64, batch=8, nbs=8, workers=0, device="cpu", plots=False, ver
 
 def child(code: str, cwd: Path, **env: str):
     """The JSON that a fresh process prints last."""
-    return last_json(in_fresh_process(PRELUDE + code, cwd, **env))
+    return last_json(in_fresh_process(PRELUDE + code, cwd, **env) if env else in_fork(PRELUDE + code, cwd))
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,8 @@ def stand_still(self, batch):
 DetectionTrainer.preprocess_batch = stand_still
 YOLO("{name}.pt").train(data="data.yaml", epochs=3, name="killed-{name}", **TERMS)
 """
-    process = subprocess.Popen([sys.executable, "-c", PRELUDE + code], cwd=home, stdout=subprocess.DEVNULL)
+    with open(os.devnull, "w") as nothing:
+        process = forks.Forked([sys.executable, "-c", PRELUDE + code], home, os.environ, nothing, nothing)
     for _ in range(600):
         if (home / f"reached-{name}").exists() or process.poll() is not None:
             break
@@ -225,7 +226,8 @@ if "{name}".endswith("pt"):
 print(json.dumps([generate_ddp_file(trainer), str(trainer.save_dir)]))
 """
     file, folder = child(code, home)
-    run([sys.executable, file], home)
+    done = forks.run([sys.executable, file], home)
+    assert done.returncode == 0, done.stderr[-4000:]
     assert child(f'print(json.dumps(ours(YOLO("{folder}/weights/best.pt").model)))', home) == THREE
 
 
