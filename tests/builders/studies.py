@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import forks
+from foveal.executors import Local
 from foveal.study import Result, Study
 from foveal.study.cell import LOCK, RESULT
 from foveal.study.demo import draw_data
@@ -40,6 +42,14 @@ def fake(study: Study, cell, **changes: object) -> Result:
     study.path(cell).mkdir(parents=True, exist_ok=True)
     (study.path(cell) / RESULT).write_text(json.dumps(values | changes))
     return Result.load(study.path(cell))
+
+
+class Forking(Local):
+    """An executor whose commands are copies, where the start of an interpreter would take longest."""
+
+    def _start(self, command: list[str], log: Path) -> forks.Forked:
+        with log.open("ab") as file:
+            return forks.Forked(command, None, os.environ, file, file)
 
 
 class Scripted:

@@ -4,7 +4,6 @@ As a program it is what trains cells: python toyhost.py run FOLDER, or cell FOLD
 """
 
 import hashlib
-import os
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,6 @@ import yaml
 from PIL import Image
 from torch import nn
 
-import forks
 from foveal import Spec, UserError
 from foveal.evidence import TASKS, Answers
 from foveal.files import digest, write_text, write_whole
@@ -211,8 +209,8 @@ def command(study, cell) -> list[str]:
 
 def main() -> int:
     """Train a study, or one cell of it."""
-    from foveal.executors import Local
     from foveal.study import BUSY, Study, run
+    from studies import Forking
 
     known.HOSTS[:] = ["toyhost"]
     torch.set_num_threads(1)
@@ -220,14 +218,6 @@ def main() -> int:
     if word == "cell":
         return 0 if run(Path(folder), more[0]) else BUSY
     Study.command = command
-
-    class Forking(Local):
-        """Cells as copies of a process that has imported torch, where the start of one of their own takes longest."""
-
-        def _start(self, command, log):
-            with log.open("ab") as file:
-                return forks.Forked(command, None, os.environ, file, file)
-
     with Forking(jobs=2) as executor:
         Study(Path(folder)).run(executor, print)
     return 0

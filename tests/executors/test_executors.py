@@ -44,9 +44,10 @@ facts |= {"device": sys.argv[-1], "began": began, "ended": time.monotonic()}
 (folder / f"{os.getpid()}.json").write_text(json.dumps(facts))
 """
 PROGRAM = """
-import pathlib, sys, time
+import pathlib, signal, sys, time
 from foveal import UserError
 from foveal.executors import Local, Ray, base, ray
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts something behind it leaves Ctrl-C out
 """
 # Holds a lock as long as it lives. The second argument is what it does on SIGTERM, or that a child lives with it.
 HOLD = """

@@ -30,7 +30,7 @@ from foveal.study import cell as room
 from foveal.study.cell import FAILURE, RESULT, locked
 from foveal.study.demo import draw_data
 from foveal.view import study as view_study
-from studies import PLAN, Scripted, fake, kill_in_a_loop, prepared, values
+from studies import PLAN, Forking, Scripted, fake, kill_in_a_loop, prepared, values
 
 
 def by_key(study: Study) -> dict:
@@ -294,7 +294,7 @@ def undisturbed(tmp_path_factory, worker_id) -> Study:
     folder = (place if worker_id == "master" else place.parent) / "undisturbed"
     with FileLock(f"{folder}.lock"):
         study = Study(folder) if (folder / "plan.yaml").exists() else prepared(folder)
-        with executors.Local(jobs=2) as executor:
+        with Forking(jobs=2) as executor:
             study.run(executor, print)
     assert len(study.results()) == 4, [state.reason for state in study.states()]
     return study
@@ -314,7 +314,7 @@ def rows(study: Study) -> int:
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
 def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(undisturbed, tmp_path):
     study = prepared(tmp_path)
-    kill_in_a_loop(study, runner, rounds=2, longest=2)  # in the middle of saving, judging, starting the next, ...
+    kill_in_a_loop(study, runner, rounds=1, longest=2)  # in the middle of saving, judging, starting the next, ...
     assert any(result.resumed for result in study.results().values())
     assert values(study) == values(undisturbed)
     assert {f.check for f in assemble(study).fairness if f.ok is False} <= {"learned"}

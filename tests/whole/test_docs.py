@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import forks
 from foveal.cli import app
-from helpers import GOLDEN, in_fresh_process, run
+from helpers import GOLDEN, in_fork, run
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,7 +32,7 @@ def test_python_blocks_run(page, tmp_path):
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
     code = "\n".join(blocks(page, "python"))
     assert "foveal.add(" in code
-    in_fresh_process(code, tmp_path)
+    in_fork(code, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -50,7 +51,7 @@ def test_every_command_is_in_both_readmes():
 
 
 def test_the_page_of_attentions_is_what_the_cards_say(tmp_path):
-    printed = run([sys.executable, str(ROOT / "docs" / "attentions.py")], tmp_path)
+    printed = forks.run([sys.executable, str(ROOT / "docs" / "attentions.py")], tmp_path).stdout
     assert printed == (ROOT / "docs" / "attentions.md").read_text(), "make docs writes it anew"
 
 

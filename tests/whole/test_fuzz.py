@@ -384,8 +384,12 @@ OWN = re.compile(
 
 
 def _cases() -> list:
-    named = [(f"{kind}-{number}", kind, number) for kind, count in COUNTS.items() for number in range(count)]
-    return [pytest.param(*case, id=name) for name, *case in named]
+    """All cases, of which a part runs always; the commands of `options` are each another one."""
+    cases = [(kind, number) for kind, count in COUNTS.items() for number in range(count)]
+    marks = [() if kind == "options" or number % 4 == 0 else pytest.mark.sweep for kind, number in cases]
+    return [
+        pytest.param(*case, id="-".join(map(str, case)), marks=mark) for case, mark in zip(cases, marks, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(("kind", "number"), _cases())
