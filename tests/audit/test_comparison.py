@@ -245,7 +245,7 @@ def drawn_pair(pair, monkeypatch) -> dict[str, Detections]:
         return found, {"map50": map50, "map": whole + of["off"]}
 
     monkeypatch.setattr(validators, "evaluate", evaluate)
-    monkeypatch.setattr(judging, "RESAMPLES", 150)
+    monkeypatch.setattr(judging.averages, "RESAMPLES", 150)
     return of
 
 

@@ -329,6 +329,11 @@ def test_what_cannot_be_attended_is_said_and_nothing_is_changed(at, said):
     assert all(module.training and not module._forward_hooks for module in model.modules())
 
 
+def test_a_layer_by_itself_has_no_places():
+    with pytest.raises(UserError, match=r"^Conv2d has no modules of its own.*; at='0' in nn.Sequential\(Conv2d"):
+        foveal.attach(torch.nn.Conv2d(3, 8, 3), "ema(groups=2)", at="conv")
+
+
 def test_widths_that_do_not_fit_change_nothing():
     model = load("timm:efficientnet_b0")
     with pytest.raises(UserError, match=r"channels=144, groups=32"):

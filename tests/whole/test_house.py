@@ -3,13 +3,16 @@
 import ast
 import functools
 import importlib
+import os
 import re
 import runpy
+import sys
 import types
 from pathlib import Path
 
 import pytest
 
+import forks
 import foveal
 from foveal import ATTENTIONS
 from foveal.attention import costs
@@ -156,6 +159,33 @@ def test_every_name_of_a_face_resolves(wing):
     for name in face.__all__:  # else it would be the one or the other, depending on what was imported first
         assert isinstance(getattr(face, name), types.ModuleType) or not (SOURCE / wing / f"{name}.py").exists(), name
     assert [name for name in face.__all__ if getattr(face, name) is None] == []
+
+
+ROOMS = [Path(name).stem for name in files() if wing_of(name) == "hosts/ultralytics" and "__" not in name]
+EACH = """
+import importlib, os, sys, traceback
+for room in sys.argv[2:]:
+    if not (child := os.fork()):
+        try:
+            importlib.import_module(f"foveal.hosts.ultralytics.{room}")
+        except Exception as error:
+            print(room, type(error).__name__, flush=True)
+            os._exit(1)
+        print(room, "whole", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_each_room_of_the_host_can_be_entered_first_and_says_if_the_host_is_missing(tmp_path):
+    pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
+    without = "import sys; sys.modules['ultralytics'] = None\n"
+    for code, endings in ((EACH, {"whole"}), (without + EACH, {"whole", "UserError"})):
+        lines = forks.run([sys.executable, "-c", code, "rooms", *ROOMS], tmp_path).stdout.splitlines()
+        found = dict(line.split() for line in lines)
+        assert found.keys() == {*ROOMS}
+        assert {*found.values()} == endings, found
 
 
 def test_importing_foveal_loads_nothing(tmp_path):

@@ -79,6 +79,11 @@ def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | No
 def _matching(model: nn.Module, pattern: str, rows: Sequence[str]) -> set[str]:
     names = [name for name, _ in model.named_modules() if name and _owner(model, name) == name]
     found = {name for name in names if _fits(name.split("."), pattern.split("."))}
+    if not names:
+        kind = type(model).__name__
+        raise UserError(
+            f"{kind} has no modules of its own, so none is called {pattern!r}", f"at='0' in nn.Sequential({kind}(...))"
+        )
     if not found:
         last = [name for name in names if name.count(".") == max(n.count(".") for n in names)][-1]
         raise UserError(

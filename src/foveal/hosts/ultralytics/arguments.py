@@ -4,13 +4,29 @@ import contextlib
 import difflib
 import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...errors import UserError
+from . import installed  # noqa: F401  (says if Ultralytics is missing or too old)
+
+# isort: split
 from ultralytics import cfg as grammar
 from ultralytics.utils import LOGGER
 
-from ...errors import UserError
+
+def train_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All training arguments, the host's own values where none is given.
+
+    Raises:
+        UserError: one the host does not know, or a value it refuses.
+    """
+    try:
+        grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
+        return vars(grammar.get_cfg(overrides=given))
+    except (SyntaxError, TypeError, ValueError) as error:
+        said = str(error).strip().partition("\n\n")[0]
+        raise UserError(f"training arguments: {said}", "write for example epochs=50 imgsz=640") from None
 
 
 def read(arguments: Iterable[str]) -> tuple[dict[str, Any], list[str]]:

@@ -22,7 +22,7 @@ from ...evidence import TASKS, Says, Task
 from ...files import digest, write_text
 from ...surgery import Spec
 from .. import Evidence, Host, Record, Training, zoo
-from . import bound, classifier, dataset, models, recorder, steps, validators
+from . import arguments, bound, classifier, dataset, models, recorder, steps, validators
 from .adding import add
 
 SCALES = "nsmlx"
@@ -197,7 +197,7 @@ def _step(
 
 HOST = Host(
     owns=_owns,
-    settings=models.train_arguments,
+    settings=arguments.train_arguments,
     beside=dataset.beside,
     task=_task,
     data=dataset.Data,

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from . import models as host
+from .arguments import grammar
 
 _READ = r"\b(?:args|hyp|cfg)(?:\.|\.get\([\"']|, [\"'])({names})\b"
 
@@ -36,4 +37,4 @@ def arguments() -> frozenset[str]:
 
 
 def _names(source: str) -> set[str]:
-    return set(re.findall(_READ.format(names="|".join(host.grammar.DEFAULT_CFG_DICT)), source))
+    return set(re.findall(_READ.format(names="|".join(grammar.DEFAULT_CFG_DICT)), source))

@@ -12,75 +12,33 @@ import contextlib
 import copy
 import pickle
 import struct
-import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import yaml
 from torch import nn
 
-from ...errors import UserError
-from .releases import OLDEST, too_old
-
-try:
-    import ultralytics
-except ModuleNotFoundError as missing:
-    if missing.name != "ultralytics":
-        raise
-    raise UserError("Ultralytics is not installed", "pip install 'foveal[yolo]'") from None
-
-
-if too_old(ultralytics.__version__):
-    raise UserError(
-        f"Ultralytics {ultralytics.__version__} is older than foveal can work with",
-        f"pip install 'ultralytics>={OLDEST}'",
-    )
-
-from ultralytics import cfg as grammar
-from ultralytics.nn import tasks  # noqa: F401  (for rooms that have no other door to the host)
-from ultralytics.utils import ASSETS
-from ultralytics.utils.metrics import Metric, compute_ap
-
 from ...checkpoints import foreign, require_harmless
-from . import arguments as typed
+from ...errors import UserError
 from . import parser
+from .installed import ultralytics
 from .parser import Network, Registered, silent, split, without_lines  # noqa: F401  (`Registered` by checkpoints)
 
-PHOTOGRAPH = ASSETS / "bus.jpg"
-
+# isort: split
+from ultralytics.models.rtdetr.val import RTDETRValidator  # noqa: F401
+from ultralytics.models.yolo.classify import ClassificationValidator  # noqa: F401
+from ultralytics.models.yolo.detect import DetectionValidator  # noqa: F401
+from ultralytics.nn import tasks  # noqa: F401  (for rooms that have no other door to the host)
+from ultralytics.utils import ASSETS
 
 parser.register()
-
-
-# Training --------------------------------------------------------------------------------------------------------
-
-
-from ultralytics.models.rtdetr.val import RTDETRValidator  # noqa: E402, F401
-from ultralytics.models.yolo.classify import ClassificationValidator  # noqa: E402, F401
-from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402, F401
 
 from .trainers import *  # noqa: E402, F403  (the host's trainers by name, and its models that have trainers)
 from .trainers import RTDETR, YOLO, ClassificationTrainer, DetectionTrainer, RTDETRTrainer  # noqa: E402, F401
 
-# Judging -----------------------------------------------------------------------------------------------------------
-
-
-# How this release ends a curve that reaches recall 0.5 at full precision: see `verdict.average_precision`.
-AVERAGE_PRECISION = "ultralytics" if compute_ap([0.5], [1.0])[0] < 0.6 else "ultralytics-8.3"
-
-
-def fitness(precision: float, recall: float, map50: float, map50_95: float) -> float:
-    """The number by which this release chooses the best.pt of a detector, and stops early."""
-    judged = Metric()
-    judged.mean_results = lambda: [precision, recall, map50, map50_95]
-    return float(judged.fitness())
-
-
-# Files -----------------------------------------------------------------------------------------------------------
-
+PHOTOGRAPH = ASSETS / "bus.jpg"
 
 # What releases of the host raise for a file that is cut short, no model, or made with code that is not there, and
 # for a model whose parts do not fit.
@@ -172,20 +130,6 @@ def channels(model: Network) -> int:
     return model.yaml.get("channels", 3)
 
 
-def train_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All training arguments, the host's own values where none is given.
-
-    Raises:
-        UserError: one the host does not know, or a value it refuses.
-    """
-    try:
-        grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
-        return vars(grammar.get_cfg(overrides=given))
-    except (SyntaxError, TypeError, ValueError) as error:
-        said = str(error).strip().partition("\n\n")[0]
-        raise UserError(f"training arguments: {said}", "write for example epochs=50 imgsz=640") from None
-
-
 def blocks(channels: int) -> dict[str, tuple[nn.Module, int]]:
     """The host's own attention blocks by name, and how many heads attend from every position to every other."""
     from ultralytics.nn.modules import block, conv
@@ -199,37 +143,3 @@ def checkpoint(model: nn.Module, like: dict) -> dict:
     fresh = dict.fromkeys(("best_fitness", "ema", "updates", "optimizer"))
     said = {key: like[key] for key in ("train_args", "license", "docs") if key in like}
     return {"epoch": -1, **fresh, **said, "model": model, "version": ultralytics.__version__}
-
-
-def command(arguments: list[str]) -> None:
-    """The stock `yolo` command with attentions registered and our trainers, and `tune`, which stock has in Python only.
-
-    Raises:
-        UserError: the host does not know an argument.
-    """
-    ultralytics.YOLO, ultralytics.RTDETR = YOLO, RTDETR
-    try:
-        if "tune" in arguments:
-            _tune([argument for argument in arguments if argument != "tune"])
-        else:
-            sys.argv[:] = ["yolo", *arguments]  # in place: the host keeps a reference to this list
-            grammar.entrypoint()
-    except SyntaxError as error:
-        said = str(error).strip().partition("\n\n")[0]  # the rest is the host's manual
-        raise UserError(
-            said, "an attention is no argument here: put it in with foveal add and train that file"
-        ) from None
-    except FileNotFoundError as error:
-        raise UserError(str(error).strip(), "check the path") from None
-
-
-def _tune(arguments: list[str]) -> None:
-    given, words = typed.read(arguments)
-    given |= dict.fromkeys({"use_ray"} & {*words}, True)
-    if others := [word for word in words if word not in {"use_ray", *grammar.TASKS}]:
-        raise typed.no_argument(others[0])
-    own = {key: given.pop(key) for key in ("iterations", "use_ray") if key in given}
-    grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
-    if "model" not in given:
-        raise UserError("tune needs a model", "add for example model=yolo11n-ema.pt")
-    load(given.pop("model")).tune(**own, **given)

@@ -16,16 +16,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-import ultralytics
 from torch import nn
-from ultralytics.nn import tasks
-from ultralytics.utils import LOGGER
 
 from ...attention import ATTENTIONS, Attention, find, known
 from ...errors import UserError, shown
 from ...kernels.ema import flops
 from ...surgery import attachment, model_yaml
 from ...tensors import count
+from .installed import ultralytics
+
+# isort: split
+from ultralytics.nn import tasks
+from ultralytics.utils import LOGGER
 
 Network = Any  # a model of the host: a module with `model` (its rows' layers), `yaml`, `names`, `stride`, ...
 Mixed: Any = object  # base of what is mixed into the host's classes, and has all that they have

@@ -33,6 +33,7 @@ from ...evidence import Says, Task
 from ...files import require_intact, write_text, write_whole
 from .. import Recipe
 from . import models as host
+from .arguments import grammar
 from .bound import Bound
 
 RESUME, PERIOD = "resume.pt", "resume_period.txt"
@@ -211,7 +212,7 @@ class RTDETRTrainer(_Recording, host.RTDETRTrainer):
 class ClassificationTrainer(_Recording, host.ClassificationTrainer):
     """Ultralytics' trainer for `classify`, recording."""
 
-    def __init__(self, cfg=host.grammar.DEFAULT_CFG, overrides: dict | None = None, _callbacks=None):
+    def __init__(self, cfg=grammar.DEFAULT_CFG, overrides: dict | None = None, _callbacks=None):
         self._sized = bool((overrides or {}).get("imgsz"))
         super().__init__(cfg, overrides, _callbacks)
 

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from ultralytics import models
-from ultralytics.engine.model import Model
-from ultralytics.engine.trainer import BaseTrainer
 
 from ...attention import Attention
 from ...surgery import attachment
-from . import parser
+from . import parser  # before Ultralytics itself, because it says if that is missing or too old
 from .carrying import carry_modules
+
+# isort: split
+from ultralytics import models
+from ultralytics.engine.model import Model
+from ultralytics.engine.trainer import BaseTrainer
 
 if TYPE_CHECKING:  # ours, which are made below, have the same names
     from ultralytics import RTDETR as RTDETR
