@@ -14,7 +14,7 @@ from data import SHARED, unpack_cifar100
 
 # A busy machine is no failure, and a failing example must come back in the next run.
 hypothesis.settings.register_profile("foveal", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("foveal")
+hypothesis.settings.register_profile("sweep", deadline=None, derandomize=True, max_examples=300)
 
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 CHROMIUM += ["--disable-sync", "--no-first-run"]
@@ -37,6 +37,10 @@ _isolate_ultralytics()
 
 def pytest_addoption(parser):
     parser.addoption("--sweep", action="store_true", help="also all members of long lists of which the suite takes one")
+
+
+def pytest_configure(config):
+    hypothesis.settings.load_profile("sweep" if config.getoption("--sweep") else "foveal")
 
 
 def pytest_collection_modifyitems(config, items):

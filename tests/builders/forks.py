@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -86,10 +87,8 @@ def run(command: Sequence[str], cwd: Path | str | None = None, **env: str) -> su
 @functools.cache
 def _address() -> str:
     """Start the process that is copied."""
-    folder = tempfile.TemporaryDirectory(prefix="foveal-forks-")
-    address = str(Path(folder.name) / "door")
+    address = str(Path(tempfile.mkdtemp(prefix="foveal-forks-")) / "door")
     started = subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE)
-    atexit.register(lambda: (started.kill(), started.wait(), folder.cleanup()))
     assert b"ready\n" in iter(started.stdout.readline, b"")  # the host may say something before
     return address
 
@@ -98,7 +97,8 @@ def _address() -> str:
 
 
 def serve(address: str) -> None:
-    """Copy this process for everyone who asks, until it is killed."""
+    """Copy this process for everyone who asks, as long as the one lives that started it."""
+    parent = os.getppid()
     sys.path.pop(0)  # the folder of this file, which an interpreter of theirs would not know
     with contextlib.suppress(ImportError):
         import torch  # noqa: F401
@@ -108,13 +108,16 @@ def serve(address: str) -> None:
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
         door.listen(64)
+        door.settimeout(1)
         os.write(1, b"ready\n")
-        while True:
-            asked, _ = door.accept()
-            with asked:
-                if not os.fork():
-                    door.close()
-                    _keep(asked)
+        while os.getppid() == parent:  # the workers of a test run are killed
+            with contextlib.suppress(TimeoutError):
+                asked, _ = door.accept()
+                with asked:
+                    if not os.fork():
+                        door.close()
+                        _keep(asked)
+    shutil.rmtree(Path(address).parent, ignore_errors=True)
 
 
 def _keep(asked: socket.socket) -> None:

@@ -24,7 +24,7 @@ from foveal.convert import conversion as room
 from foveal.convert import convert
 from foveal.convert.conversion import Replaced
 from foveal.hosts import ultralytics as host
-from helpers import in_fresh_process, last_json
+from helpers import in_fork, last_json
 
 pytestmark = pytest.mark.host
 
@@ -187,7 +187,7 @@ def old(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("old")
     (folder / "pasted.py").write_text(PASTED)
     (folder / "article.py").write_text(ARTICLE)
-    in_fresh_process(MAKE, folder)
+    in_fork(MAKE, folder)
     return folder
 
 
@@ -280,7 +280,7 @@ model.train(data={str(bccd)!r}, epochs=1, imgsz=64, batch=8, fraction=0.05, work
 YOLO(model.trainer.best).export(format="torchscript", imgsz=64)
 print(json.dumps([repr(model.model.model[11]), model.ckpt["train_args"]["pretrained"]]))
 """
-    printed = in_fresh_process(code, Path.cwd())
+    printed = in_fork(code, Path.cwd())
     assert "Transferred 505/505" in printed
     assert last_json(printed)[0].startswith("EMAttention(\n  256, groups=16")
 

@@ -312,7 +312,7 @@ def test_what_passes(differences, effect, plain, wrong):
 
 
 def test_boxes_found_by_one_only_fail():
-    apart = Differences(boxes=Difference(0, 0), scores=Difference(0, 0), kept=3, unmatched=1)
+    differences = Differences(boxes=Difference(0, 0), scores=Difference(0, 0), kept=3, unmatched=1)
     assert "1 boxes are found by only one" in checked_export._wrong(
         checked_export.Case((64, 64), 1, True, differences, ""), None, None
     )
@@ -466,17 +466,17 @@ def test_another_rt_detr_is_noticed(tmp_path, monkeypatch):
     [
         ("yolo26n.yaml", "onnx", {"dynamic": True}),
         ("yolo11n-seg.yaml", "onnx", {"dynamic": True}),
-        ("yolo11n-pose.yaml", "torchscript", {}),
         ("yolo11n-obb.yaml", "torchscript", {}),
         ("yolo11n-cls.yaml", "onnx", {}),
-        ("rtdetr-l.yaml", "torchscript", {}),
         ("yolo11n.yaml", "torchscript", {"nms": True}),
-        ("yolo11n.yaml", "onnx", {"dynamic": True, "half": True}),
         ("yolo26n-sem.yaml", "onnx", {"dynamic": True}),
-        ("yolo26n-sem.yaml", "torchscript", {}),
-        ("yolo26n-depth.yaml", "onnx", {"dynamic": True}),
-        ("yolov8n-worldv2.yaml", "torchscript", {}),
-        ("yoloe-11n-seg.yaml", "onnx", {}),
+        pytest.param("yolo11n-pose.yaml", "torchscript", {}, marks=pytest.mark.sweep),
+        pytest.param("rtdetr-l.yaml", "torchscript", {}, marks=pytest.mark.sweep),
+        pytest.param("yolo11n.yaml", "onnx", {"dynamic": True, "half": True}, marks=pytest.mark.sweep),
+        pytest.param("yolo26n-sem.yaml", "torchscript", {}, marks=pytest.mark.sweep),
+        pytest.param("yolo26n-depth.yaml", "onnx", {"dynamic": True}, marks=pytest.mark.sweep),
+        pytest.param("yolov8n-worldv2.yaml", "torchscript", {}, marks=pytest.mark.sweep),
+        pytest.param("yoloe-11n-seg.yaml", "onnx", {}, marks=pytest.mark.sweep),
     ],
 )
 def test_every_task_and_kind_of_output(name, form, settings, tmp_path, monkeypatch):

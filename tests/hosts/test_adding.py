@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from helpers import in_fresh_process
+from helpers import in_fork
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -203,7 +203,7 @@ import sys, torch
 first, second = (YOLO(p).predict(ASSETS / "bus.jpg", device="cpu", verbose=False)[0].boxes.data for p in sys.argv[1:])
 print(torch.equal(first, second), len(first))
 """.replace("sys.argv[1:]", repr([str(weights), "x.pt"]))
-    assert in_fresh_process(code, tmp_path).split()[-2:] == ["True", "5"]
+    assert in_fork(code, tmp_path).split()[-2:] == ["True", "5"]
 
 
 def test_a_name_that_hides_what_the_model_is_is_refused():

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from helpers import in_fresh_process, last_json
+from helpers import in_fork, last_json
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 pytest.importorskip("timm", reason="timm is not installed")
@@ -407,7 +407,7 @@ attentions = [name for name, m in again.model.named_modules() if type(m).__name_
 print(json.dumps([layers, found.probs.data.tolist(), found.names, judged.top1, judged.top5, attentions]))
 """
     layers, probabilities, names, top1, top5, attentions = last_json(
-        in_fresh_process(code, Path.cwd())
+        in_fork(code, Path.cwd())
     )  # where PYTHONPATH may be relative
     assert probabilities == expected.probs.data.tolist()
     assert names == {str(label): name for label, name in NAMES.items()}

@@ -38,8 +38,9 @@ TENSORS = {
     "yolo11n-obb": 541,
     "yolo11n-cls": 236,
 }
-HOSTS = ["rtdetr-l"] + [
-    pytest.param(f"{family}{scale}{task}", marks=[] if scale in "ns" else pytest.mark.newest)
+MARKS = {"n": (), **dict.fromkeys("smlx", pytest.mark.sweep)}  # of each family and task the smallest
+HOSTS = ["rtdetr-l", "yolo11x"] + [
+    pytest.param(f"{family}{scale}{task}", marks=MARKS[scale])
     for family in ("yolov8", "yolo11", "yolo12", "yolo26")
     for scale in "nsmlx"
     for task in MODELS

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from helpers import in_fresh_process, last_json
+from helpers import in_fork, last_json
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -110,7 +110,7 @@ found = [getattr(import_module(module), name).__name__ for module, name in {sort
 from ultralytics.nn import tasks
 print(json.dumps([found, hasattr(tasks.parse_model, "__wrapped__")]))
 """
-    assert last_json(in_fresh_process(code, tmp_path)) == [sorted(name for _, name in names), True]
+    assert last_json(in_fork(code, tmp_path)) == [sorted(name for _, name in names), True]
 
 
 @pytest.mark.parametrize(("stock", "task"), PAIRS)

@@ -448,6 +448,7 @@ def test_what_few_seeds_can_find_is_said_before(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep  # the loop and what it survives on this machine runs always, and so do Ray's commands
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
 def test_on_ray_a_killed_worker_costs_an_epoch_at_most(undisturbed, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")

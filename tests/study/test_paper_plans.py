@@ -100,7 +100,7 @@ def test_a_plan_says_what_it_costs_and_downloads_nothing(name, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", swept(FILES, "cifar100.yaml"))
+@pytest.mark.parametrize("name", swept(FILES))
 def test_a_plan_is_rehearsed_to_its_report(name, tmp_path, request, monkeypatch):
     """On real images where they exist: CIFAR-100's for classifiers; detectors take drawn ones."""
     shutil.copy(FOLDER / name, tmp_path)

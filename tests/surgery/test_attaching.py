@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+import forks
 import foveal
 from foveal import IdentityStart, UserError
 from foveal.cli import app
 from foveal.hosts import zoo
-from helpers import run
+from helpers import in_fork, run, swept
 
 pytest.importorskip("timm", reason="timm is not installed")
 
@@ -27,6 +28,9 @@ MODELS = {  # place and attention of each, and how many there are then
     "torchvision:resnet18": ("stages", "coord", 4),
     "yolo11n.yaml": ("neck", "ema", 3),
 }
+
+
+TRACED = ["torchvision:resnet18", "timm:mobilenetv2_100", "timm:convnext_atto", "yolo11n.yaml"]
 
 
 def load(name: str) -> nn.Module:
@@ -104,7 +108,7 @@ def test_a_training_step(name):
     assert all(bool(gain.any()) for gain in gains)
 
 
-@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:mobilenetv2_100", "timm:convnext_atto", "yolo11n.yaml"])
+@pytest.mark.parametrize("name", swept(TRACED, "torchvision:resnet18", "yolo11n.yaml"))
 def test_copies_traces_and_formats_keep_it(name):
     model, _ = attended(name)
     switched_on(model)
@@ -127,7 +131,7 @@ def test_copies_traces_and_formats_keep_it(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", swept(MODELS, "torchvision:resnet18", "yolo11n.yaml"))
 def test_onnx_at_another_size(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     model, _ = attended(name)
@@ -437,11 +441,11 @@ def test_a_missing_zoo_is_named(monkeypatch):
 
 def test_the_command_writes_a_model_that_any_process_loads(tmp_path):
     command = [sys.executable, "-m", "foveal", "add", "timm:resnet18", "ema(groups=8)", "--at", "layer*.*.bn2"]
-    printed = run(command, tmp_path)
+    printed = forks.run(command, tmp_path).stdout
     assert "layer4.1.bn2  BatchNorm2d" in printed
     assert "difference    0 between the outputs before and after, on noise" in printed
     code = "import torch; print(type(torch.load('resnet18-ema.pt', weights_only=False).layer4[1].bn2).__name__)"
-    assert run([sys.executable, "-c", code], tmp_path).strip() == "AttendedBatchNorm2d"
+    assert in_fork(code, tmp_path).strip() == "AttendedBatchNorm2d"
     with pytest.raises(UserError, match=r"resnet18-ema.pt exists; choose another name with -o"):
         zoo.add("timm:resnet18", "ema", at="paper", output=str(tmp_path / "resnet18-ema.pt"))
     grown = zoo.add("torchvision:resnet18", "se", at="stages", start="paper", output=str(tmp_path / "b.pt"))

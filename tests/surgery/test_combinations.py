@@ -57,7 +57,7 @@ def asked(draw_from):
     return cls, arguments
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(asked(), st.sampled_from("nsmlx"), st.sampled_from(PLACES), st.integers(-1, 100), SIZES, SIZES, st.booleans())
 def test_any_attention_of_any_width_and_size(asked, scale, place, width, height, columns, training):
     cls, arguments = asked
@@ -75,7 +75,7 @@ def test_any_attention_of_any_width_and_size(asked, scale, place, width, height,
         assert torch.isfinite(fast).all()
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples // 10, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(sorted(ATTENTIONS)),
     st.sampled_from(["yolov8", "yolo11", "yolo12", "yolo26"]),

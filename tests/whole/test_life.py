@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import forks
-from helpers import in_fork, in_fresh_process, last_json, run
+from helpers import in_fork, in_fresh_process, last_json, run, swept
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -122,7 +122,7 @@ print(json.dumps([ours(grown), float(apart)]))
     assert child(code, tmp_path) == [THREE, 0]
 
 
-@pytest.mark.parametrize("name", ["x", "row"])
+@pytest.mark.parametrize("name", swept(["x", "row"], "x"))
 def test_training_with_all_rows_frozen_moves_the_attentions_alone(home, name):
     # Norms of 2, or what the loss says fades away on its way back through fresh layers.
     code = f"""
@@ -145,7 +145,7 @@ print(json.dumps([len(same) / len(after), moved]))
     assert all("attention" in name or "gain" in name for name in moved), moved
 
 
-@pytest.mark.parametrize("name", ["x", "row"])
+@pytest.mark.parametrize("name", swept(["x", "row"], "x"))
 def test_predict_train_reload_val(home, name):
     code = f"""
 model = YOLO("{name}.pt")
@@ -171,7 +171,7 @@ print(json.dumps([ours(model.model), metrics.box.map, gains]))
     assert min(gains) > 0
 
 
-@pytest.mark.parametrize("name", ["x", "row"])
+@pytest.mark.parametrize("name", swept(["x", "row"], "x"))
 def test_resume_after_sigkill_in_mid_epoch(home, name):
     # The child stands still in the second batch of the second epoch until it is killed.
     code = f"""
@@ -271,7 +271,7 @@ os._exit(0)  # torch's threads now and then abort an interpreter that ends in or
     assert min(gains) > 0
 
 
-@pytest.mark.parametrize("name", ["x", "row"])
+@pytest.mark.parametrize("name", swept(["x", "row"], "x"))
 def test_restricted_loading_after_importing_foveal(home, name):
     if not hasattr(__import__("ultralytics.nn.tasks").nn.tasks, "_SafeLoad"):
         pytest.skip("this release of Ultralytics has no restricted loading")

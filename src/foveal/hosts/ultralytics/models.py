@@ -26,14 +26,13 @@ from . import parser
 from .installed import ultralytics
 from .parser import Network, Registered, silent, split, without_lines  # noqa: F401  (`Registered` by checkpoints)
 
-# isort: split
-from ultralytics.models.rtdetr.val import RTDETRValidator  # noqa: F401
-from ultralytics.models.yolo.classify import ClassificationValidator  # noqa: F401
-from ultralytics.models.yolo.detect import DetectionValidator  # noqa: F401
-from ultralytics.nn import tasks  # noqa: F401  (for rooms that have no other door to the host)
-from ultralytics.utils import ASSETS
+parser.register()  # whose refusal of another parser comes before all that such a host may lack
 
-parser.register()
+from ultralytics.models.rtdetr.val import RTDETRValidator  # noqa: E402, F401
+from ultralytics.models.yolo.classify import ClassificationValidator  # noqa: E402, F401
+from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402, F401
+from ultralytics.nn import tasks  # noqa: E402, F401  (for rooms that have no other door to the host)
+from ultralytics.utils import ASSETS  # noqa: E402
 
 from .trainers import *  # noqa: E402, F403  (the host's trainers by name, and its models that have trainers)
 from .trainers import RTDETR, YOLO, ClassificationTrainer, DetectionTrainer, RTDETRTrainer  # noqa: E402, F401
