@@ -4,14 +4,12 @@ import copy
 import logging
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from helpers import filled
+from helpers import filled, in_fresh_process
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -355,18 +353,27 @@ def test_images_of_a_split_in_every_way_to_name_them(tmp_path):
 # What can be wrong with the host -----------------------------------------------------------------------------------
 
 
-def refusal(tmp_path: Path, fake: dict[str, str] | None, room: str = "yolo") -> str:
-    """The error that importing a room gives beside a stand-in for Ultralytics."""
+def refusals(tmp_path: Path, fake: dict[str, str] | None, *rooms: str) -> list[str]:
+    """The error that importing each room gives beside a stand-in for Ultralytics, as the first that is imported."""
     for name, text in (fake or {}).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    block = "" if fake else "import sys; sys.modules['ultralytics'] = None; "
-    code = block + f"from foveal import UserError\ntry:\n import foveal.{room}\nexcept UserError as error: print(error)"
+    code = f"""
+import importlib, os, sys
+import torch
+{"" if fake else "sys.modules['ultralytics'] = None"}
+from foveal import UserError
+for room in {rooms}:
+    if not os.fork():
+        try:
+            importlib.import_module(f"foveal.{{room}}")
+        except UserError as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.wait()
+"""
     path = os.pathsep.join([str(tmp_path), str(Path(foveal.__file__).parents[1])])
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
+    return in_fresh_process(code, tmp_path, PYTHONPATH=path).splitlines()
 
 
 FAKE = {
@@ -384,21 +391,21 @@ ROOMS = ["yolo", "deploy.checked_export"]
 ROOMS += [f"hosts.ultralytics.{name}" for name in ("dataset", "prediction", "runtime", "exporter", "adding", "host")]
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_ultralytics_missing(tmp_path, room):
-    assert refusal(tmp_path, None, room) == "Ultralytics is not installed; pip install 'foveal[yolo]'"
+def test_ultralytics_missing(tmp_path):
+    said = "Ultralytics is not installed; pip install 'foveal[yolo]'"
+    assert refusals(tmp_path, None, *ROOMS) == [said] * len(ROOMS)
 
 
 def test_ultralytics_too_old(tmp_path):
     fake = {name: text.format("8.2.103") for name, text in FAKE.items()}
-    said = refusal(tmp_path, fake)
-    assert said == f"Ultralytics 8.2.103 is older than foveal can work with; pip install 'ultralytics>={OLDEST}'"
+    said = f"Ultralytics 8.2.103 is older than foveal can work with; pip install 'ultralytics>={OLDEST}'"
+    assert refusals(tmp_path, fake, "yolo") == [said]
 
 
 @pytest.mark.parametrize("parser", [FAKE["ultralytics/nn/tasks.py"], "def build_rows(d, ch, verbose): pass"])
 def test_ultralytics_with_another_parser(tmp_path, parser):
     fake = {name: text.format("9.0.0") for name, text in (FAKE | {"ultralytics/nn/tasks.py": parser}).items()}
-    said = refusal(tmp_path, fake)
+    (said,) = refusals(tmp_path, fake, "yolo")
     assert said.startswith("the model parser of Ultralytics 9.0.0 is not the one foveal knows; install")
 
 

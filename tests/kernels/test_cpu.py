@@ -328,11 +328,12 @@ print(ema.why_not(OnGpu(), 4))
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_no_access_out_of_bounds(tmp_path):
-    flags = "-std=c++17 -O0 -fsanitize=address,undefined -fno-sanitize-recover=undefined -Wno-psabi -pthread".split()
+    # Traps compile in half the time of messages.
+    flags = "-std=c++17 -O0 -fsanitize=address,undefined -fsanitize-undefined-trap-on-error -Wno-psabi -pthread".split()
     program = str(tmp_path / "memory")
     source = [f"-I{ROOT / 'src/foveal/kernels/ema/cpp'}", str(ROOT / "tests/kernels/cpu_memory.cpp")]
     built = subprocess.run(["g++", *flags, *source, "-o", program, "-ldl"], capture_output=True, text=True, check=False)
-    if "cannot find -lasan" in built.stderr or "cannot find -lubsan" in built.stderr:
+    if "cannot find -lasan" in built.stderr:
         pytest.skip("this compiler comes without sanitizers")
     assert built.returncode == 0, built.stderr
     assert run([program], tmp_path).strip() == "400 rounds"
