@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+import forks
 from foveal import EMAttention, IdentityStart, UserError
 from foveal.kernels.ema import cpu as ema_cpu
-from helpers import draw, filled, in_fresh_process, run, run_form
+from helpers import draw, filled, in_fork, in_fresh_process, run, run_form
 
 ROOT = Path(__file__).parents[2]
 YOLO11 = [(64, 80), (128, 40), (256, 20), (384, 80), (768, 40), (768, 20)]  # channels and size of n and x, P3 to P5
@@ -58,7 +59,7 @@ def errors(module, form, x, dy) -> dict[str, float]:
     }
 
 
-@settings(max_examples=500)
+@settings(max_examples=2 * settings().max_examples)
 @given(
     batch=st.integers(1, 3),
     groups=st.integers(1, 9),
@@ -276,7 +277,8 @@ module(torch.randn(2, 3, 9, 9)).sum().backward()
 print(module.module[1].chosen(torch.zeros(1, 16, 4, 4)), all(p.grad is not None for p in module.parameters()))
 dist.destroy_process_group()
 """
-    assert run([sys.executable, "-c", code, str(tmp_path)], tmp_path).split() == ["kernel", "True"]
+    printed = forks.run([sys.executable, "-c", code, str(tmp_path)], tmp_path).stdout
+    assert printed.split() == ["kernel", "True"]
 
 
 def test_flops_are_those_of_fast():
@@ -323,7 +325,7 @@ from foveal.kernels import ema
 class OnGpu: device = torch.device("cuda")
 print(ema.why_not(OnGpu(), 4))
 """
-    assert "needs Triton, which cannot be imported" in in_fresh_process(code, tmp_path)
+    assert "needs Triton, which cannot be imported" in in_fork(code, tmp_path)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
