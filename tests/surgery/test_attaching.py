@@ -16,7 +16,7 @@ import foveal
 from foveal import IdentityStart, UserError
 from foveal.cli import app
 from foveal.hosts import zoo
-from helpers import in_fork, run, swept
+from helpers import in_fork, swept
 
 pytest.importorskip("timm", reason="timm is not installed")
 
@@ -171,10 +171,11 @@ def work(rank, folder):
 
 if __name__ == "__main__":
     import sys
-    mp.spawn(work, (sys.argv[1],), 2)
+    mp.start_processes(work, (sys.argv[1],), 2, start_method="fork")
 """
     (tmp_path / "work.py").write_text(code)
-    assert run([sys.executable, "work.py", str(tmp_path)], tmp_path, OMP_NUM_THREADS="1").strip() == "True"
+    done = forks.run([sys.executable, "work.py", str(tmp_path)], tmp_path, OMP_NUM_THREADS="1")
+    assert done.stdout.strip() == "True", done.stderr
 
 
 # Known answers -------------------------------------------------------------------------------------------------------
