@@ -113,7 +113,7 @@ def pairs(draw_):
 
 
 @given(pairs())
-@settings(max_examples=150)
+@settings(max_examples=settings().max_examples // 2)
 def test_any_convolution_takes_up_its_norm(drawn):
     conv, norm, shape = drawn
     model = lively(nn.Sequential(conv, norm))
@@ -641,7 +641,7 @@ def sums(draw_):
 
 
 @given(sums())
-@settings(max_examples=100)
+@settings(max_examples=settings().max_examples // 2)
 def test_any_branches_become_the_largest_one(branches):
     model = lively(Sum(lambda x, *ys: sum(ys), *branches))
     fused = fuse(model)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import filled, in_fresh_process
+from helpers import filled, in_fresh_process, swept
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -36,14 +36,15 @@ TENSORS = {
     "yolo11n-obb": 541,
     "yolo11n-cls": 236,
 }
-MARKS = {"n": (), **dict.fromkeys("smlx", pytest.mark.sweep)}  # of each family and task the smallest
-HOSTS = ["rtdetr-l", "yolo11x"] + [
-    pytest.param(f"{family}{scale}{task}", marks=MARKS[scale])
-    for family in ("yolov8", "yolo11", "yolo12", "yolo26")
+FAMILIES = ("yolov8", "yolo11", "yolo12", "yolo26")
+HOSTS = ["rtdetr-l"] + [
+    f"{family}{scale}{task}"
+    for family in FAMILIES
     for scale in "nsmlx"
     for task in MODELS
     if not task or scale in "nsx"  # what a task adds is its head; m and l lie between s and x
 ]
+SMALLEST = [f"{family}n{task}" for family in FAMILIES for task in MODELS]
 
 
 def attentions(model) -> list[EMAttention]:
@@ -57,7 +58,7 @@ def outputs(model):
     return rebuilding.run(model.eval(), image)
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", swept(HOSTS, *SMALLEST, "rtdetr-l", "yolo11x"))
 def test_stock_loader_brings_every_tensor_and_identity_start_keeps_the_output(name):
     torch.manual_seed(0)
     plain = build(name)
