@@ -13,6 +13,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import foveal
 from foveal import EMAttention, IdentityStart, UserError
+from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding
 
@@ -37,6 +38,13 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def full_images(monkeypatch):
+    """Outputs are compared on images of a sixteenth of the pixels, but where this function is called."""
+    monkeypatch.setattr(adding, "Task", types.SimpleNamespace(of=lambda name: Task(name, image_size=160)))
+    return lambda: monkeypatch.setattr(adding, "Task", Task)
+
+
 class Doubled(host.tasks.Conv):
     """A convolution that another code made of the host's, with the same tensors."""
 
@@ -57,7 +65,7 @@ def test_identity_start_keeps_tensors_and_outputs(trained, at, own_row):
     assert added.tensors == (499, 499)
     assert added.difference == 0
     assert added.parameters[1] > added.parameters[0] == 2_624_080
-    assert added.flops[1] > added.flops[0] > 6.5e9
+    assert added.flops[1] > added.flops[0] > 4e8
     assert len(attentions(added.output)) == sum(change.after.count("ema") for change in added.changes)
 
 
@@ -72,13 +80,15 @@ def test_what_is_written_is_a_checkpoint_like_the_source(trained):
     assert written.model.yaml["head"][5][2] == "C3k2+ema"
 
 
-def test_the_report_names_the_rows(trained):
+def test_the_report_names_the_rows(trained, full_images):
+    full_images()
     added = foveal.add(str(trained), "ema(groups=8)", at="P3")
     assert added.spec == "ema(groups=8, start=identity)@P3"
     assert added.changes == (
         adding.Change(16, "[-1, 2, C3k2, [256, false]]", "[-1, 2, C3k2+ema(groups=8), [256, false]]"),
     )
     assert dataclasses.asdict(added)["image_size"] == 640
+    assert added.flops[0] > 6.5e9
 
 
 def test_paper_start_is_the_bare_module_and_changes_the_output(trained):
@@ -98,8 +108,8 @@ def test_a_second_attention_keeps_the_first(trained):
     assert len(attentions("twice.pt")) == 3 + 4
 
 
-@pytest.mark.parametrize("name", ["yolo11s.yaml", "yolov8n-seg.yaml", "yolo11n-cls.yaml", "rtdetr-l.yaml"])
 @pytest.mark.parametrize("own_row", [False, True], ids=["suffix", "row"])
+@pytest.mark.parametrize("name", ["yolo11s.yaml", "yolov8n-seg.yaml", "yolo11n-cls.yaml", "yolov8n-rtdetr.yaml"])
 def test_a_yaml_comes_back_as_a_yaml_that_builds_the_same_model(name, own_row):
     added = foveal.add(name, "ema", at="neck", own_row=own_row, output="mine.yaml")  # a name that says no scale
     cls = host.RTDETR if "rtdetr" in name else host.YOLO
@@ -193,7 +203,8 @@ def test_a_failed_write_leaves_nothing(trained, monkeypatch):
     assert os.listdir() == []
 
 
-def test_real_weights_keep_every_box(weights, tmp_path):
+def test_real_weights_keep_every_box(weights, tmp_path, full_images):
+    full_images()
     added = foveal.add(str(weights), "ema", at="neck", output="x.pt")
     assert added.tensors == (499, 499)
     assert added.difference == 0
