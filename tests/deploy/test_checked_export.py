@@ -443,7 +443,7 @@ def test_rows_of_an_end2end_head_below_the_threshold(faint, broken, said, tmp_pa
 @pytest.mark.slow
 def test_another_rt_detr_is_noticed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = host.load("rtdetr-l.yaml")
+    model = host.load("yolov8n-rtdetr.yaml")
     generator = torch.Generator().manual_seed(0)
     for norm in model.model.modules():
         if isinstance(norm, nn.BatchNorm2d):  # else its outputs hardly depend on its image
@@ -528,11 +528,10 @@ def test_a_runtime_that_ends_its_process_is_survived(does, said, tmp_path, monke
         run([torch.zeros(1, 3, 32, 32)])
 
 
-def test_batches_come_back_from_another_process_in_order(attended, tmp_path):
+def test_batches_come_back_from_another_process_in_order(tmp_path, monkeypatch):
     pytest.importorskip("ncnn", reason="ncnn is not installed")
-    file = tmp_path / "best.pt"
-    shutil.copy(attended, file)
-    written = Path(foveal.export(file, format="ncnn", **SMALL).output)
+    monkeypatch.chdir(tmp_path)
+    written = Path(host.load("yolo11n-cls.yaml").export(format="ncnn", **SMALL)).resolve()
     batches = exporter.pictures(exporter.PICTURES, (96, 96), 3).split(1)
     both = runtime.start(written, "cpu")(batches)
     for images, outputs in zip(batches, both, strict=True):
