@@ -44,17 +44,8 @@ def lived(host: Path, oldest: Path) -> list[dict[str, str]]:
     environment = os.environ | {"PYTHONPATH": paths, "FLOOR": str(oldest), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            str(LIFE),
-            "-q",
-            "--numprocesses=2",
-            "--sweep",
-            "-m",
-            "host and not newest",
-        ]
+        command = [sys.executable, "-m", "pytest", str(LIFE), "-q", "--numprocesses=2"]
+        command += ["--sweep", "-m", "host and not newest"]
         command += [f"--junitxml={report}", "-o", "junit_family=xunit1"]  # which has properties of a test
         done = subprocess.run(command, cwd=ROOT, env=environment, check=False, stdout=sys.stderr)
         if not report.exists():

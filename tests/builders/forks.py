@@ -59,7 +59,9 @@ class Forked:
         return self.returncode
 
     def _number(self) -> int:
-        return int.from_bytes(self._door.recv(4, socket.MSG_WAITALL), "big", signed=True)
+        found = self._door.recv(4, socket.MSG_WAITALL)
+        assert len(found) == 4, "whoever waits for the copy is gone"  # nothing would read as 0, which is success
+        return int.from_bytes(found, "big", signed=True)
 
     def send_signal(self, number: int) -> None:
         """Send it a signal."""
@@ -75,10 +77,19 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+def start(
+    command: Sequence[str], cwd: Path | str | None, env: Mapping[str, str], stdout: IO, stderr: IO
+) -> "Forked | subprocess.Popen":
+    """A running copy; where the system cannot copy processes, an interpreter of its own."""
+    if hasattr(os, "fork"):
+        return Forked(command, cwd, env, stdout, stderr)
+    return subprocess.Popen(command, cwd=cwd, env={**env}, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+
+
 def run(command: Sequence[str], cwd: Path | str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command of Python to its end, as `subprocess.run` does."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        code = Forked(command, cwd, {**os.environ, **env}, out, err).wait(300)
+        code = start(command, cwd, {**os.environ, **env}, out, err).wait(300)
         for file in (out, err):
             file.seek(0)
         return subprocess.CompletedProcess(command, code, out.read(), err.read())
@@ -115,8 +126,11 @@ def serve(address: str) -> None:
                 asked, _ = door.accept()
                 with asked:
                     if not os.fork():
-                        door.close()
-                        _keep(asked)
+                        try:
+                            door.close()
+                            _keep(asked)
+                        finally:  # whatever goes wrong, this is no second server
+                            os._exit(1)
     shutil.rmtree(Path(address).parent, ignore_errors=True)
 
 
@@ -126,7 +140,9 @@ def _keep(asked: socket.socket) -> None:
     length, files, *_ = socket.recv_fds(asked, 4, 2)
     size, text = int.from_bytes(length, "big"), b""
     while len(text) < size:
-        text += asked.recv(size - len(text))
+        part = asked.recv(size - len(text))
+        assert part, "who asked is gone"
+        text += part
     pid = os.fork()
     if not pid:
         asked.close()

@@ -87,9 +87,37 @@ def in_fresh_process(code: str, cwd: Path, **env: str) -> str:
 
 def in_fork(code: str, cwd: Path) -> str:
     """What `code` prints in an interpreter that has imported torch and Ultralytics, and nothing of foveal."""
-    done = forks.run([sys.executable, "-c", code], cwd)
+    return run_forked([sys.executable, "-c", code], cwd)
+
+
+def run_forked(command: list[str], cwd: Path, **env: str) -> str:
+    """`run` in such an interpreter."""
+    done = forks.run(command, cwd, **env)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
+
+
+def entered(modules: Iterable[str], cwd: Path, before: str = "", **env: str) -> dict[str, str]:
+    """What importing each module of foveal says, as the first that is imported: its error, or ""."""
+    groups = [[*modules]] if hasattr(os, "fork") else [[name] for name in modules]
+    printed = [in_fresh_process(before + _ENTER.format(group), cwd, **env) for group in groups]
+    return dict(json.loads(line) for text in printed for line in text.splitlines() if line.startswith("["))
+
+
+_ENTER = """
+import importlib, json, os, torch
+copies = hasattr(os, "fork")
+for name in {}:
+    if not (child := copies and os.fork()):
+        said = ""
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            said = f"{{type(error).__name__}}: {{error}}"
+        print(json.dumps([name, said]), flush=True)
+        copies and os._exit(0)
+    os.waitpid(child, 0) if copies else None
+"""
 
 
 def last_json(printed: str) -> object:

@@ -47,9 +47,9 @@ def fake(study: Study, cell, **changes: object) -> Result:
 class Forking(Local):
     """An executor whose commands are copies, where the start of an interpreter would take longest."""
 
-    def _start(self, command: list[str], log: Path) -> forks.Forked:
+    def _start(self, command: list[str], log: Path) -> forks.Forked | subprocess.Popen:
         with log.open("ab") as file:
-            return forks.Forked(command, None, os.environ, file, file)
+            return forks.start(command, None, os.environ, file, file)
 
 
 class Scripted:

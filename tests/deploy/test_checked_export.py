@@ -19,7 +19,7 @@ from foveal.deploy.parity import Difference, Differences
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import Kind, exporter, runtime
 from foveal.surgery import attachment
-from helpers import filled, fitting
+from helpers import filled, fitting, swept
 
 SMALL = {"imgsz": 96, "device": "cpu"}
 
@@ -441,9 +441,10 @@ def test_rows_of_an_end2end_head_below_the_threshold(faint, broken, said, tmp_pa
 
 
 @pytest.mark.slow
-def test_another_rt_detr_is_noticed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", swept(["yolov8n-rtdetr.yaml", "rtdetr-l.yaml"], "yolov8n-rtdetr.yaml"))
+def test_another_rt_detr_is_noticed(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = host.load("yolov8n-rtdetr.yaml")
+    model = host.load(name)
     generator = torch.Generator().manual_seed(0)
     for norm in model.model.modules():
         if isinstance(norm, nn.BatchNorm2d):  # else its outputs hardly depend on its image

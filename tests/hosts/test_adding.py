@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 
-from helpers import in_fork
+from helpers import in_fork, swept
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -36,6 +36,9 @@ def trained(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+WRITTEN = ["yolo11s.yaml", "yolov8n-seg.yaml", "yolo11n-cls.yaml", "yolov8n-rtdetr.yaml"]
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +112,7 @@ def test_a_second_attention_keeps_the_first(trained):
 
 
 @pytest.mark.parametrize("own_row", [False, True], ids=["suffix", "row"])
-@pytest.mark.parametrize("name", ["yolo11s.yaml", "yolov8n-seg.yaml", "yolo11n-cls.yaml", "yolov8n-rtdetr.yaml"])
+@pytest.mark.parametrize("name", swept([*WRITTEN, "rtdetr-l.yaml"], *WRITTEN))
 def test_a_yaml_comes_back_as_a_yaml_that_builds_the_same_model(name, own_row):
     added = foveal.add(name, "ema", at="neck", own_row=own_row, output="mine.yaml")  # a name that says no scale
     cls = host.RTDETR if "rtdetr" in name else host.YOLO

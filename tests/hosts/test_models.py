@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import filled, in_fresh_process, swept
+from helpers import entered, filled, swept
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -359,22 +359,11 @@ def refusals(tmp_path: Path, fake: dict[str, str] | None, *rooms: str) -> list[s
     for name, text in (fake or {}).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    code = f"""
-import importlib, os, sys
-import torch
-{"" if fake else "sys.modules['ultralytics'] = None"}
-from foveal import UserError
-for room in {rooms}:
-    if not os.fork():
-        try:
-            importlib.import_module(f"foveal.{{room}}")
-        except UserError as error:
-            print(error, flush=True)
-        os._exit(0)
-    os.wait()
-"""
+    before = "" if fake else "import sys; sys.modules['ultralytics'] = None\n"
     path = os.pathsep.join([str(tmp_path), str(Path(foveal.__file__).parents[1])])
-    return in_fresh_process(code, tmp_path, PYTHONPATH=path).splitlines()
+    said = entered([f"foveal.{room}" for room in rooms], tmp_path, before, PYTHONPATH=path)
+    assert all(one.startswith("UserError: ") for one in said.values()), said
+    return [one.removeprefix("UserError: ") for one in said.values()]
 
 
 FAKE = {

@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-import forks
 from foveal import EMAttention, IdentityStart, UserError
 from foveal.kernels.ema import cpu as ema_cpu
-from helpers import draw, filled, in_fork, in_fresh_process, run, run_form
+from helpers import draw, filled, in_fork, in_fresh_process, run, run_forked, run_form
 
 ROOT = Path(__file__).parents[2]
 YOLO11 = [(64, 80), (128, 40), (256, 20), (384, 80), (768, 40), (768, 20)]  # channels and size of n and x, P3 to P5
@@ -277,8 +276,7 @@ module(torch.randn(2, 3, 9, 9)).sum().backward()
 print(module.module[1].chosen(torch.zeros(1, 16, 4, 4)), all(p.grad is not None for p in module.parameters()))
 dist.destroy_process_group()
 """
-    printed = forks.run([sys.executable, "-c", code, str(tmp_path)], tmp_path).stdout
-    assert printed.split() == ["kernel", "True"]
+    assert run_forked([sys.executable, "-c", code, str(tmp_path)], tmp_path).split() == ["kernel", "True"]
 
 
 def test_flops_are_those_of_fast():

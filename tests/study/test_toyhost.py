@@ -1,6 +1,7 @@
 """Studies on a host that trains in a second: the loop and what it survives, and that nobody knows Ultralytics."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,10 +42,10 @@ def undisturbed(tmp_path_factory) -> Study:
     return study
 
 
-def runner(study: Study) -> forks.Forked:
+def runner(study: Study) -> forks.Forked | subprocess.Popen:
     command = [sys.executable, toyhost.__file__, "run", str(study.folder)]
     with (study.folder / "runner.txt").open("a") as log:
-        return forks.Forked(command, None, os.environ, log, log)
+        return forks.start(command, None, os.environ, log, log)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")

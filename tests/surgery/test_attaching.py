@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-import forks
 import foveal
 from foveal import IdentityStart, UserError
 from foveal.cli import app
 from foveal.hosts import zoo
-from helpers import in_fork, swept
+from helpers import in_fork, run_forked, swept
 
 pytest.importorskip("timm", reason="timm is not installed")
 
@@ -174,8 +173,8 @@ if __name__ == "__main__":
     mp.start_processes(work, (sys.argv[1],), 2, start_method="fork")
 """
     (tmp_path / "work.py").write_text(code)
-    done = forks.run([sys.executable, "work.py", str(tmp_path)], tmp_path, OMP_NUM_THREADS="1")
-    assert done.stdout.strip() == "True", done.stderr
+    command = [sys.executable, "work.py", str(tmp_path)]
+    assert run_forked(command, tmp_path, OMP_NUM_THREADS="1").strip() == "True"
 
 
 # Known answers -------------------------------------------------------------------------------------------------------
@@ -442,7 +441,7 @@ def test_a_missing_zoo_is_named(monkeypatch):
 
 def test_the_command_writes_a_model_that_any_process_loads(tmp_path):
     command = [sys.executable, "-m", "foveal", "add", "timm:resnet18", "ema(groups=8)", "--at", "layer*.*.bn2"]
-    printed = forks.run(command, tmp_path).stdout
+    printed = run_forked(command, tmp_path)
     assert "layer4.1.bn2  BatchNorm2d" in printed
     assert "difference    0 between the outputs before and after, on noise" in printed
     code = "import torch; print(type(torch.load('resnet18-ema.pt', weights_only=False).layer4[1].bn2).__name__)"

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-import forks
 from foveal.cli import app
-from helpers import GOLDEN, in_fork, run
+from helpers import GOLDEN, in_fork, run, run_forked
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -51,7 +50,7 @@ def test_every_command_is_in_both_readmes():
 
 
 def test_the_page_of_attentions_is_what_the_cards_say(tmp_path):
-    printed = forks.run([sys.executable, str(ROOT / "docs" / "attentions.py")], tmp_path).stdout
+    printed = run_forked([sys.executable, str(ROOT / "docs" / "attentions.py")], tmp_path)
     assert printed == (ROOT / "docs" / "attentions.md").read_text(), "make docs writes it anew"
 
 

@@ -3,21 +3,18 @@
 import ast
 import functools
 import importlib
-import os
 import re
 import runpy
-import sys
 import types
 from pathlib import Path
 
 import pytest
 
-import forks
 import foveal
 from foveal import ATTENTIONS
 from foveal.attention import costs
 from foveal.hosts.ultralytics import NEWEST, OLDEST, RUN
-from helpers import GOLDEN, in_fresh_process
+from helpers import GOLDEN, entered, in_fresh_process
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "foveal"
@@ -162,30 +159,15 @@ def test_every_name_of_a_face_resolves(wing):
 
 
 ROOMS = [Path(name).stem for name in files() if wing_of(name) == "hosts/ultralytics" and "__" not in name]
-EACH = """
-import importlib, os, sys, traceback
-for room in sys.argv[2:]:
-    if not (child := os.fork()):
-        try:
-            importlib.import_module(f"foveal.hosts.ultralytics.{room}")
-        except Exception as error:
-            print(room, type(error).__name__, flush=True)
-            os._exit(1)
-        print(room, "whole", flush=True)
-        os._exit(0)
-    os.waitpid(child, 0)
-"""
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_each_room_of_the_host_can_be_entered_first_and_says_if_the_host_is_missing(tmp_path):
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
-    without = "import sys; sys.modules['ultralytics'] = None\n"
-    for code, endings in ((EACH, {"whole"}), (without + EACH, {"whole", "UserError"})):
-        lines = forks.run([sys.executable, "-c", code, "rooms", *ROOMS], tmp_path).stdout.splitlines()
-        found = dict(line.split() for line in lines)
-        assert found.keys() == {*ROOMS}
-        assert {*found.values()} == endings, found
+    rooms = [f"foveal.hosts.ultralytics.{room}" for room in ROOMS]
+    assert entered(rooms, tmp_path) == dict.fromkeys(rooms, "")
+    said = entered(rooms, tmp_path, "import sys; sys.modules['ultralytics'] = None\n")
+    assert said.keys() == {*rooms}
+    assert {one.partition(":")[0] for one in said.values()} == {"", "UserError"}, said
 
 
 def test_importing_foveal_loads_nothing(tmp_path):

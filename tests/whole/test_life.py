@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import forks
-from helpers import in_fork, in_fresh_process, last_json, run, swept
+from helpers import in_fork, in_fresh_process, last_json, run, run_forked, swept
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -188,7 +188,7 @@ DetectionTrainer.preprocess_batch = stand_still
 YOLO("{name}.pt").train(data="data.yaml", epochs=3, name="killed-{name}", **TERMS)
 """
     with open(os.devnull, "w") as nothing:
-        process = forks.Forked([sys.executable, "-c", PRELUDE + code], home, os.environ, nothing, nothing)
+        process = forks.start([sys.executable, "-c", PRELUDE + code], home, os.environ, nothing, nothing)
     for _ in range(600):
         if (home / f"reached-{name}").exists() or process.poll() is not None:
             break
@@ -226,8 +226,7 @@ if "{name}".endswith("pt"):
 print(json.dumps([generate_ddp_file(trainer), str(trainer.save_dir)]))
 """
     file, folder = child(code, home)
-    done = forks.run([sys.executable, file], home)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_forked([sys.executable, file], home)
     assert child(f'print(json.dumps(ours(YOLO("{folder}/weights/best.pt").model)))', home) == THREE
 
 

@@ -37,10 +37,11 @@ def assemble(study: Study) -> StudyResults:
     Raises:
         UserError: nothing is finished yet.
     """
-    if not any(arm == "baseline" for arm, _ in study.results()):
+    found = study.results()
+    if not any(arm == "baseline" for arm, _ in found):
         raise _nothing_finished(study)
     plan, states, name = study.plan, study.states(), study.folder.resolve().name
-    finished = Finished.of(study)
+    finished = Finished.of(study, found)
     arms = entries.arms(finished, costs.costs(study, finished.results))
     failed = [state for state in states if state.status is Status.FAILED]
     return StudyResults(
@@ -88,9 +89,9 @@ def measure(study: Study, found: StudyResults) -> StudyResults:
 
 
 def _data(finished: Finished) -> DataSet:
-    plan, truth = finished.plan, finished.judged(*next(iter(finished.folders)))
-    names, objects = tuple(plan.dataset.names.values()), sum(truth.objects().values())
-    return DataSet(finished.study.contents.digest, names, plan.split, len(truth.name), objects or None)
+    plan, sizes = finished.plan, finished.truth.objects()
+    names, objects = tuple(plan.dataset.names.values()), sum(sizes.values()) if sizes else None
+    return DataSet(finished.study.contents.digest, names, plan.split, len(finished.truth.name), objects)
 
 
 def _statistics(plan: Plan) -> Statistics:
@@ -124,7 +125,7 @@ def _findings(finished: Finished) -> list[Finding]:
     chosen, absent = chosen_on(plan.dataset), plan.dataset.absent
     findings = fairness.check(plan, study.epochs, finished.results, folders, sources, chosen, absent)
     findings += [fairness.labels(refused(study.folder)), fairness.frozen(study.changed())]
-    images = finished.judged(*next(iter(folders))).name
+    images = finished.truth.name
     if any(not np.array_equal(images, finished.judged(*where).name) for where in folders):
         return [*findings, Finding("evaluator", False, "arms were judged on different images")]
     return [*findings, Finding("evaluator", True, f"every run judged on the same {len(images)} images")]

@@ -1,5 +1,6 @@
 """What is known of one arm, from its finished cells and the baseline's."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,9 +38,8 @@ class Finished:
     averages: Averages
 
     @classmethod
-    def of(cls, study: Study) -> "Finished":
-        """Those that there are now; averages that nobody has computed are computed."""
-        found = study.results()
+    def of(cls, study: Study, found: Mapping[tuple[str, int], Result]) -> "Finished":
+        """Those found in a study; averages that nobody has computed are computed."""
         folders = study.folders(found)
         return cls(study, found, folders, averages.loaded(folders, WEIGHTS, study.plan.task))
 
@@ -47,6 +47,11 @@ class Finished:
     def plan(self) -> Plan:
         """What was planned."""
         return self.study.plan
+
+    @functools.cached_property
+    def truth(self) -> Detections | Answers:
+        """What was judged first, for the images and what is there, which are the same for all."""
+        return self.judged(*next(iter(self.folders)))
 
     def pairs(self, arm: str) -> list[int]:
         """The seeds of an arm that are finished."""
@@ -62,30 +67,30 @@ def arms(finished: Finished, cost: Mapping[str, Cost]) -> tuple[ArmResults, ...]
     plan = finished.plan
     best, last = (verdicts.judged(plan, finished.results, finished.averages, kind) for kind in ("best", "last"))
     placebo = next((arm.name for arm in plan.arms if arm.control == "placebo"), None)
-    names, truth = list(plan.dataset.names.values()), finished.judged(*next(iter(finished.folders)))
-    sizes = truth.objects()
+    names, sizes = list(plan.dataset.names.values()), finished.truth.objects()
     found = []
-    for arm, printed in zip(plan.arms, beside_paper(plan), strict=True):
+    for arm, (figure, difference) in zip(plan.arms, beside_paper(plan), strict=True):
         pairs, treatment = finished.pairs(arm.name), arm.role == "treatment"
         shared = [pair for pair in pairs if ("baseline", pair) in finished.results]
         answers = plan.task.says is Says.CLASS and arm.role != "baseline"
         found.append(
             ArmResults(
-                arm.name,
-                arm.role,
-                tuple(pairs),
-                _scores(finished, arm.name, pairs, plan.metric),
-                arm.control,
-                _verdict(best.get(arm.name)),
-                _verdict(last.get(arm.name)),
-                _over_placebo(finished, arm.name, placebo) if treatment and placebo else None,
-                _classes(finished, arm, names),
-                tuple(_part(finished, arm, size, size, None, objects) for size, objects in sizes.items()),
-                _curves([finished.folders[arm.name, pair] for pair in pairs], plan.metric),
-                _images(finished, arm, shared) if treatment and shared else None,
-                _mcnemar(arm.name, shared, finished.judged) if answers else None,
-                cost[arm.name],
-                *printed,
+                name=arm.name,
+                role=arm.role,
+                seeds=tuple(pairs),
+                scores=_scores(finished, arm.name, pairs, plan.metric),
+                control=arm.control,
+                verdict=_verdict(best.get(arm.name)),
+                verdict_last=_verdict(last.get(arm.name)),
+                over_placebo=_over_placebo(finished, arm.name, placebo) if treatment and placebo else None,
+                classes=_classes(finished, arm, names),
+                sizes=tuple(_part(finished, arm, size, size, None, objects) for size, objects in sizes.items()),
+                curves=_curves([finished.folders[arm.name, pair] for pair in pairs], plan.metric),
+                images=_images(finished, arm, shared) if treatment and shared else None,
+                mcnemar=_mcnemar(arm.name, shared, finished.judged) if answers else None,
+                cost=cost[arm.name],
+                paper=figure,
+                paper_difference=difference,
             )
         )
     return tuple(found)
