@@ -21,6 +21,16 @@ precision ([how](../tests/golden/README.md)).
 |---|---|---|---|---|---|"""
 
 
+MISSING = """
+## What is not here
+
+- A2: the host's own, inside its block A2C2f.
+- AKConv, LDConv: convolutions whose samples move; they weigh nothing.
+- iEMA: no definition of it was found.
+- BRA (BiFormer): its choice of the best regions, a top-k and a gather, has no form that exports to all formats here.
+- DAT: neither has its deformable sampling, between pixels at places that it computes."""
+
+
 def main() -> None:
     """Print the page."""
     print(HEAD)
@@ -30,6 +40,7 @@ def main() -> None:
         print(f"| [`{name}`](#{name}) | {counts} | {card.kind} | `{card.paper_place}` | {card.licence} |")
     for name, cls in ATTENTIONS.items():
         print("\n".join(section(name, cls)))
+    print(MISSING)
 
 
 def section(name: str, cls: type) -> list[str]:

@@ -1,10 +1,15 @@
 from .attention import ATTENTIONS as ATTENTIONS
+from .attention import CAA as CAA
 from .attention import CBAM as CBAM
+from .attention import CPCA as CPCA
 from .attention import ECA as ECA
+from .attention import GAM as GAM
 from .attention import LSKA as LSKA
 from .attention import MHSA as MHSA
+from .attention import MLCA as MLCA
 from .attention import MSDA as MSDA
 from .attention import NAM as NAM
+from .attention import SCSA as SCSA
 from .attention import Attention as Attention
 from .attention import Card as Card
 from .attention import ChannelAttentionBlock as ChannelAttentionBlock

@@ -7,12 +7,17 @@ import torch
 
 from foveal import (
     ATTENTIONS,
+    CAA,
     CBAM,
+    CPCA,
     ECA,
+    GAM,
     LSKA,
     MHSA,
+    MLCA,
     MSDA,
     NAM,
+    SCSA,
     ChannelAttentionBlock,
     CoordAttention,
     EMAttention,
@@ -199,6 +204,11 @@ COSTS = {
     "nam": (512, 0.0),
     "simam": (0, 0.0),
     "triplet": (300, 2.164),
+    "mlca": (10, 0.033),
+    "gam": (1_639_680, 2621.440),
+    "caa": (138_240, 218.726),
+    "scsa": (4_096, 3.419),
+    "cpca": (127_040, 356.827),
     "placebo": (672, 0.023),
 }
 
@@ -226,6 +236,11 @@ def test_costs_are_the_authors(name):
         ("se", {}, 64, 580),
         ("cbam", {}, 512, 33_412),
         ("sa", {"groups": 8}, 256, 96),
+        ("mlca", {}, 64, 6),
+        ("gam", {"groups": 4}, 256, 435_456),
+        ("caa", {"norm": False}, 256, 137_728),
+        ("scsa", {"heads": 8}, 64, 1_024),
+        ("cpca", {"reduction": 16}, 256, 102_416),
     ],
 )
 def test_parameters_at_other_arguments_are_the_authors(name, arguments, channels, parameters):
@@ -391,6 +406,79 @@ def test_eca_kernel_follows_the_channels(channels, kernel):
     assert ECA(channels).conv.weight.shape == (1, 1, kernel)
 
 
+def test_mlca_runs_its_local_kernel_from_one_window_into_the_next():
+    module = MLCA(8, local_size=2, local_weight=1).double()
+    torch.nn.init.ones_(module.local_conv.weight)  # of 3 values
+    x = draw(0, 1, 8, 2, 2).requires_grad_()
+    (gradient,) = torch.autograd.grad(module.gates(x)["elements"][0, 0, 0, 1], x)
+    seen = {tuple(index) for index in gradient[0].nonzero().tolist()}
+    assert seen == {(7, 0, 0), (0, 0, 1), (1, 0, 1)}  # the last channel of the window before
+
+
+def test_mlca_of_equal_windows_is_a_gate_per_channel_at_any_size():
+    module = filled(MLCA(8).double())
+    x = draw(0, 2, 8, 1, 1).expand(2, 8, 7, 12)
+    whole = module.global_conv(x.mean((2, 3)).unsqueeze(1)).squeeze(1).sigmoid()
+    module.local_weight = 0
+    gates = module.gates(x)["elements"]
+    assert torch.allclose(gates, whole[:, :, None, None].expand_as(x), rtol=0, atol=1e-14)
+
+
+def test_gam_with_groups_shuffles_the_second_gate_alone():
+    module = filled(GAM(16, groups=4).double())
+    torch.nn.init.zeros_(module.spatial2.norm.weight)  # the second gate is that of its biases
+    x = draw(0, 1, 16, 4, 5)
+    second = module.gates(x)["elements"] / module._first(x)
+    expected = module.spatial2.norm.bias.sigmoid().view(4, 4).T.flatten()
+    assert torch.allclose(second, expected[:, None, None].expand_as(second), rtol=0, atol=1e-13)
+
+
+def test_caa_has_no_gate_below_that_of_silus_minimum_but_without_norms():
+    x = 30 * draw(0, 1, 8, 9, 9)
+    with_norms, without = (filled(CAA(8, norm=norm).double()).gates(x)["elements"].detach() for norm in (True, False))
+    assert float(with_norms.min()) >= 0.43
+    assert float(without.min()) < 0.1
+
+
+@pytest.mark.parametrize("size", [(5, 5), (3, 5), (5, 3), (1, 1)])
+def test_scsa_on_a_map_smaller_than_its_window_has_one_window_as_large_as_the_map(size):
+    large, small = (filled(SCSA(16, heads=2, window_size=side).double()) for side in (7, max(size)))
+    x = draw(1, 2, 16, *size)
+    first, second = moved(x, large)
+    for out in (second, *moved(x, small)):
+        assert float((out - first).abs().max()) < 1e-14
+    rows, columns = large._profiles(x)
+    normed = torch.nn.functional.group_norm((x * rows * columns).mean((2, 3)), 1, large.norm.weight, large.norm.bias)
+    assert torch.allclose(
+        large._qkv((x * rows * columns).mean((2, 3), keepdim=True))[2].flatten(1),
+        normed * large.v.weight.flatten(),
+        rtol=0,
+        atol=1e-13,
+    )
+
+
+def test_scsa_hears_nothing_of_what_windows_leave_over():
+    module = filled(SCSA(8).double())
+    for norm in (module.row_norm, module.column_norm):
+        torch.nn.init.zeros_(norm.weight)  # rows and columns weigh the same whatever they hold
+    x = draw(2, 1, 8, 15, 20)
+    changed = x.clone()
+    changed[:, :, 14:] += 1
+    changed[:, :, :, 14:] -= 1
+    for form in PLAIN:
+        module.form = form
+        assert torch.equal(module(x)[:, :, :14, :14], module(changed)[:, :, :14, :14])
+    assert torch.equal(module.gates(x)["channel"], module.gates(changed)["channel"])
+
+
+def test_cpca_weighs_a_channel_by_up_to_two():
+    module = filled(CPCA(8).double())
+    torch.nn.init.constant_(module.fc2.bias, 40.0)
+    gates = module.gates(draw(0, 1, 8, 4, 5))
+    assert gates["channel"].shape == (1, 16)
+    assert torch.allclose(gates["channel"], torch.ones(1, 16).double())
+
+
 def test_hab_hides_what_only_wrapping_brought_together():
     module = filled(HybridAttentionBlock(32, heads=2, window_size=4, shift_size=2).double())
     x = draw(0, 1, 32, 8, 8).requires_grad_()
@@ -441,6 +529,17 @@ def test_mhsa_reads_timms_names_and_parts():
         (lambda: ShuffleAttention(7, groups=1), "channels=7, groups=1.*channels=128, groups=1 fits"),
         (lambda: SimAM(8, e_lambda=0), "e_lambda=0.*e_lambda=0.0001 fits"),
         (lambda: TripletAttention(0), "channels=0.*channels=64"),
+        (lambda: MLCA(64, local_size=0), "local_size=0.*local_size=5 fits"),
+        (lambda: MLCA(64, local_weight=1.5), "local_weight=1.5.*between 0 and 1; local_weight=0.5 fits"),
+        (lambda: GAM(2), "channels=2, rate=4.*rate=2 fits"),
+        (lambda: GAM(64, rate=8, groups=6), "channels=64, rate=8, groups=6.*64 and 8 channels.*groups=4 fits"),
+        (lambda: GAM(64, groups=0), "groups=0.*groups=1 fits"),
+        (lambda: CAA(64, h_kernel_size=10), "h_kernel_size=10.*h_kernel_size=11 fits"),
+        (lambda: CAA(64, v_kernel_size=-3), "v_kernel_size=-3.*v_kernel_size=3 fits"),
+        (lambda: SCSA(62), "channels=62.*multiple of 4; channels=64 fits"),
+        (lambda: SCSA(64, heads=6), "channels=64, heads=6.*heads=4 fits"),
+        (lambda: SCSA(64, window_size=0), "window_size=0.*window_size=7 fits"),
+        (lambda: CPCA(2), "channels=2, reduction=4.*reduction=2 fits"),
     ],
 )
 def test_what_cannot_be_built_names_what_fits(refused, message):

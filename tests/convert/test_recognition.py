@@ -27,6 +27,8 @@ RECORDED = {
     "fla": {"num_heads": "heads", "focusing_factor": "focusing_factor"},
     "sea": {"num_heads": "heads"},
     "simam": ("e_lambda",),
+    "mlca": ("local_size", "local_weight"),
+    "scsa": {"head_num": "heads", "window_size": "window_size"},
 }
 SILENT = {
     "coord": nn.Hardswish(),
@@ -34,11 +36,12 @@ SILENT = {
     "sea": nn.Hardsigmoid(),
     "ema": nn.Softmax(-1),
     "se": nn.ReLU(),
+    "cpca": nn.GELU(),
 }
 CASES = [
     pytest.param(name, case, id=f"{name}-{case['arguments']}")
     for name in ATTENTIONS
-    if name not in ("placebo", "hab", "ocab")
+    if name not in ("placebo", "hab", "ocab", "gam")
     for case in json.loads((GOLDEN / f"{name}.json").read_text())
     if not case["training"]
 ]
@@ -77,8 +80,10 @@ def official(name: str, case: dict) -> nn.Module:
         root.scale = case["arguments"]["key_dim"] ** -0.5
     if name == "cbam":
         root.ChannelGate.pool_types = ["avg", "max"]
-    if name in SILENT:
-        root.act = SILENT[name]
+    if name == "scsa":
+        root.scaler, root.down_sample_mode = (channels // case["arguments"]["heads"]) ** -0.5, "avg_pool"
+    if name in SILENT or (name == "caa" and case["arguments"]["norm"]):
+        root.act = SILENT.get(name, nn.SiLU())
     if name == "se":
         root.pool, root.gate = nn.AdaptiveAvgPool2d(1), nn.Sigmoid()
     return root

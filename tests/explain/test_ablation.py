@@ -21,6 +21,7 @@ from helpers import filled, fitting
 
 # By their formulas: all others add to their input, or leave nothing of it.
 MULTIPLY = {"ema", "coord", "lska", "lsk", "se", "cbam", "eca", "sa", "nam", "simam", "triplet", "placebo"}
+MULTIPLY |= {"mlca", "gam", "caa", "scsa"}
 
 
 @pytest.mark.parametrize("cls", ATTENTIONS.values(), ids=ATTENTIONS)

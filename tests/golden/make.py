@@ -9,6 +9,7 @@ import ast
 import json
 import math
 import sys
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "builders"))
 from helpers import GOLDEN, draw, drawn_state
 
 
@@ -57,7 +58,33 @@ def outside() -> dict[str, object]:
         "trunc_normal_": nn.init.trunc_normal_,  # timm and basicsr
         "build_norm_layer": lambda _, channels: ("bn", nn.BatchNorm2d(channels)),  # mmcv's for type "BN"
         "print": lambda *_: None,  # FLatten prints while it is built
+        "t": typing,
+        "Optional": typing.Optional,
+        "BaseModule": BaseModule,
+        "ConvModule": ConvModule,
     }
+
+
+class BaseModule(nn.Module):
+    """mmengine's, without what it knows of initial values."""
+
+    def __init__(self, init_cfg=None):
+        super().__init__()
+
+
+class ConvModule(nn.Module):
+    """mmcv's for norms of type "BN" and SiLU, with its names: a bias only where there is no norm."""
+
+    def __init__(self, *sizes, norm_cfg, act_cfg, groups=1):
+        super().__init__()
+        self.conv = nn.Conv2d(*sizes, groups=groups, bias=norm_cfg is None)
+        if norm_cfg is not None:
+            self.bn = nn.BatchNorm2d(sizes[1], norm_cfg["eps"], norm_cfg["momentum"])
+        self.activate = nn.Identity() if act_cfg is None else getattr(nn, act_cfg["type"])()
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.activate(self.bn(x) if hasattr(self, "bn") else x)
 
 
 def plain(_official, _a, module, x):
@@ -112,6 +139,18 @@ def build_sea(o, a):
     return o.Sea_Attention(a.C, a.key_dim, a.heads, a.attn_ratio, activation=nn.ReLU6)
 
 
+def caa(o, a):
+    if a.norm:
+        return o.CAA(a.C, a.h_kernel_size, a.v_kernel_size)
+    return o.CAA(a.C, a.h_kernel_size, a.v_kernel_size, None, None)  # as InceptionBottleneck calls it
+
+
+def grouped_gam(o, a):
+    module = o.GAM_Attention(a.C, a.C, True, a.rate)
+    module.channel_attention.append(nn.Sigmoid())  # The paper has it, and this copy has not.
+    return module
+
+
 def case(*shape: int, seed: int, training: bool = False, **arguments) -> dict:
     return {"arguments": arguments, "shape": list(shape), "seed": seed, "training": training}
 
@@ -132,6 +171,7 @@ class Entry:
     run: Callable = plain
 
 
+# One entry, or two where no single copy has all cases.
 ENTRIES = {
     "ema": Entry(
         "EMA-attention-module",
@@ -322,6 +362,72 @@ ENTRIES = {
         lambda o, a: o.TripletAttention(),
         [case(2, 8, 5, 7, seed=170), case(2, 12, 9, 4, seed=171), case(2, 8, 6, 4, seed=172, training=True)],
     ),
+    "mlca": Entry(
+        "MLCA",
+        "MLCA.py",
+        "MLCA",
+        lambda o, a: o.MLCA(a.C, a.local_size, local_weight=a.local_weight),
+        [
+            case(2, 8, 5, 10, seed=180, local_size=5, local_weight=0.5),
+            case(1, 8, 11, 13, seed=181, local_size=5, local_weight=0.5),
+            case(2, 8, 3, 4, seed=182, local_size=5, local_weight=0.5),
+            case(1, 128, 4, 2, seed=183, local_size=3, local_weight=0.3),
+        ],
+    ),
+    "gam": (
+        Entry(
+            "objectdetection_script",
+            "cv-attention/GAM.py",
+            "GAM_Attention",
+            lambda o, a: o.GAM_Attention(a.C, a.rate),
+            [
+                case(1, 8, 5, 7, seed=190, rate=4, groups=1),
+                case(1, 9, 8, 3, seed=191, rate=3, groups=1),
+                case(2, 6, 4, 3, seed=192, training=True, rate=2, groups=1),
+            ],
+        ),
+        Entry(
+            "Cargo-Yolov11",
+            "ultralytics/ultralytics/nn/attention/attention.py",
+            "GAM_Attention",
+            grouped_gam,
+            [case(1, 16, 4, 3, seed=193, rate=4, groups=4)],
+        ),
+    ),
+    "caa": Entry(
+        "PKINet",
+        "mmrotate/models/backbones/pkinet.py",
+        "CAA",
+        caa,
+        [
+            case(2, 8, 5, 7, seed=200, h_kernel_size=11, v_kernel_size=11, norm=True),
+            case(1, 6, 13, 9, seed=201, h_kernel_size=13, v_kernel_size=7, norm=False),
+            case(2, 6, 6, 4, seed=202, training=True, h_kernel_size=5, v_kernel_size=9, norm=True),
+        ],
+        lambda o, a, module, x: x * module(x),
+    ),
+    "scsa": Entry(
+        "SCSA",
+        "mmpretrain/models/attentions/SCSA.py",
+        "SCSA",
+        lambda o, a: o.SCSA(a.C, a.heads, a.window_size),
+        [
+            case(1, 8, 14, 7, seed=210, heads=1, window_size=7),
+            case(1, 12, 8, 15, seed=211, heads=3, window_size=7),
+            case(2, 16, 5, 7, seed=212, heads=4, window_size=2),
+        ],
+    ),
+    "cpca": Entry(
+        "CPCANet",
+        "CPCANet/nnunet/network_architecture/CPCANet.py",
+        "RepBlock",
+        lambda o, a: o.RepBlock(a.C, a.C, a.reduction),
+        [
+            case(2, 8, 5, 7, seed=220, reduction=4),
+            case(1, 6, 13, 9, seed=221, reduction=3),
+            case(1, 8, 4, 25, seed=222, reduction=8),
+        ],
+    ),
 }
 
 
@@ -358,12 +464,11 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     for name in options.names:
-        entry = ENTRIES[name]
-        definitions = official(options.checkouts / entry.repository / entry.file, entry.name)
-        lines = [
-            json.dumps(numbers(entry, definitions, case), separators=(",", ":"), allow_nan=False)
-            for case in entry.cases
-        ]
+        lines = []
+        for entry in ENTRIES[name] if isinstance(ENTRIES[name], tuple) else (ENTRIES[name],):
+            definitions = official(options.checkouts / entry.repository / entry.file, entry.name)
+            made = (numbers(entry, definitions, case) for case in entry.cases)
+            lines += [json.dumps(each, separators=(",", ":"), allow_nan=False) for each in made]
         (GOLDEN / f"{name}.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 

@@ -17,7 +17,7 @@ from foveal.attention import BatchNorm
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding
 from foveal.surgery import model_yaml
-from helpers import draw, filled, hinted
+from helpers import draw, filled, fitting, hinted
 
 
 def build(cfg: dict) -> tasks.DetectionModel:
@@ -64,7 +64,8 @@ def test_at_its_place(name, scale, tmp_path):
     starts = [module for module in model.modules() if isinstance(module, IdentityStart)]
     assert starts
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
-    assert all(norm.eps == 1e-5 and norm.momentum in (0.1, 0.01) for norm in norms)  # not what the host sets
+    own = {(norm.eps, norm.momentum) for norm in fitting(ATTENTIONS[name], 64).modules() if isinstance(norm, BatchNorm)}
+    assert {(norm.eps, norm.momentum) for norm in norms} == own  # not what the host sets
 
     model.load(plain, verbose=False)
     assert plain.state_dict().keys() <= model.state_dict().keys()

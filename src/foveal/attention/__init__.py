@@ -8,21 +8,26 @@ from importlib import import_module
 
 from ..errors import UserError
 from ._base import FORMS, PLAIN, Attention, BatchNorm, Card, ConvNorm, Form, Number, costs, forms
+from .caa import CAA
 from .cab import ChannelAttentionBlock
 from .cbam import CBAM
 from .coord import CoordAttention
+from .cpca import CPCA
 from .eca import ECA
 from .ema import EMAttention
 from .fla import FocusedLinearAttention
+from .gam import GAM
 from .hab import HybridAttentionBlock
 from .lsk import LSKBlock
 from .lska import LSKA
 from .mhsa import MHSA
+from .mlca import MLCA
 from .msda import MSDA
 from .nam import NAM
 from .ocab import OverlappingCrossAttentionBlock
 from .placebo import Placebo
 from .sa import ShuffleAttention
+from .scsa import SCSA
 from .se import SqueezeExcitation
 from .sea import SeaAttention
 from .simam import SimAM
@@ -49,6 +54,11 @@ ATTENTIONS: dict[str, type[Attention]] = {
         NAM,
         SimAM,
         TripletAttention,
+        MLCA,
+        GAM,
+        CAA,
+        SCSA,
+        CPCA,
         Placebo,
     )
 }

@@ -253,12 +253,13 @@ class ConvNorm(nn.Module):
     Args:
         convolution: without bias unless the paper has both.
         momentum: of the norm's running statistics.
+        eps: what the norm adds to the variance.
     """
 
-    def __init__(self, convolution: nn.Conv2d, momentum: float = 0.1):
+    def __init__(self, convolution: nn.Conv2d, momentum: float = 0.1, eps: float = 1e-5):
         super().__init__()
         self.conv = convolution
-        self.norm = BatchNorm(convolution.out_channels, momentum=momentum)
+        self.norm = BatchNorm(convolution.out_channels, eps, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve, then normalise."""

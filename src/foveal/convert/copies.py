@@ -238,6 +238,41 @@ def _triplet(stored: Stored) -> dict[str, Any]:
     return {"channels": _ANY}
 
 
+def _mlca(stored: Stored) -> dict[str, Any]:
+    (size,) = {shape[2] for shape in stored.kernels(3)}
+    local = stored.recorded["local_size"]
+    pools = sorted(value for name, value in stored.recorded.items() if name.endswith("output_size"))
+    if len(stored.kernels(3)) != 2 or (pools and pools != sorted([1, local])):
+        raise ValueError
+    # The width from which a kernel of this size follows; no tensor tells more.
+    channels = 2 ** (2 * size - 1)
+    return {"channels": channels, "local_size": local, "local_weight": stored.constant("local_weight")}
+
+
+def _caa(stored: Stored) -> dict[str, Any]:
+    (channels, _), _ = stored.matrices()
+    (across,) = (shape[3] for shape in stored.kernels(4) if shape[2] == 1)
+    (down,) = (shape[2] for shape in stored.kernels(4) if shape[3] == 1)
+    norm = any(unit.kind == "BatchNorm2d" for unit in stored.units)
+    if norm != ("SiLU" in stored.silent):
+        raise ValueError
+    return {"channels": channels, "h_kernel_size": across, "v_kernel_size": down, "norm": norm}
+
+
+def _scsa(stored: Stored) -> dict[str, Any]:
+    recorded, channels = stored.recorded, len(stored.tensors["norm.weight"])
+    heads, window = recorded["head_num"], recorded["window_size"]
+    _require(recorded["scaler"], (channels // heads) ** -0.5)
+    if recorded["down_sample_mode"] != "avg_pool":
+        raise ValueError
+    return {"channels": channels, "heads": heads, "window_size": window}
+
+
+def _cpca(stored: Stored) -> dict[str, Any]:
+    width, channels = stored.tensors["ca.fc1.weight"].shape[:2]
+    return {"channels": channels, "reduction": _ratio(channels, width, 4)}
+
+
 _ANY = 64  # where neither parameters nor arguments depend on the width
 
 
@@ -313,4 +348,15 @@ RULES = {
     "nam": Rule(_nam, _plainly("Sigmoid"), thin=True),
     "simam": Rule(_simam, _plainly("Sigmoid"), named="e_lambda"),
     "triplet": Rule(_triplet, _plainly("ChannelPool", "ZPool", "Sigmoid")),
+    "mlca": Rule(_mlca, {"AdaptiveAvgPool2d": ({},)}, known=frozenset({"local_weight"}), reshaped=True),
+    "caa": Rule(
+        _caa,
+        {"AvgPool2d": ({"kernel_size": 7, "stride": 1, "padding": 3},), **_plainly("SiLU", "Sigmoid")},
+        evidence=frozenset({"AvgPool2d", "Sigmoid"}),
+        known=frozenset({"with_norm", "with_activation", "with_bias"}),  # of mmcv's convolution
+    ),
+    "scsa": Rule(
+        _scsa, {"AvgPool2d": ({},), **_plainly("Sigmoid", "Dropout")}, known=frozenset({"scaler"}), reshaped=True
+    ),
+    "cpca": Rule(_cpca, _GELU, one_of=frozenset({"GELU"}), reshaped=True),
 }

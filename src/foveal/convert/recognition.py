@@ -10,7 +10,8 @@ Two codes with equal states cannot be told apart: one that adds its input to its
 that does not. So a copy may be recognised, recognised with something `assumed`, or doubtful: what speaks `against`
 it, and what is too `weak` to speak for it, needs a person's word or the old code (`oldcode`).
 
-Not here are `hab` and `ocab`, whose authors' classes take tokens and window indices, so that no row can hold them.
+Not here are `hab` and `ocab`, whose authors' classes take tokens and window indices, so that no row can hold them, and
+`gam`, of which most copies leave out a sigmoid that no file tells of.
 """
 
 import itertools

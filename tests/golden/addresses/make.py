@@ -3,8 +3,13 @@
 Run with the code of commit 0590590 and never again: what these files name must load for ever, wherever it moves.
 
 PYTHONPATH=OLD/src python tests/golden/addresses/make.py
+
+Attentions that came later are named, and run once with the code that brought them:
+
+PYTHONPATH=src python tests/golden/addresses/make.py mlca gam caa scsa cpca
 """
 
+import sys
 from pathlib import Path
 
 import torch
@@ -50,9 +55,11 @@ def main() -> None:
     """Write them all."""
     torch.manual_seed(0)
     x = torch.randn(1, 32, 8, 8)
-    for name, cls in ATTENTIONS.items():
+    for name in sys.argv[1:] or ATTENTIONS:
         width = 32 if name in WIDE else 16
-        keep(name, drawn(cls(width, **ARGUMENTS.get(name, {}))), x[:, :width])
+        keep(name, drawn(ATTENTIONS[name](width, **ARGUMENTS.get(name, {}))), x[:, :width])
+    if sys.argv[1:]:
+        return
     keep("identity_start", drawn(IdentityStart(ATTENTIONS["eca"](16), 16)), x[:, :16])
     keep("batch_norm", drawn(attention.BatchNorm(16)), x[:, :16])
     keep("conv_norm", drawn(attention.ConvNorm(nn.Conv2d(16, 16, 1, bias=False))), x[:, :16])
