@@ -199,6 +199,33 @@ class Neighbours(nn.Module):
         return x * self.gate(self.mix(self.gap(x).flatten(2).transpose(1, 2))).transpose(1, 2)[..., None]
 
 
+class _Convolution(nn.Module):
+    """What a detector calls a convolution: with its norm and its activation."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv, self.bn, self.act = nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+
+class Cross(nn.Module):
+    """CAA of a detector's convolutions, whose norms have torch's eps."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.pool = nn.AvgPool2d(7, 1, 3)
+        self.first = _Convolution(channels)
+        self.wide = nn.Conv2d(channels, channels, (1, 9), padding=(0, 4), groups=channels)
+        self.high = nn.Conv2d(channels, channels, (11, 1), padding=(5, 0), groups=channels)
+        self.last = _Convolution(channels)
+        self.gate = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.last(self.high(self.wide(self.first(self.pool(x))))))
+
+
 class Energy(nn.Module):
     """SimAM, its constant under the name that a class gives it."""
 

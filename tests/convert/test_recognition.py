@@ -190,6 +190,7 @@ KNOWN = {
     "Sides": "coord(reduction=32, start=paper)",
     "Slabs": "ema(groups=8, start=paper)",
     "Neighbours": "eca(kernel_size=3, start=paper)",
+    "Cross": "caa(h_kernel_size=9, v_kernel_size=11, norm=True, start=paper)",
 }
 
 
@@ -292,6 +293,7 @@ def test_what_cannot_be_read_is_refused(text, part):
         ),
         ("TwoGates", "map", nn.Conv2d(2, 1, 7, padding=9, dilation=3, bias=False), "dilation=(3, 3)"),
         ("Neighbours", "mix", nn.Conv1d(1, 1, 3, bias=False), "padding=(0,)"),
+        ("Cross", "pool", nn.AvgPool2d(5, 1, 2), "pool has kernel_size=5 instead of 7"),
     ],
 )
 def test_another_setting_speaks_against_it(name, part, layer, against):
