@@ -82,8 +82,10 @@ def official(name: str, case: dict) -> nn.Module:
         root.ChannelGate.pool_types = ["avg", "max"]
     if name == "scsa":
         root.scaler, root.down_sample_mode = (channels // case["arguments"]["heads"]) ** -0.5, "avg_pool"
-    if name in SILENT or (name == "caa" and case["arguments"]["norm"]):
-        root.act = SILENT.get(name, nn.SiLU())
+    if name in SILENT:
+        root.act = SILENT[name]
+    if name == "caa" and case["arguments"]["norm"]:
+        root.conv1.activate, root.conv2.activate = nn.SiLU(), nn.SiLU()
     if name == "se":
         root.pool, root.gate = nn.AdaptiveAvgPool2d(1), nn.Sigmoid()
     return root
@@ -154,6 +156,14 @@ def test_a_copy_that_computes_something_else_is_not_recognised(change):
     assert recognise(stored(module))
     change(module)
     assert not recognise(stored(module))
+
+
+@pytest.mark.parametrize("parts", [("first",), ("last",), ("first", "last")])
+def test_caa_with_a_norm_that_no_activation_follows_is_not_recognised(parts):
+    copy = pasted_copies.Cross(32)
+    for part in parts:
+        getattr(copy, part).act = nn.Identity()
+    assert not recognise(stored(copy))
 
 
 def test_an_activation_that_the_paper_has_not_is_not_recognised():

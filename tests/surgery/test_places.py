@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
@@ -13,7 +14,6 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn import tasks
 
 from foveal import ATTENTIONS, IdentityStart, Spec, UserError
-from foveal.attention import BatchNorm
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding
 from foveal.surgery import model_yaml
@@ -43,6 +43,11 @@ def attended_twin(plain: tasks.DetectionModel, places: dict, name: str) -> tasks
     return build(model_yaml.with_suffix(plain.yaml, Spec(name, arguments), rows))
 
 
+def settings(module: torch.nn.Module) -> set[tuple[float, float | None]]:
+    """Of all batch norms in a module."""
+    return {(part.eps, part.momentum) for part in module.modules() if isinstance(part, _BatchNorm)}
+
+
 @torch.no_grad()
 def outputs(model: tasks.DetectionModel) -> torch.Tensor:
     return model.eval()(draw(0, 1, 3, 64, 96).float().sigmoid())[0]
@@ -63,9 +68,8 @@ def test_at_its_place(name, scale, tmp_path):
     model = attended_twin(plain, places, name)
     starts = [module for module in model.modules() if isinstance(module, IdentityStart)]
     assert starts
-    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
-    own = {(norm.eps, norm.momentum) for norm in fitting(ATTENTIONS[name], 64).modules() if isinstance(norm, BatchNorm)}
-    assert {(norm.eps, norm.momentum) for norm in norms} == own  # not what the host sets
+    placed = {each for start in starts for each in settings(start.attention)}
+    assert placed == settings(fitting(ATTENTIONS[name], 64))  # not what the host sets
 
     model.load(plain, verbose=False)
     assert plain.state_dict().keys() <= model.state_dict().keys()

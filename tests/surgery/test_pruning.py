@@ -111,6 +111,12 @@ def test_heads_that_do_not_divide_are_said(cls):
         module(torch.ones(1, WIDE, 6, 6))
 
 
+def test_heads_between_channels_that_do_not_divide_are_said():
+    module = cut(foveal.SCSA(WIDE, heads=8), foveal.SCSA(36))
+    with pytest.raises(UserError, match="scsa: pruning left widths that its 8 heads do not cut into equal parts: 36;"):
+        module(torch.ones(1, 36, 9, 9))
+
+
 @pytest.mark.parametrize("start", ["identity", "paper"])
 def test_torch_pruning_cuts_a_detector_with_attentions(start, tmp_path):
     tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")

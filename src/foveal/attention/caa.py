@@ -45,7 +45,7 @@ class CAA(Attention):
         year=2024,
         source="NUST-Machine-Intelligence-Laboratory/PKINet",
         licence="Apache-2.0",
-        kind="one gate per element, from a cross of 11 x 11 positions",
+        kind="one gate per element, from a separable 11 x 11 kernel over 7 x 7 means",
         paper_place="backbone",
         avoid="as a cheap gate: its two full 1x1 convolutions cost as much as a layer's own",
         constraints=("h_kernel_size and v_kernel_size are odd", "any width, height and channels"),

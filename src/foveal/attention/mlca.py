@@ -45,7 +45,7 @@ class MLCA(Attention):
         year=2023,
         source="wandahangFY/MLCA",
         licence="GPL-3.0",
-        kind="one gate per channel and window of 5 x 5, mixed with one per channel",
+        kind="one gate per channel in each of 5 x 5 windows, mixed with one per channel",
         paper_place="backbone",
         avoid="where the order of channels means nothing: its kernels run across neighbouring channels",
         constraints=("any width, height and channels; maps smaller than local_size have overlapping windows",),
@@ -57,8 +57,8 @@ class MLCA(Attention):
             "positions count more than others",
         ),
         copies=(
-            "copies pool to 5 x 5 with adaptive pools, which no exporter can write down at sizes that are no multiples "
-            "of 5, nor at dynamic ones: here `fast` computes the same by matrix products",
+            "copies pool to 5 x 5 with adaptive pools, which the ONNX exporter cannot write down at sizes that are no "
+            "multiples of 5, nor at dynamic ones: here `fast` computes the same by matrix products",
         ),
         rows=(
             Form((Number("local_size", (3, 5, 7)),)),

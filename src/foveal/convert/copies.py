@@ -254,7 +254,7 @@ def _caa(stored: Stored) -> dict[str, Any]:
     (across,) = (shape[3] for shape in stored.kernels(4) if shape[2] == 1)
     (down,) = (shape[2] for shape in stored.kernels(4) if shape[3] == 1)
     norm = any(unit.kind == "BatchNorm2d" for unit in stored.units)
-    if norm != ("SiLU" in stored.silent):
+    if stored.silent.count("SiLU") != 2 * norm:  # one behind each norm, also before the sigmoid
         raise ValueError
     return {"channels": channels, "h_kernel_size": across, "v_kernel_size": down, "norm": norm}
 
