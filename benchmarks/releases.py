@@ -25,7 +25,7 @@ from foveal.hosts.ultralytics import OLDEST, RUN, numbers
 from foveal.hosts.ultralytics.releases import FILE
 
 ROOT = Path(__file__).parents[1]
-LIFE = ROOT / "tests" / "test_life.py"
+LIFE = ROOT / "tests" / "whole" / "test_life.py"
 WORDS = {"failure": "failed", "error": "failed", "skipped": "skipped"}  # pytest's for what is no pass
 
 

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from foveal import ATTENTIONS
 from foveal.attention import forms
-from helpers import draw, filled, fitting, run
+from helpers import draw, filled, fitting, run_forked
 
 
 class Counting(nn.BatchNorm2d):
@@ -88,7 +88,8 @@ def work(rank, folder):
         print("synchronised")
 
 if __name__ == "__main__":
-    mp.spawn(work, (sys.argv[1],), 2)
+    mp.start_processes(work, (sys.argv[1],), 2, start_method="fork")
 """
     (tmp_path / "work.py").write_text(code)
-    assert run([sys.executable, "work.py", str(tmp_path)], tmp_path, OMP_NUM_THREADS="1").strip() == "synchronised"
+    command = [sys.executable, "work.py", str(tmp_path)]
+    assert run_forked(command, tmp_path, OMP_NUM_THREADS="1").strip() == "synchronised"

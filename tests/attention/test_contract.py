@@ -13,12 +13,15 @@ import torch
 import foveal
 from foveal import ATTENTIONS, UserError
 from foveal.attention import PLAIN, BatchNorm, forms, mathematics
-from helpers import draw, filled, fitting, run_form
+from helpers import draw, filled, fitting, run_form, swept
 
 SHAPES = [(2, 64, 7, 13), (1, 64, 8, 8), (2, 64, 1, 9), (3, 64, 9, 1), (2, 64, 1, 1), (1, 256, 5, 4), (2, 32, 6, 5)]
 YOLO11_WIDTHS = (16, 32, 64, 128, 256, 384, 512, 768)
 
 attentions = pytest.mark.parametrize("cls", ATTENTIONS.values(), ids=ATTENTIONS)
+# Gates of means, a map of one channel, parts of tensors, windows that are cut out: what compilers do differently.
+KINDS = ("ema", "cbam", "fla", "mhsa")
+of_each_kind = pytest.mark.parametrize("cls", swept(ATTENTIONS.values(), *KINDS, ids=lambda cls: cls.card.name))
 WITH_FAST = {name: cls for name, cls in ATTENTIONS.items() if "fast" in forms(cls)}  # of others it is the reference
 with_fast = pytest.mark.parametrize("cls", WITH_FAST.values(), ids=WITH_FAST)
 # "auto" picks a kernel where there is one, whose own dtypes and tolerances are in its own test, and else `fast`.
@@ -177,7 +180,7 @@ def test_deterministic_algorithms(cls, form):
 # Inductor once returned a wrong input gradient for a form of EMA whose output was right (docs/log.md). It takes half a
 # minute for each, so here it compiles EMA and the one attention that cuts tensors in parts; of the others the graph and
 # its gradient are traced, and run without its code.
-@attentions
+@of_each_kind
 def test_compiled_gradients_equal_eager_ones(cls):
     with_code = cls.card.name in ("ema", "fla")
     if with_code and not shutil.which("g++"):
@@ -195,7 +198,7 @@ def test_compiled_gradients_equal_eager_ones(cls):
         assert error(got[name].double(), eager[name]) <= 2e-5 * max(1.0, float(eager[name].abs().max())), name
 
 
-@attentions
+@of_each_kind
 def test_torch_export_with_dynamic_sizes(cls):
     # More than one window of 8 along each axis: export takes a size of 1 for a promise.
     module, x, _ = make(cls, (2, 64, 20, 36), torch.float32)

@@ -1,12 +1,14 @@
 """Fresh interpreters in a moment: copies of a process that has imported torch and Ultralytics, and nothing of foveal.
 
-An import of torch takes four seconds of a core, which is most of what a command does that a test asks for. Whoever
-tests what is imported, or what the environment decides at an import, starts a process of its own instead.
+An import of torch takes four seconds of a core, which is most of what a command does that a test asks for, and what a
+training imports later takes four more. Whoever tests what is imported, or what the environment decides at an import,
+starts a process of its own instead.
 """
 
 import atexit
 import contextlib
 import functools
+import importlib
 import json
 import os
 import runpy
@@ -23,6 +25,12 @@ from pathlib import Path
 from typing import IO
 
 ADDRESS = "FOVEAL_TESTS_FORKS"  # of the process that is copied, for those who inherit the environment
+LATER = (
+    "torch._dynamo",
+    "torchvision",
+    "polars",
+    "scipy.stats",
+)  # what torch, Ultralytics and foveal import on their way
 
 
 class Forked:
@@ -111,9 +119,9 @@ def serve(address: str) -> None:
     """Copy this process for everyone who asks, as long as the one lives that started it."""
     parent = os.getppid()
     sys.path.pop(0)  # the folder of this file, which an interpreter of theirs would not know
-    with contextlib.suppress(ImportError):
-        import torch  # noqa: F401
-        from ultralytics.models import YOLO  # noqa: F401
+    for name in ("torch", "ultralytics.models.yolo", *LATER):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     os.environ[ADDRESS] = address
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who wait for the copies
     with socket.socket(socket.AF_UNIX) as door:

@@ -126,11 +126,15 @@ def last_json(printed: str) -> object:
 
 
 def swept(values: Iterable, *kept: object, ids: Callable[[object], str] = str) -> list:
-    """All values of a long list for `parametrize`; those that are not kept run with `--sweep` only (`make sweep`)."""
+    """All values of a long list for `parametrize`; those that are not kept run with `--sweep` only (`make sweep`).
+
+    A tuple is a value for each of several arguments.
+    """
     values = [*values]
     assert {*kept} <= {ids(value) for value in values}
     marks = [() if ids(value) in kept else pytest.mark.sweep for value in values]
-    return [pytest.param(value, id=ids(value), marks=mark) for value, mark in zip(values, marks, strict=True)]
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*row, id=ids(value), marks=m) for row, value, m in zip(rows, values, marks, strict=True)]
 
 
 def until(condition: Callable[[], object], seconds: float = 120) -> None:

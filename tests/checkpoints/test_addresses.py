@@ -14,7 +14,7 @@ FILES = sorted((GOLDEN / "addresses").glob("*.pt"))
 # Each file in a child of its own that has imported torch and nothing of foveal.
 LOAD = """
 import os, sys
-import torch
+import torch, torch._dynamo  # a part of torch that much of what is loaded imports
 torch.set_num_threads(1)
 for file in sys.argv[1:]:
     if child := os.fork():

@@ -4,6 +4,7 @@ import argparse
 import os
 import pickle
 import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,13 @@ import foveal
 from foveal import UserError
 from foveal.audit import comparison
 from foveal.checkpoints import Unwanted, require_harmless
+from foveal.evidence import Task
 from foveal.explain import explanation
 from foveal.hosts import ultralytics as host
+from foveal.hosts.ultralytics import adding
 from foveal.hosts.ultralytics.models import PHOTOGRAPH
 from foveal.hosts.ultralytics.recorder import RESUME, resumable
+from helpers import swept
 
 pytestmark = pytest.mark.host
 
@@ -32,6 +36,8 @@ CANARY = Path("canary")  # a folder that must not come to be
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # Outputs are compared on images of a sixteenth of the pixels.
+    monkeypatch.setattr(adding, "Task", types.SimpleNamespace(of=lambda name: Task(name, image_size=160)))
 
 
 class Calls:
@@ -204,9 +210,10 @@ def test_rows_and_settings_run_layers_only(where, change):
     assert not CANARY.exists()
 
 
-@pytest.mark.parametrize(
-    "activation", ["nn.SiLU()", "torch.nn.LeakyReLU(0.1, inplace=True)", "nn.modules.activation.ReLU()"]
-)
+ACTIVATIONS = ["nn.SiLU()", "torch.nn.LeakyReLU(0.1, inplace=True)", "nn.modules.activation.ReLU()"]
+
+
+@pytest.mark.parametrize("activation", swept(ACTIVATIONS, ACTIVATIONS[1]))
 def test_activations_that_are_layers_pass(activation):
     """And a model built afterwards has the usual one; older hosts leave it the last model's."""
     usual = host.load("yolo11n.yaml").model

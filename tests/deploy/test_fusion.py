@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from foveal import Spec, UserError
 from foveal.deploy import Zero, fuse, left
 from foveal.surgery import attachment
-from helpers import draw, in_fresh_process
+from helpers import draw, in_fresh_process, swept
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -479,7 +479,7 @@ def test_norms_that_do_something_else_are_left_and_named(norm):
     assert left(fuse(model)) == ["a"]
 
 
-@pytest.mark.parametrize("name", ["repvgg_a0", "mobilenetv3_small_050", "regnetx_002"])
+@pytest.mark.parametrize("name", swept(["repvgg_a0", "mobilenetv3_small_050", "regnetx_002"], "mobilenetv3_small_050"))
 def test_timm(name):
     timm = pytest.importorskip("timm", reason="timm is not installed")
     model = lively(timm.create_model(name))

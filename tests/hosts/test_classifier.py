@@ -2,9 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from helpers import in_fork, last_json
+import forks
+from helpers import in_fork, last_json, swept
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 pytest.importorskip("timm", reason="timm is not installed")
@@ -338,7 +339,7 @@ def recorded(folder: Path, data: Path, model: str | Path, **changes) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{"pretrained": True}, {"pretrained": False}], ids=str)
+@pytest.mark.parametrize("changes", swept([{"pretrained": True}, {"pretrained": False}], "{'pretrained': False}"))
 def test_arms_see_the_same_batches_and_share_their_start(tmp_path, data, changes):
     foveal.add("yolo11n-cls.yaml", "ema(groups=8)", at="P5", output=tmp_path / "ema.yaml")
     (tmp_path / "plain").mkdir()
@@ -434,7 +435,7 @@ class Cut(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["killed", "raised"])
+@pytest.mark.parametrize("way", swept(["killed", "raised"], "killed"))
 def test_cut_off_in_an_epoch_it_ends_where_an_undisturbed_run_does(tmp_path, data, way):
     # 28 images are 5 batches, and a step is made after every second: some gradients wait over the end of an epoch.
     if way == "killed":
@@ -492,7 +493,8 @@ trainer = recorder.trainer(terms["model"], TASKS["classify"])(overrides=terms)
 trainer.add_callback("on_train_batch_start", stand_still)
 trainer.train()
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open(os.devnull, "w") as nothing:
+        process = forks.start([sys.executable, "-c", code], None, os.environ, nothing, nothing)
     for _ in range(1200):
         if reached.exists() or process.poll() is not None:
             break

@@ -44,7 +44,8 @@ HOSTS = ["rtdetr-l"] + [
     for task in MODELS
     if not task or scale in "nsx"  # what a task adds is its head; m and l lie between s and x
 ]
-SMALLEST = [f"{family}n{task}" for family in FAMILIES for task in MODELS]
+KEPT = ["rtdetr-l", "yolo26n", *(f"yolo11n{task}" for task in MODELS)]
+OWN_ROWS = [*TENSORS, "yolov8n-cls", "yolo12n-obb", "yolo26n-seg", "yolo11x"]
 
 
 def attentions(model) -> list[EMAttention]:
@@ -58,7 +59,7 @@ def outputs(model):
     return rebuilding.run(model.eval(), image)
 
 
-@pytest.mark.parametrize("name", swept(HOSTS, *SMALLEST, "rtdetr-l", "yolo11x"))
+@pytest.mark.parametrize("name", swept(HOSTS, *KEPT, "yolov8n", "yolo12n"))
 def test_stock_loader_brings_every_tensor_and_identity_start_keeps_the_output(name):
     torch.manual_seed(0)
     plain = build(name)
@@ -72,7 +73,7 @@ def test_stock_loader_brings_every_tensor_and_identity_start_keeps_the_output(na
     assert all(torch.equal(a, b) for a, b in zip(outputs(plain), outputs(attended), strict=True))
 
 
-@pytest.mark.parametrize("name", [*TENSORS, "yolov8n-cls", "yolo12n-obb", "yolo26n-seg", "yolo11x"])
+@pytest.mark.parametrize("name", swept(OWN_ROWS, *KEPT))
 def test_own_rows_keep_every_tensor_under_its_new_number(name):
     torch.manual_seed(0)
     plain = build(name)
@@ -124,7 +125,10 @@ def test_published_row_builds(args):
     assert not any(isinstance(module, IdentityStart) for module in model.modules())
 
 
-@pytest.mark.parametrize(("scale", "true"), [("n", 256), ("s", 512), ("m", 512), ("l", 512), ("x", 768)])
+WIDTHS = [("n", 256), ("s", 512), ("m", 512), ("l", 512), ("x", 768)]
+
+
+@pytest.mark.parametrize(("scale", "true"), swept(WIDTHS, "n", "m", ids=lambda row: row[0]))
 def test_published_row_is_as_wide_as_the_scale_makes_it(scale, true):
     for args in ([], [1024], [true], [1024, 1024]):
         assert attentions(build(f"yolo11{scale}", published([-1, 1, "EMA", args], scale)))[0].channels == true
@@ -237,7 +241,7 @@ def test_a_suffix_on_a_repeated_layer_attends_its_last_copy():
     assert trainers.spare_attentions(model, [10]) == ["10.0", "10.1.conv", "10.1.bn", "10.1.act"]
 
 
-@pytest.mark.parametrize("scale", "nsmlx")
+@pytest.mark.parametrize("scale", swept("nsmlx", "n", "m"))
 def test_rows_right_before_detect_build_and_are_read(scale):
     cfg, _ = model_yaml.with_rows(config(f"yolo11{scale}"), Spec.parse("ema"), [16, 19, 22])
     cfg["head"][-1][0] = [17, 21, 25]
@@ -381,6 +385,7 @@ ROOMS = ["yolo", "deploy.checked_export"]
 ROOMS += [f"hosts.ultralytics.{name}" for name in ("dataset", "prediction", "runtime", "exporter", "adding", "host")]
 
 
+@pytest.mark.sweep  # tests/whole/test_house.py enters each room of the host without it
 def test_ultralytics_missing(tmp_path):
     said = "Ultralytics is not installed; pip install 'foveal[yolo]'"
     assert refusals(tmp_path, None, *ROOMS) == [said] * len(ROOMS)
@@ -392,7 +397,10 @@ def test_ultralytics_too_old(tmp_path):
     assert refusals(tmp_path, fake, "yolo") == [said]
 
 
-@pytest.mark.parametrize("parser", [FAKE["ultralytics/nn/tasks.py"], "def build_rows(d, ch, verbose): pass"])
+PARSERS = [FAKE["ultralytics/nn/tasks.py"], "def build_rows(d, ch, verbose): pass"]
+
+
+@pytest.mark.parametrize("parser", swept(PARSERS, PARSERS[1]))
 def test_ultralytics_with_another_parser(tmp_path, parser):
     fake = {name: text.format("9.0.0") for name, text in (FAKE | {"ultralytics/nn/tasks.py": parser}).items()}
     (said,) = refusals(tmp_path, fake, "yolo")

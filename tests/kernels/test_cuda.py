@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import foveal
-from helpers import draw, filled, run_form
+from helpers import draw, filled, run_form, swept
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -58,6 +58,7 @@ CASES = [
     Case((2, 4, 6, 5), 2, dtype=torch.float16, single=True, last=True),
     Case((2, 4, 4, 5), 2, nan=True),
 ]
+KEPT = CASES[2:4] + CASES[5:6] + CASES[10:14]  # each of both ways, more channels than are kept, means far off, 16 bits
 
 
 def given(case: Case) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
@@ -142,7 +143,7 @@ def nudged(case: Case, x: torch.Tensor) -> list[torch.Tensor]:
     return [*(x * (1 + bits))] if case.offset > 1 else []
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", swept(CASES, *(case.id for case in KEPT), ids=lambda case: case.id))
 def test_interpreted_kernels_equal_the_reference_with_every_gradient(child, case):
     module, x, dy = given(case)
     low = [run_form(module.to(case.dtype), "reference", each, dy) for each in (x, *nudged(case, x))]

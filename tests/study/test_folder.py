@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,6 +20,7 @@ from filelock import FileLock
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
+import forks
 from foveal import UserError, executors
 from foveal.cli import app
 from foveal.hosts.ultralytics import host, recorder
@@ -30,6 +32,7 @@ from foveal.study import cell as room
 from foveal.study.cell import FAILURE, RESULT, locked
 from foveal.study.demo import draw_data
 from foveal.view import study as view_study
+from helpers import swept
 from studies import PLAN, Forking, Scripted, fake, kill_in_a_loop, prepared, values
 
 
@@ -300,9 +303,27 @@ def undisturbed(tmp_path_factory, worker_id) -> Study:
     return study
 
 
-def runner(study: Study) -> subprocess.Popen:
-    command = [sys.executable, "-m", "foveal", "study", "run", str(study.folder), "--jobs", "2"]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def command(study: Study) -> subprocess.Popen:
+    """What a user types, with interpreters that begin at nothing."""
+    words = [sys.executable, "-m", "foveal", "study", "run", str(study.folder), "--jobs", "2"]
+    return subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+RUN = f"""
+import sys
+sys.path.insert(0, {str(Path(forks.__file__).parent)!r})
+from pathlib import Path
+from foveal.study import Study
+from studies import Forking
+with Forking(jobs=2) as executor:
+    Study(Path(sys.argv[1])).run(executor, print)
+"""
+
+
+def copies(study: Study) -> forks.Forked | subprocess.Popen:
+    """The same loop and the same cells, in copies of an interpreter."""
+    with (study.folder / "runner.txt").open("a") as log:
+        return forks.start([sys.executable, "-c", RUN, str(study.folder)], None, os.environ, log, log)
 
 
 def rows(study: Study) -> int:
@@ -312,7 +333,8 @@ def rows(study: Study) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
-def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(undisturbed, tmp_path):
+@pytest.mark.parametrize("runner", swept([copies, command], "copies", ids=lambda runner: runner.__name__))
+def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(runner, undisturbed, tmp_path):
     study = prepared(tmp_path)
     kill_in_a_loop(study, runner, rounds=1, longest=2)  # in the middle of saving, judging, starting the next, ...
     assert any(result.resumed for result in study.results().values())
@@ -322,7 +344,7 @@ def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(undisturbed, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", swept(["train", "val"], "train"))
 def test_an_edit_that_is_put_back_costs_its_epoch_and_leaves_no_trace(split, undisturbed, tmp_path, monkeypatch):
     study = prepared(tmp_path)
     cell = study.cells[0]
@@ -377,14 +399,14 @@ def test_a_full_disk_loses_nothing_that_is_finished(undisturbed, small_disk):
     kept = study.cells[0]
     fake(study, kept)
     said = []
-    with executors.Local() as executor:
+    with Forking() as executor:
         study.run(executor, said.append)
     assert study.results()["baseline", 0].scores["map"] == 0.5
     assert len(study.results()) == 1
     assert "ema@neck, seed 0" in said[-1]
     assert "No space left" in said[-1] + (study.path(study.cells[1]) / "log.txt").read_text()
     subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
-    with executors.Local() as executor:
+    with Forking() as executor:
         study.run(executor, said.append)
     assert values(study)["ema@neck", 0] == values(undisturbed)["ema@neck", 0]
 

@@ -107,7 +107,7 @@ def test_a_training_step(name):
     assert all(bool(gain.any()) for gain in gains)
 
 
-@pytest.mark.parametrize("name", swept(TRACED, "torchvision:resnet18", "yolo11n.yaml"))
+@pytest.mark.parametrize("name", swept(TRACED, "torchvision:resnet18"))
 def test_copies_traces_and_formats_keep_it(name):
     model, _ = attended(name)
     switched_on(model)

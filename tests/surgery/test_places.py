@@ -17,7 +17,7 @@ from foveal import ATTENTIONS, IdentityStart, Spec, UserError
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding
 from foveal.surgery import model_yaml
-from helpers import draw, filled, fitting, hinted
+from helpers import draw, filled, fitting, hinted, swept
 
 
 def build(cfg: dict) -> tasks.DetectionModel:
@@ -58,11 +58,14 @@ DIVIDING = [name for name, cls in ATTENTIONS.items() if {"groups", "heads"} & {*
 
 
 WIDEST = [pytest.param(name, "x", marks=() if name == "ema" else pytest.mark.sweep) for name in DIVIDING]
+WIDEST_SWEPT = [pytest.param(name, "x", marks=pytest.mark.sweep) for name in DIVIDING]
 
 
-@pytest.mark.parametrize(("name", "scale"), [*((name, "n") for name in ATTENTIONS), *WIDEST])
-def test_at_its_place(name, scale, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+EVERY = [(name, "n") for name in ATTENTIONS]
+
+
+def stepped(name: str, scale: str) -> tasks.DetectionModel:
+    """The model with the attention, exact at its start, after a step of training that moved the attention, too."""
     plain, places = stock(scale)
     torch.manual_seed(0)
     model = attended_twin(plain, places, name)
@@ -88,9 +91,21 @@ def test_at_its_place(name, scale, tmp_path):
     before = {key: p.detach().clone() for key, p in parameters.items()}
     torch.optim.SGD(model.parameters(), lr=1e-3).step()
     assert not torch.equal(before["gain"], starts[0].gain)
+    return model.eval().zero_grad() or model
 
+
+@pytest.mark.parametrize(("name", "scale"), [*EVERY, *WIDEST])
+def test_at_its_place(name, scale):
+    stepped(name, scale)
+
+
+# Each attention by itself is written as ONNX in tests/attention/test_contract.py.
+@pytest.mark.parametrize(("name", "scale"), [*swept(EVERY, "ema-n", "mhsa-n", ids="-".join), *WIDEST_SWEPT])
+def test_as_a_file_at_its_place(name, scale, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    model = stepped(name, scale)
     file = tmp_path / "model.pt"
-    torch.save(host.checkpoint(model.eval().zero_grad() or model, {}), file)
+    torch.save(host.checkpoint(model, {}), file)
     path = host.YOLO(file).export(format="onnx", dynamic=True, imgsz=64, simplify=False, device="cpu")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {"images": draw(0, 1, 3, 64, 96).float().sigmoid().numpy()})

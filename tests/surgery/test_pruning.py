@@ -12,7 +12,7 @@ import foveal
 from foveal import ATTENTIONS, IdentityStart, UserError
 from foveal.attention import forms
 from foveal.surgery import attachment
-from helpers import draw, filled, fitting, hinted
+from helpers import draw, filled, fitting, hinted, swept
 
 WIDE, NARROW = 64, 32
 attentions = pytest.mark.parametrize("cls", ATTENTIONS.values(), ids=ATTENTIONS)
@@ -117,7 +117,7 @@ def test_heads_between_channels_that_do_not_divide_are_said():
         module(torch.ones(1, 36, 9, 9))
 
 
-@pytest.mark.parametrize("start", ["identity", "paper"])
+@pytest.mark.parametrize("start", swept(["identity", "paper"], "identity"))
 def test_torch_pruning_cuts_a_detector_with_attentions(start, tmp_path):
     tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
     host = pytest.importorskip("foveal.hosts.ultralytics")

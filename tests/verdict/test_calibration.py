@@ -58,7 +58,11 @@ def test_looks_take_fewer_seeds_where_there_is_much_to_see():
 
 
 @pytest.mark.parametrize(
-    ("name", "share"), [("precision, 3 arms, 10 seeds", 0.02), ("some images, 3 arms, 10 seeds", 0.05)]
+    ("name", "share"),
+    [
+        ("precision, 3 arms, 10 seeds", 0.02),
+        pytest.param("some images, 3 arms, 10 seeds", 0.05, marks=pytest.mark.sweep),
+    ],
 )
 def test_what_is_simulated_again_comes_out_alike(calibration, name, share):
     number, row = next((n, row) for n, row in enumerate(calibration.ROWS) if row.name == name)

@@ -23,6 +23,7 @@ from foveal.hosts import ultralytics as host
 from foveal.results import costs
 from foveal.study import Plan, hours
 from foveal.surgery import Spec
+from helpers import swept
 
 CHANNELS = (1, 4, 10)
 CFG = {"nc": 1, "backbone": [[-1, 1, "Conv", [16, 3, 8]], [-1, 1, "C2f", [16]]], "head": [[[1], 1, "Detect", ["nc"]]]}
@@ -37,7 +38,7 @@ def model_file(folder: Path, channels: int) -> Path:
     return folder / f"of{channels}.pt"
 
 
-@pytest.fixture(params=CHANNELS)
+@pytest.fixture(params=swept(CHANNELS, "4"))
 def channels(request) -> int:
     return request.param
 
@@ -91,6 +92,7 @@ def test_an_export_is_compared_on_images_that_the_model_reads(attended, channels
     assert not found.wrong
 
 
+@pytest.mark.parametrize("channels", swept(CHANNELS, "1", "4"), indirect=True)
 def test_attentions_are_explained_on_images_of_the_data(attended, channels, tmp_path):
     cv2 = pytest.importorskip("cv2")
     for kind in ("images", "labels"):

@@ -384,9 +384,10 @@ OWN = re.compile(
 
 
 def _cases() -> list:
-    """All cases, of which a part runs always; the commands of `options` are each another one."""
+    """All cases, of which a part runs always: more of the commands of `options`, each of which is another one."""
     cases = [(kind, number) for kind, count in COUNTS.items() for number in range(count)]
-    marks = [() if kind == "options" or number % 4 == 0 else pytest.mark.sweep for kind, number in cases]
+    every = {"options": 2}
+    marks = [() if number % every.get(kind, 8) == 0 else pytest.mark.sweep for kind, number in cases]
     return [
         pytest.param(*case, id="-".join(map(str, case)), marks=mark) for case, mark in zip(cases, marks, strict=True)
     ]

@@ -57,9 +57,10 @@ def home(tmp_path_factory) -> Path:
 
 
 THREE = ["foveal.EMAttention"] * 3
+OTHER = "newest" if ultralytics.__version__ == OLDEST else "oldest"  # than the one that is tested
 
 
-@pytest.mark.parametrize("name", ["x.pt", "row.pt", "x.yaml"])
+@pytest.mark.parametrize("name", swept(["x.pt", "row.pt", "x.yaml"], "row.pt"))
 def test_add_changes_nothing_and_its_file_is_built_again(home, name):
     source = home / "base.pt" if name.endswith(".pt") else "yolo11n.yaml"
     added = foveal.add(source, "ema", at="neck", output=home / f"again-{name}", own_row="row" in name, force=True)
@@ -89,7 +90,7 @@ def elsewhere(release: str, tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(paths), "YOLO_CONFIG_DIR": str(tmp_path)}  # settings are reset by others
 
 
-@pytest.mark.parametrize("release", [OLDEST, NEWEST], ids=["oldest", "newest"])
+@pytest.mark.parametrize("release", swept([OLDEST, NEWEST], OTHER, ids={OLDEST: "oldest", NEWEST: "newest"}.get))
 def test_a_file_of_another_release_is_carried_or_refused(home, release, tmp_path, record_property):
     # In fresh layers a signal fades away, and with it what a release builds differently: norms of 2 keep it.
     code = """
@@ -203,6 +204,7 @@ YOLO("{name}.pt").train(data="data.yaml", epochs=3, name="killed-{name}", **TERM
     assert [int(line.split(",")[0]) for line in epochs] == [1, 2, 3]
 
 
+@pytest.mark.sweep  # that a process of the host's own finds the attention is tested with several GPUs, below
 @pytest.mark.newest  # the oldest cannot draw its own plot of a single iteration
 def test_tune_one_iteration(home):
     foveal_command = str(Path(sys.executable).with_name("foveal"))
@@ -212,7 +214,7 @@ def test_tune_one_iteration(home):
     assert child(f'print(json.dumps(ours(YOLO("{best}").model)))', home) == THREE
 
 
-@pytest.mark.parametrize("name", ["row.pt", "x.yaml"])
+@pytest.mark.parametrize("name", swept(["row.pt", "x.yaml"], "row.pt"))
 def test_the_file_for_multi_gpu_workers_finds_the_attention(home, name):
     # A CPU-only host cannot start workers itself: the file it would give them runs here as its own process.
     code = f"""
@@ -230,6 +232,7 @@ print(json.dumps([generate_ddp_file(trainer), str(trainer.save_dir)]))
     assert child(f'print(json.dumps(ours(YOLO("{folder}/weights/best.pt").model)))', home) == THREE
 
 
+@pytest.mark.sweep  # two processes train alike in tests/surgery/test_attaching.py
 def test_two_gloo_processes_train_alike(home):
     # Ultralytics has no multi-process training on a CPU, so this is its model and loss under torch's own DDP.
     (home / "worker.py").write_text(
@@ -293,7 +296,14 @@ except Exception as error:
     return child(code, home)
 
 
-@pytest.mark.parametrize("name", ["x", "row", pytest.param("trained", marks=pytest.mark.newest)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("x", marks=pytest.mark.sweep),
+        pytest.param("row", marks=pytest.mark.sweep),
+        pytest.param("trained", marks=pytest.mark.newest),
+    ],
+)
 def test_onnx_of_every_size_equals_pytorch_and_holds_the_attention(home, name, no_onnx, request):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     if no_onnx and ultralytics.__version__ != NEWEST:
@@ -347,7 +357,7 @@ def test_two_epochs_on_real_images(weights, bccd, tmp_path):
     code = f"""
 import csv
 model = YOLO("x.pt")
-TERMS |= dict(imgsz=160, batch=16, optimizer="AdamW", lr0=1e-3)
+TERMS |= dict(imgsz=96, batch=16, fraction=0.5, optimizer="AdamW", lr0=1e-3)
 metrics = model.train(data="{bccd}", epochs=2, name="run", **TERMS)
 gains = [float(v.abs().max()) for k, v in model.model.state_dict().items() if k.endswith("gain")]
 rows = list(csv.DictReader(open("run/results.csv")))
@@ -360,7 +370,7 @@ print(json.dumps([ours(model.model), gains, loss, metrics.box.map]))
     assert loss[1] < loss[0]
     assert score > 0.05
     again = f"""
-metrics = YOLO("run/weights/best.pt").val(data="{bccd}", imgsz=160, batch=16, workers=0, device="cpu", plots=False)
+metrics = YOLO("run/weights/best.pt").val(data="{bccd}", imgsz=96, batch=16, workers=0, device="cpu", plots=False)
 print(json.dumps(metrics.box.map))
 """
     assert child(again, tmp_path) == pytest.approx(score, abs=2e-3)

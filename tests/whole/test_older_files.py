@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
+import forks
 from helpers import GOLDEN, last_json, run
 
 OLD = GOLDEN / "commit-0590590"
@@ -163,10 +165,13 @@ def test_a_study_goes_on_with_the_cell_that_is_missing(ask, study):
 @contextlib.contextmanager
 def shown(folder: Path) -> Iterator[Callable[[str], bytes]]:
     """A function that asks a fresh `foveal view` of a folder for a path."""
-    command = [sys.executable, "-m", "foveal", "view", str(folder)]
-    with subprocess.Popen(command, cwd=folder.parent, stdout=subprocess.PIPE, text=True) as running:
+    source, target = os.pipe()
+    with os.fdopen(source) as said, os.fdopen(target, "w") as told:
+        command = [sys.executable, "-m", "foveal", "view", str(folder)]
+        running = forks.start(command, folder.parent, os.environ, told, sys.__stderr__)
+        told.close()  # or a line that never comes would be waited for
         try:
-            address = running.stdout.readline().strip()
+            address = said.readline().strip()
             assert address.startswith("http://127.0.0.1:")
 
             def ask(path: str) -> bytes:
@@ -176,6 +181,7 @@ def shown(folder: Path) -> Iterator[Callable[[str], bytes]]:
             yield ask
         finally:
             running.kill()
+            running.wait()
 
 
 def pictures(image: dict) -> list:
