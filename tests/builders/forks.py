@@ -25,12 +25,7 @@ from pathlib import Path
 from typing import IO
 
 ADDRESS = "FOVEAL_TESTS_FORKS"  # of the process that is copied, for those who inherit the environment
-LATER = (
-    "torch._dynamo",
-    "torchvision",
-    "polars",
-    "scipy.stats",
-)  # what torch, Ultralytics and foveal import on their way
+LATER = ("torch._dynamo", "torchvision", "polars", "scipy.stats")  # which most of them import on their way
 
 
 class Forked:

@@ -65,6 +65,7 @@ def test_each_loads_in_a_fresh_process_and_computes_what_it_did(tmp_path):
 
 @pytest.mark.host
 @pytest.mark.parametrize("restricted", ["0", "1"])
+@pytest.mark.seldom
 def test_a_checkpoint_loads_where_only_ultralytics_is_imported(restricted, tmp_path):
     """In restricted loading, which imports nothing that a file names, foveal is imported, too."""
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")

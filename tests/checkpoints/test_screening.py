@@ -91,6 +91,7 @@ def use(command: str, weights: Path, trust: bool) -> str:
 
 
 @pytest.mark.parametrize("command", ["add", "export", "explain", "audit"])
+@pytest.mark.seldom
 def test_a_file_that_runs_something_is_loaded_only_where_it_is_trusted(command):
     said = use(command, checkpoint(Calls(os.mkdir, str(CANARY))), trust=False)
     assert "evil.pt' is not loaded: the file calls " in said or "best.pt' is not loaded: the file calls " in said
@@ -192,6 +193,7 @@ def test_a_training_that_goes_on_is_screened():
         {"row": ["nn.init", []]},
     ],
 )
+@pytest.mark.seldom
 def test_rows_and_settings_run_layers_only(where, change):
     cfg = host.load("yolo11n.yaml").model.yaml
     if row := change.get("row"):

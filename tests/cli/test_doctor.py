@@ -46,6 +46,7 @@ def lines(done: subprocess.CompletedProcess, what: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.host
+@pytest.mark.seldom
 def test_a_whole_examination(tmp_path):
     ultralytics = pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
     command = str(Path(sys.executable).with_name("foveal"))
@@ -100,6 +101,7 @@ def test_an_ultralytics_that_cannot_be_used_is_broken(tmp_path, package, said):
 
 
 @pytest.mark.host
+@pytest.mark.seldom
 def test_a_fork_with_another_parser_is_broken(tmp_path):
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
     done = in_child("from ultralytics.nn import tasks\ntasks.parse_model = lambda cfg, ch=3: None", tmp_path)

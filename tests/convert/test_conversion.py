@@ -242,6 +242,7 @@ def test_a_shifted_variance_is_named_and_survives_a_rebuild(old):
     assert apart(outputs("again.pt"), torch.load(old / "average.out")) < 1e-6
 
 
+@pytest.mark.seldom
 def test_old_code_that_is_there_is_not_run(old, tmp_path, monkeypatch):
     package = tmp_path / "installed/attention"
     package.mkdir(parents=True)
@@ -270,6 +271,7 @@ def test_old_code_that_is_there_is_not_run(old, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.seldom
 def test_the_converted_model_trains_on_and_exports(old, bccd):
     convert(old / "block.pt", output="new.pt")
     code = f"""

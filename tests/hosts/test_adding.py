@@ -206,6 +206,7 @@ def test_a_failed_write_leaves_nothing(trained, monkeypatch):
     assert os.listdir() == []
 
 
+@pytest.mark.seldom
 def test_real_weights_keep_every_box(weights, tmp_path, full_images):
     full_images()
     added = foveal.add(str(weights), "ema", at="neck", output="x.pt")
@@ -227,6 +228,7 @@ def test_a_name_that_hides_what_the_model_is_is_refused():
     foveal.add("yolov8n-worldv2.yaml", "ema")  # its own name says it
 
 
+@pytest.mark.seldom
 def test_what_a_model_keeps_beside_its_tensors_stays():
     model = host.tasks.WorldModel("yolov8n-worldv2.yaml", nc=80, verbose=False)
     model.txt_feats = torch.nn.functional.normalize(torch.randn(1, 3, 512), dim=-1)
@@ -242,6 +244,7 @@ def test_what_a_model_keeps_beside_its_tensors_stays():
     assert grown.names == model.names
 
 
+@pytest.mark.seldom
 def test_rows_that_build_another_model_are_refused(trained):
     model = host.load(str(trained)).model
     model.model[4].cv1.__class__ = Doubled

@@ -152,6 +152,7 @@ def test_names_that_cannot_work_end_in_a_sentence(name, said):
         ("torchvision:googlenet(init_weights=False)", "in training; write torchvision:googlenet.aux_logits=False."),
     ],
 )
+@pytest.mark.seldom
 def test_what_is_no_classifier_of_images_is_refused(tmp_path, name, said):
     with pytest.raises(UserError, match=said):
         start(tmp_path, name, None)
@@ -165,6 +166,7 @@ def test_an_attention_that_does_not_fit_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "timm:resnet50", "torchvision:resnet18"])
+@pytest.mark.seldom
 def test_the_stem_for_small_images_keeps_their_size(name):
     torch.manual_seed(0)
     model, plain = zoo.load(f"{name}(stem=cifar)", 7).eval(), zoo.load(name, 7).eval()
@@ -261,6 +263,7 @@ def test_the_command_names_its_file_without_arguments(tmp_path, monkeypatch):
         "timm:resnet18(stem=cifar)",
     ],
 )
+@pytest.mark.seldom
 def test_it_is_the_zoos_model_on_normalised_images(tmp_path, name):
     torch.manual_seed(5)
     inner = zoo.load(name, 7)
@@ -282,6 +285,7 @@ def test_it_is_the_zoos_model_on_normalised_images(tmp_path, name):
         assert model.model[2](logits) is logits
 
 
+@pytest.mark.seldom
 def test_attentions_change_nothing_that_the_models_share(tmp_path):
     digests, drawn = [], []
     for spec, attended, gains in ((None, 0, 0), (EMA, 2, 2), (Spec.parse("cbam(start=paper)@layer1"), 1, 0)):
@@ -362,6 +366,7 @@ def test_arms_see_the_same_batches_and_share_their_start(tmp_path, data, changes
 
 
 @pytest.mark.slow
+@pytest.mark.seldom
 def test_another_seed_or_other_augmentation_makes_other_batches(tmp_path, data, trained):
     known = recorder.resumable(trained)["foveal"]["record"]["batches"]
     assert len({*known}) == 2
@@ -388,6 +393,7 @@ def test_an_epoch_trains_every_part_and_says_what_it_was(trained):
 
 
 @pytest.mark.slow
+@pytest.mark.seldom
 def test_a_process_that_knows_nothing_of_foveal_loads_predicts_judges_and_trains_on(trained, data, tmp_path):
     weights = str(trained / "weights/best.pt")
     own = host.load(weights)
@@ -418,6 +424,7 @@ print(json.dumps([layers, found.probs.data.tolist(), found.names, judged.top1, j
 
 
 @pytest.mark.slow
+@pytest.mark.seldom
 def test_another_data_set_gets_a_last_layer_of_its_own(trained, data, tmp_path):
     """As the host does for its own models."""
     for split in ("train", "val"):
@@ -436,6 +443,7 @@ class Cut(Exception):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", swept(["killed", "raised"], "killed"))
+@pytest.mark.seldom
 def test_cut_off_in_an_epoch_it_ends_where_an_undisturbed_run_does(tmp_path, data, way):
     # 28 images are 5 batches, and a step is made after every second: some gradients wait over the end of an epoch.
     if way == "killed":

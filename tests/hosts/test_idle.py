@@ -43,6 +43,7 @@ def test_what_says_how_to_train_is_read_and_what_other_modes_do_is_not():
     assert shown_or_saved - found == {"save_period"}
 
 
+@pytest.mark.seldom
 def test_arguments_are_known_where_nobody_imported_the_trainers_home(tmp_path):
     code = "from foveal.hosts.ultralytics import idle; print('tracker' in idle.arguments())"
     assert in_fresh_process(code, tmp_path).split()[-1] == "True"
@@ -55,6 +56,7 @@ def other(name: str, value: object) -> object:
     return not value if isinstance(value, bool) else 2 if value is None else value + 1
 
 
+@pytest.mark.seldom
 def test_idle_arguments_leave_a_training_as_it_is(tmp_path):
     data = demo.draw_data(tmp_path / "data", train=8, val=4)
     compared = idle.arguments() - {*OWN, *ELSEWHERE, "mode"}

@@ -52,9 +52,7 @@ def runner(study: Study) -> forks.Forked | subprocess.Popen:
 @pytest.mark.parametrize("rounds", swept([1, 3], "1"))
 def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(rounds, undisturbed, tmp_path):
     study = prepared(tmp_path)
-    kills = kill_in_a_loop(
-        study, runner, rounds=rounds, longest=0.3
-    )  # in the middle of an epoch, of saving, judging, ...
+    kills = kill_in_a_loop(study, runner, rounds=rounds, longest=0.3)  # in an epoch, while saving, ...
     assert kills > 2
     assert any(result.resumed for result in study.results().values())
     assert values(study) == values(undisturbed)

@@ -124,6 +124,7 @@ print(json.dumps([ours(grown), float(apart)]))
 
 
 @pytest.mark.parametrize("name", swept(["x", "row"], "x"))
+@pytest.mark.seldom
 def test_training_with_all_rows_frozen_moves_the_attentions_alone(home, name):
     # Norms of 2, or what the loss says fades away on its way back through fresh layers.
     code = f"""
