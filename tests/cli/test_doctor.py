@@ -21,6 +21,7 @@ from foveal.cli import doctor
 from foveal.cli.doctor import BROKEN, MISSING, OK, Finding
 from foveal.hosts.ultralytics import NEWEST, OLDEST
 from foveal.kernels.ema import cpu as ema_cpu
+from helpers import swept
 
 ROOT = Path(__file__).parents[2]
 START = "import sys; sys.argv[:] = ['foveal', 'doctor']\n"
@@ -83,9 +84,10 @@ def test_without_ultralytics_it_is_missing_and_nothing_is_broken(tmp_path):
     ("package", "said"),
     [
         ("__version__ = '8.2.103'", "Ultralytics 8.2.103 is older than foveal can work with; pip install"),
-        (
+        pytest.param(
             "raise ImportError('libGL.so.1: cannot open shared object file')",
             "ImportError: libGL.so.1: cannot open shared",
+            marks=pytest.mark.sweep,
         ),
     ],
 )
@@ -247,9 +249,10 @@ def test_without_onnx_its_export_is_missing_and_nothing_is_broken(monkeypatch, t
     assert said == "onnxruntime not installed, so no ONNX file is written: pip install 'foveal[export]'"
 
 
-@pytest.mark.parametrize(
-    "fault", [dict(difference=1e-6), dict(tensors=(498, 499)), UserError("a b", "c"), KeyError("x")]
-)
+FAULTS = [dict(difference=1e-6), dict(tensors=(498, 499)), UserError("a b", "c"), KeyError("x")]
+
+
+@pytest.mark.parametrize("fault", swept(FAULTS, *map(str, FAULTS[1:3])))
 def test_the_self_test_stops_at_what_is_broken(monkeypatch, fault):
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
     from foveal.hosts.ultralytics import adding

@@ -455,7 +455,7 @@ def test_rows_of_an_end2end_head_below_the_threshold(faint, broken, said, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", swept(["yolov8n-rtdetr.yaml", "rtdetr-l.yaml"], "yolov8n-rtdetr.yaml"))
+@pytest.mark.parametrize("name", swept(["yolov8n-rtdetr.yaml", "rtdetr-l.yaml"]))
 def test_another_rt_detr_is_noticed(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = host.load(name)
@@ -544,6 +544,7 @@ def test_a_runtime_that_ends_its_process_is_survived(does, said, tmp_path, monke
         run([torch.zeros(1, 3, 32, 32)])
 
 
+@pytest.mark.sweep
 def test_batches_come_back_from_another_process_in_order(tmp_path, monkeypatch):
     pytest.importorskip("ncnn", reason="ncnn is not installed")
     monkeypatch.chdir(tmp_path)

@@ -326,6 +326,7 @@ print(ema.why_not(OnGpu(), 4))
     assert "needs Triton, which cannot be imported" in in_fork(code, tmp_path)
 
 
+@pytest.mark.sweep  # it takes half a minute to compile
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 def test_no_access_out_of_bounds(tmp_path):
     # Traps compile in half the time of messages.

@@ -87,7 +87,7 @@ def test_the_recipe_of_cifar_is_the_papers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", swept(FILES, "visdrone.yaml"))
+@pytest.mark.parametrize("name", swept(FILES))
 def test_a_plan_says_what_it_costs_and_downloads_nothing(name, tmp_path, monkeypatch):
     monkeypatch.setattr("foveal.hosts.ultralytics.dataset.DATASETS_DIR", tmp_path)
     small = [] if name == "cifar100.yaml" else ["imgsz=64", "batch=2"]

@@ -57,8 +57,7 @@ def outputs(model: tasks.DetectionModel) -> torch.Tensor:
 DIVIDING = [name for name, cls in ATTENTIONS.items() if {"groups", "heads"} & {*inspect.signature(cls).parameters}]
 
 
-WIDEST = [pytest.param(name, "x", marks=() if name == "ema" else pytest.mark.sweep) for name in DIVIDING]
-WIDEST_SWEPT = [pytest.param(name, "x", marks=pytest.mark.sweep) for name in DIVIDING]
+WIDEST = [pytest.param(name, "x", marks=pytest.mark.sweep) for name in DIVIDING]
 
 
 EVERY = [(name, "n") for name in ATTENTIONS]
@@ -100,7 +99,7 @@ def test_at_its_place(name, scale):
 
 
 # Each attention by itself is written as ONNX in tests/attention/test_contract.py.
-@pytest.mark.parametrize(("name", "scale"), [*swept(EVERY, "ema-n", "mhsa-n", ids="-".join), *WIDEST_SWEPT])
+@pytest.mark.parametrize(("name", "scale"), [*swept(EVERY, "ema-n", "mhsa-n", ids="-".join), *WIDEST])
 def test_as_a_file_at_its_place(name, scale, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     model = stepped(name, scale)

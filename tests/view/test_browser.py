@@ -16,6 +16,7 @@ pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 from foveal.results import gates as study_gates
 from foveal.study import Study
 from foveal.study.cell import locked
+from helpers import swept
 from views import CLASSES, IMAGES, explained, progress, serving
 
 
@@ -147,7 +148,7 @@ def test_keys_and_the_focus(visit, small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", swept([390, 1280], "390"))
 def test_clicking_through_a_study_of_classifiers(visit, classified, width):
     labels = [str(classified / f"data/val/{label}/0.png") for label in CLASSES]
     explained(study_gates.gates_folder(classified, "ema@backbone"), labels)
@@ -214,7 +215,7 @@ def test_a_study_under_way_goes_on_without_a_reload(visit, small):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", swept([390, 1280], "390"))
 def test_an_explained_folder_with_evil_names_on_a_narrow_and_a_wide_screen(visit, tmp_path, width):
     evil = "<img src=x onerror=alert(1)>.jpg"
     folder = tmp_path / "explained <b>"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from foveal.cli import app
-from helpers import GOLDEN, in_fork, run, run_forked
+from helpers import GOLDEN, in_fork, run, run_forked, swept
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,7 +26,12 @@ def test_the_shown_command_prints_what_is_shown(page):
     assert shown == "$ foveal add yolo11n.pt ema --at neck\n" + printed.replace("x.yaml", "yolo11n-ema.pt")
 
 
-@pytest.mark.parametrize("page", READMES, ids=lambda p: p.name)
+def test_both_readmes_have_the_same_code():
+    first, second = (re.sub(r" *#.*", "", "\n".join(blocks(page, "python"))) for page in READMES)
+    assert first == second
+
+
+@pytest.mark.parametrize("page", swept(READMES, "README.md", ids=lambda page: page.name))
 def test_python_blocks_run(page, tmp_path):
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
     code = "\n".join(blocks(page, "python"))
