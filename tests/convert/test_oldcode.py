@@ -65,6 +65,7 @@ OLD = ["Energy", "EnergyOfEps", "EnergyAsReleased", "MaximumFirstUnseen", "Sides
 
 
 @pytest.mark.parametrize("name", swept(OLD, "EnergyOfEps", "SidesInOtherOrder", "Squeeze"))
+@pytest.mark.seldom
 def test_the_old_code_settles_what_the_file_cannot(name, monkeypatch):
     model = checkpoint(getattr(pasted_copies, name), monkeypatch)
     converted = convert("old.pt", output="new.pt", trust=True)

@@ -19,7 +19,7 @@ from foveal import UserError
 from foveal.executors import Local, Ray, base
 from foveal.executors import ray as rays
 from foveal.executors.ray import _room
-from helpers import until
+from helpers import swept, until
 
 EXITS = ["", "import sys; sys.exit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
 # Command lines end in "--device DEVICE".
@@ -433,7 +433,7 @@ with Ray(address, gpus=1) as executor:
     assert most_at_once(runs) == 2
 
 
-@pytest.mark.parametrize("wrong", ["nonsense", "127.0.0.1:{}", "ray://127.0.0.1:{}"])
+@pytest.mark.parametrize("wrong", swept(["nonsense", "127.0.0.1:{}", "ray://127.0.0.1:{}"], "127.0.0.1:{}"))
 def test_an_address_without_a_cluster_is_refused_soon(wrong):
     pytest.importorskip("ray", reason="Ray is not installed")
     with socket.socket() as taken:  # bound and not listening: it refuses, and nobody else can take it

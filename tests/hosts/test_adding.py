@@ -100,6 +100,7 @@ def test_paper_start_is_the_bare_module_and_changes_the_output(trained):
     assert not any(isinstance(module, IdentityStart) for module in host.load(added.output).model.modules())
 
 
+@pytest.mark.seldom
 def test_a_second_attention_keeps_the_first(trained):
     foveal.add(str(trained), "ema", at="neck", output="once.pt")
     once = host.load("once.pt").model.state_dict()
@@ -120,12 +121,14 @@ def test_a_yaml_comes_back_as_a_yaml_that_builds_the_same_model(name, own_row):
     assert sum(p.numel() for p in built.parameters()) == added.parameters[1]
 
 
+@pytest.mark.seldom
 def test_a_yaml_with_all_its_scales_keeps_them():
     foveal.add("yolo11.yaml", "ema", at="neck", output="yolo11-mine.yaml")
     widths = [attentions(f"yolo11{scale}-mine.yaml")[-1].channels for scale in "nsx"]
     assert widths == [256, 512, 768]
 
 
+@pytest.mark.seldom
 def test_nothing_is_overwritten_unless_forced(trained):
     foveal.add(str(trained), "ema", output="x.pt")
     before = os.stat("x.pt").st_mtime_ns
@@ -221,6 +224,7 @@ print(torch.equal(first, second), len(first))
     assert in_fork(code, tmp_path).split()[-2:] == ["True", "5"]
 
 
+@pytest.mark.seldom
 def test_a_name_that_hides_what_the_model_is_is_refused():
     with pytest.raises(UserError, match=r"tells a YOLOWorld by its file's name, and x.yaml .*yolov8n-worldv2-ema.yaml"):
         foveal.add("yolov8n-worldv2.yaml", "ema", output="x.yaml")

@@ -114,6 +114,7 @@ def test_a_worker_that_knows_the_arguments_only_finds_it(tmp_path, data):
 
 
 @pytest.mark.slow
+@pytest.mark.seldom
 def test_warming_up_ends_at_the_rate_of_its_epoch(tmp_path, data):
     seen = []
     trainer = prepared(tmp_path / "run", data, Recipe(steps=(0.25,), factor=0.5), epochs=4, warmup_epochs=2, val=False)
@@ -129,6 +130,7 @@ def test_warming_up_ends_at_the_rate_of_its_epoch(tmp_path, data):
 
 
 @pytest.mark.slow
+@pytest.mark.seldom
 def test_without_steps_the_schedule_is_the_hosts(tmp_path, data):
     rates = {}
     for name, kind in (("ours", recorder.ClassificationTrainer), ("hosts", recorder.host.ClassificationTrainer)):

@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import time
+import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,9 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 import ultralytics
 
 import foveal
+from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
-from foveal.hosts.ultralytics import NEWEST, OLDEST
+from foveal.hosts.ultralytics import NEWEST, OLDEST, adding
 from foveal.study.demo import draw_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.host]
@@ -43,17 +46,20 @@ def child(code: str, cwd: Path, **env: str):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(tmp_path_factory) -> Iterator[Path]:
     """A folder with drawn data, `x.pt` and `x.yaml` (attentions in suffixes) and `row.pt` (in rows of their own)."""
     folder = tmp_path_factory.mktemp("life")
     draw_data(folder, train=24, val=8)
+    monkeypatch = pytest.MonkeyPatch()  # outputs are compared on images of a sixteenth of the pixels
+    monkeypatch.setattr(adding, "Task", types.SimpleNamespace(of=lambda name: Task(name, image_size=160)))
     torch.manual_seed(0)
     base = host.YOLO("yolo11n.yaml")
     torch.save(host.checkpoint(base.model, {}), folder / "base.pt")
     for name, own_row in (("x", False), ("row", True)):
         foveal.add(str(folder / "base.pt"), "ema", at="neck", output=folder / f"{name}.pt", own_row=own_row)
     foveal.add("yolo11n.yaml", "ema", at="neck", output=folder / "x.yaml")
-    return folder
+    yield folder
+    monkeypatch.undo()
 
 
 THREE = ["foveal.EMAttention"] * 3
