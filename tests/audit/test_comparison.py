@@ -635,11 +635,26 @@ def test_a_start_that_lost_half_of_its_tensors_is_broken(trained, pair):
 @pytest.mark.parametrize(
     ("values", "ok", "words"),
     [
-        ({"model": "{root}/start-ema.pt"}, True, "B kept {ema} of 520"),
+        pytest.param({"model": "{root}/start-ema.pt"}, True, "B kept {ema} of 520", marks=pytest.mark.sweep),
         ({"model": "yolo11n.yaml"}, False, "B from fresh weights"),
-        ({"model": "yolo11n.yaml", "pretrained": "{root}/start.pt"}, True, "B kept {plain} of 499"),
-        ({"model": "yolo11n.yaml", "pretrained": "nowhere.pt"}, None, "B from nowhere.pt; not all files are here"),
-        ({"model": "{root}/start.pt", "pretrained": False}, False, "pretrained is True in A and False in B; A started"),
+        pytest.param(
+            {"model": "yolo11n.yaml", "pretrained": "{root}/start.pt"},
+            True,
+            "B kept {plain} of 499",
+            marks=pytest.mark.sweep,
+        ),
+        pytest.param(
+            {"model": "yolo11n.yaml", "pretrained": "nowhere.pt"},
+            None,
+            "B from nowhere.pt; not all files are here",
+            marks=pytest.mark.sweep,
+        ),
+        pytest.param(
+            {"model": "{root}/start.pt", "pretrained": False},
+            False,
+            "pretrained is True in A and False in B; A started",
+            marks=pytest.mark.sweep,
+        ),
         ({"model": "{root}/other.pt"}, False, "B kept {plain} of 499, and the two files hold other weights"),
         ({"model": "{root}/damaged.pt"}, None, "damaged.pt; not all files are here"),
     ],
