@@ -61,7 +61,7 @@ def attentions(path) -> list:
 
 
 @pytest.mark.parametrize("own_row", [False, True], ids=["suffix", "row"])
-@pytest.mark.parametrize("at", swept(["neck", "paper", "backbone", ["sppf", "psa"], "16,3"], "neck", "16,3"))
+@pytest.mark.parametrize("at", swept(["neck", "paper", "backbone", ["sppf", "psa"], "16,3"], "neck"))
 def test_identity_start_keeps_tensors_and_outputs(trained, at, own_row):
     added = foveal.add(str(trained), "ema", at=at, own_row=own_row)
     assert added.output == "trained-ema.pt"
