@@ -382,7 +382,7 @@ def test_ultralytics_is_loaded_only_where_it_is_needed(tmp_path):
 
 
 @pytest.mark.host
-@pytest.mark.seldom
+@pytest.mark.sweep
 def test_named_shapes_are_the_hosts():
     host = pytest.importorskip("foveal.yolo", reason="Ultralytics is not installed")
     for name, widths in shapes.NECKS.items():

@@ -58,7 +58,7 @@ def test_a_form_that_is_wrong_in_a_model_is_not_timed(quick, monkeypatch):
 
 
 @pytest.mark.host
-@pytest.mark.seldom
+@pytest.mark.sweep
 def test_the_attention_is_there_bare_and_the_host_trains(quick):
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
     _, attended = detectors._with_and_without("yolo11n", attention_spec("ema"))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from foveal import ATTENTIONS
-from helpers import GOLDEN
+from helpers import GOLDEN, swept
 
 FILES = sorted((GOLDEN / "addresses").glob("*.pt"))
 
@@ -64,7 +64,7 @@ def test_each_loads_in_a_fresh_process_and_computes_what_it_did(tmp_path):
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("restricted", ["0", "1"])
+@pytest.mark.parametrize("restricted", swept(["0", "1"], "1"))
 @pytest.mark.seldom
 def test_a_checkpoint_loads_where_only_ultralytics_is_imported(restricted, tmp_path):
     """In restricted loading, which imports nothing that a file names, foveal is imported, too."""

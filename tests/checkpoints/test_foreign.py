@@ -140,7 +140,7 @@ def layers() -> dict[type, nn.Module]:
     return found
 
 
-@pytest.mark.seldom
+@pytest.mark.sweep
 def test_no_layer_of_the_host_is_foreign_or_an_attention(layers):
     for cls, layer in layers.items():
         root = nn.Module()

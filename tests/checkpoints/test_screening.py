@@ -180,19 +180,19 @@ def test_a_training_that_goes_on_is_screened():
     assert resumable(Path.cwd()) is None
 
 
+CHANGES = [
+    {"activation": "__import__('os').mkdir('canary')"},
+    {"activation": "nn.SiLU(__import__('os').mkdir('canary'))"},
+    {"activation": ["nn.SiLU()"]},
+    {"row": ["torch_safe_load", ["evil.pt"]]},
+    {"row": ["deepcopy", [[1]]]},
+    {"row": ["__builtins__", []]},
+    {"row": ["nn.init", []]},
+]
+
+
 @pytest.mark.parametrize("where", ["file", "checkpoint"])
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"activation": "__import__('os').mkdir('canary')"},
-        {"activation": "nn.SiLU(__import__('os').mkdir('canary'))"},
-        {"activation": ["nn.SiLU()"]},
-        {"row": ["torch_safe_load", ["evil.pt"]]},
-        {"row": ["deepcopy", [[1]]]},
-        {"row": ["__builtins__", []]},
-        {"row": ["nn.init", []]},
-    ],
-)
+@pytest.mark.parametrize("change", swept(CHANGES, *map(str, CHANGES[1:4])))
 @pytest.mark.seldom
 def test_rows_and_settings_run_layers_only(where, change):
     cfg = host.load("yolo11n.yaml").model.yaml

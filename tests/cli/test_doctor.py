@@ -103,7 +103,7 @@ def test_an_ultralytics_that_cannot_be_used_is_broken(tmp_path, package, said):
 
 
 @pytest.mark.host
-@pytest.mark.seldom
+@pytest.mark.sweep
 def test_a_fork_with_another_parser_is_broken(tmp_path):
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
     done = in_child("from ultralytics.nn import tasks\ntasks.parse_model = lambda cfg, ch=3: None", tmp_path)

@@ -24,7 +24,7 @@ from foveal.convert import conversion as room
 from foveal.convert import convert
 from foveal.convert.conversion import Replaced
 from foveal.hosts import ultralytics as host
-from helpers import in_fork, last_json
+from helpers import in_fork, last_json, swept
 
 pytestmark = pytest.mark.host
 
@@ -210,7 +210,7 @@ def apart(one: torch.Tensor, other: torch.Tensor) -> float:
 # Equal outputs ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", swept(WAYS, "package", "main", "behind"))
 def test_outputs_are_the_old_models_without_the_old_code(old, way):
     converted = convert(old / f"{way}.pt")
     assert converted.output == f"{way}-foveal.pt"
@@ -271,7 +271,7 @@ def test_old_code_that_is_there_is_not_run(old, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.seldom
+@pytest.mark.sweep
 def test_the_converted_model_trains_on_and_exports(old, bccd):
     convert(old / "block.pt", output="new.pt")
     code = f"""

@@ -415,6 +415,7 @@ def damage(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("broken", swept([False, True], "True"))
+@pytest.mark.sweep
 def test_a_file_that_finds_no_box_is_compared_without_its_suppression(broken, attended, tmp_path, monkeypatch, capsys):
     if broken:
         damage(monkeypatch)

@@ -147,6 +147,7 @@ def coco(tmp_path_factory) -> Path:
     return data
 
 
+@pytest.mark.sweep
 def test_a_constant_gate_loses_nothing_and_one_that_matters_does(weights, coco, tmp_path):
     foveal.add(str(weights), "placebo(groups=8)", at="P3", output=tmp_path / "x.pt")
     model = host.load(tmp_path / "x.pt")

@@ -56,7 +56,7 @@ def other(name: str, value: object) -> object:
     return not value if isinstance(value, bool) else 2 if value is None else value + 1
 
 
-@pytest.mark.seldom
+@pytest.mark.sweep
 def test_idle_arguments_leave_a_training_as_it_is(tmp_path):
     data = demo.draw_data(tmp_path / "data", train=8, val=4)
     compared = idle.arguments() - {*OWN, *ELSEWHERE, "mode"}

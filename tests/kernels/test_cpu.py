@@ -341,6 +341,7 @@ def test_no_access_out_of_bounds(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_installs_without_a_compiler_and_says_so(tmp_path):
     pytest.importorskip("setuptools", reason="setuptools is not installed")
     source = tmp_path / "source"

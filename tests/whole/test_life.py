@@ -130,7 +130,7 @@ print(json.dumps([ours(grown), float(apart)]))
 
 
 @pytest.mark.parametrize("name", swept(["x", "row"], "x"))
-@pytest.mark.seldom
+@pytest.mark.sweep
 def test_training_with_all_rows_frozen_moves_the_attentions_alone(home, name):
     # Norms of 2, or what the loss says fades away on its way back through fresh layers.
     code = f"""
@@ -359,6 +359,7 @@ print(json.dumps(errors))
 
 
 @pytest.mark.newest
+@pytest.mark.sweep
 def test_two_epochs_on_real_images(weights, bccd, tmp_path):
     foveal.add(str(weights), "ema", at="neck", output=tmp_path / "x.pt")
     code = f"""

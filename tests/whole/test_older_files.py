@@ -147,6 +147,7 @@ def test_a_study_reports_what_it_did(ask, study):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_a_study_goes_on_with_the_cell_that_is_missing(ask, study):
     code, out, err = ask("study", "run", study)
     assert code == 0, err
