@@ -50,10 +50,15 @@ def test_help_is_frozen(command):
 def test_help_is_instant():
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = core_seconds()
         from_nothing("--help")
-        times.append(time.perf_counter() - began)
+        times.append(core_seconds() - began)
     assert min(times) < 0.5
+
+
+def core_seconds() -> float:
+    """Of children that have ended, because a busy machine is no failure; Windows does not count them."""
+    return time.perf_counter() if sys.platform == "win32" else sum(os.times()[2:4])
 
 
 def test_list_and_show():
