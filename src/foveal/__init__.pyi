@@ -25,6 +25,8 @@ from .attention import ShuffleAttention as ShuffleAttention
 from .attention import SimAM as SimAM
 from .attention import SqueezeExcitation as SqueezeExcitation
 from .attention import TripletAttention as TripletAttention
+from .attention import register as register
+from .contract import check as check
 from .deploy import export as export
 from .deploy import fuse as fuse
 from .errors import UserError as UserError

@@ -1,13 +1,21 @@
 """The attentions: one file, one class, one card each.
 
-To add one, write its file and name its class in the tuple below; commands, YAML names and tests follow from it.
+To add one, write its file and name its class in the tuple below; commands, YAML names and tests follow from it. A class
+of somebody else is found by its address, see `_sources`, and is then an attention like ours, see `_custom`.
 """
 
 import difflib
-from importlib import import_module
+import inspect
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import nn
 
 from ..errors import UserError
+from . import _sources
 from ._base import FORMS, PLAIN, Attention, BatchNorm, Card, ConvNorm, Form, Number, costs, forms
+from ._custom import Custom, _restore, custom, of_class
+from ._sources import timm_names
 from .caa import CAA
 from .cab import ChannelAttentionBlock
 from .cbam import CBAM
@@ -77,9 +85,38 @@ _NAMES = {
 }
 
 
+_Class = TypeVar("_Class", bound=type[nn.Module])
+
+
+def register(name: str) -> Callable[[_Class], _Class]:
+    """Let models call a class by a short name: `@foveal.register("mine")`, and then `foveal.add(model, "mine@neck")`.
+
+    A process that loads such a model imports the class's module, which registers the name there, too.
+
+    Args:
+        name: of letters, digits and underscores; no attention of foveal has it.
+
+    Raises:
+        UserError: another name.
+    """
+    if not name.isidentifier() or _folded(name) in _NAMES:
+        why = f"foveal has {_NAMES[_folded(name)].card.name}" if name.isidentifier() else "it is no word"
+        raise UserError(f"{name!r} cannot be registered as an attention: {why}", '@foveal.register("my_attention")')
+
+    def keep(cls: _Class) -> _Class:
+        _sources.remember(name, cls)
+        return cls
+
+    return keep
+
+
 def known(name: str) -> bool:
-    """Whether `name` is an attention's short name, class name or alias, in any case, with or without `foveal.`."""
-    return _folded(name) in _NAMES
+    """Whether a text has the form of an attention's name.
+
+    That is a short name, class name or alias of ours in any case, `foveal.` before it or not, an address of somebody
+    else's class, or a name that was registered.
+    """
+    return _folded(name) in _NAMES or _sources.is_address(name)
 
 
 def _folded(name: str) -> str:
@@ -87,18 +124,24 @@ def _folded(name: str) -> str:
 
 
 def mathematics(name: str) -> str:
-    """What the file of the attention with this short name says at its head."""
-    return (import_module(f".{name}", __name__).__doc__ or "").strip()
+    """What the file of the attention with this name says at its head; of somebody else's, what its class says."""
+    cls = find(name)
+    home = cls if issubclass(cls, Custom) else inspect.getmodule(cls.reference)
+    return inspect.cleandoc(getattr(home, "__doc__", "") or "")
 
 
 def find(name: str) -> type[Attention]:
-    """The attention class called `name`: its short name, class name or alias in any case, `foveal.` before it or not.
+    """The attention class called `name`, in one of the forms of `known`.
 
     Raises:
-        UserError: no attention has that name; the hint gives the nearest one.
+        UserError: no attention has that name; the hint gives the nearest one. Or an address leads to no class.
     """
-    if known(name):
+    if _folded(name) in _NAMES:
         return _NAMES[_folded(name)]
+    if _sources.is_address(name):
+        return custom(name)
+    if name.endswith(".py"):
+        raise UserError(f"{name!r} is a file, and the class in it is not named", f"write {name}:MyAttention")
     near = difflib.get_close_matches(_folded(name), _NAMES, n=1, cutoff=0)[0]
     raise UserError(f"no attention is named {name!r}", f"did you mean {_NAMES[near].card.name!r}? (foveal list)")
 
@@ -112,12 +155,18 @@ __all__ = [
     "BatchNorm",
     "Card",
     "ConvNorm",
+    "Custom",
     "Form",
     "Number",
+    "_restore",
     "costs",
+    "custom",
     "find",
     "forms",
     "known",
     "mathematics",
+    "of_class",
+    "register",
+    "timm_names",
     *(cls.__name__ for cls in ATTENTIONS.values()),
 ]

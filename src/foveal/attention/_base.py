@@ -4,7 +4,7 @@ import functools
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -290,13 +290,13 @@ def forms(cls: type[Attention]) -> list[str]:
 
 
 @torch.no_grad()
-def costs(cls: type[Attention], channels: int = 256, size: int = 40) -> dict[str, int]:
+def costs(cls: type[Attention], channels: int = 256, size: int = 40, **arguments: Any) -> dict[str, int]:
     """Parameters, and floating-point operations of each form, on a (1, channels, size, size) input.
 
     A multiply-accumulate counts as two. Convolutions and matrix products are counted, as papers do; element-wise
     work, norms and pooling are not. A kernel does the arithmetic of `fast`.
     """
-    module = cls(channels).eval()
+    module = cls(channels, **arguments).eval()
     x = torch.zeros(1, channels, size, size)
     counts = {"parameters": count(module)}
     for form in PLAIN:

@@ -18,21 +18,38 @@ from .unpickling import Unwanted, read
 LAYERS = ("torch.nn.modules", "ultralytics.nn", "torchvision", "timm", "foveal")
 BESIDE = ("ultralytics.utils.loss", "ultralytics.utils.tal", "torchvision.transforms", "foveal")
 FUNCTIONS = ("torch.nn.functional", "torch._C._nn")  # kept on layers as their activation
+# Modules that this process was told to load, because an attention that somebody wrote as text is a class of theirs.
+_TRUSTED: set[str] = set()
 CAUTION = "load only files from people you trust: foveal add, export, explain and audit then take it with --trust"
 
 
+def trust(module: str) -> None:
+    """Let files name the classes of a module, by its name: the user has asked for one of them."""
+    _TRUSTED.add(module)
+
+
 def require_harmless(path: Path) -> None:
-    """Check that a .pt file runs nothing but layers of known packages when it is loaded.
+    """Check that a .pt file runs nothing but layers of known packages, and code that was asked for, when it is loaded.
 
     Raises:
-        Unwanted: it calls what no checkpoint needs, or names what is no layer of these packages or is not installed.
+        Unwanted: it calls what no checkpoint needs, or names what is no layer of these packages or is not installed, or
+            somebody's own attention that this process was not told to load.
         UserError: it is damaged, or of a format that cannot be read without running it.
     """
     try:
         contents = read(path, tensors=False)
     except Unwanted as error:
         raise Unwanted(f"{str(path)!r} is not loaded: {error.message}", CAUTION) from None
+    for source in contents.sources:
+        if source["module"] not in _TRUSTED and not _within(source["module"], LAYERS):
+            raise Unwanted(
+                f"{str(path)!r} is not loaded: its attention {source['address']} is a class of "
+                f"{source['file'] or source['module']}, whose code would run",
+                f"if that file is yours, add --trust; foveal sources {path} shows the code as it was saved",
+            )
     for name in sorted(contents.names):
+        if name.rpartition(".")[0] in _TRUSTED:
+            continue
         found, is_there = _named(name)
         if not is_there:
             raise Unwanted(

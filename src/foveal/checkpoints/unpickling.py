@@ -31,6 +31,7 @@ UNREADABLE_PICKLE = (
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
 )
 SETTINGS = "ultralytics.utils.IterableSimpleNamespace"  # in which the host keeps arguments
+CUSTOM = "foveal.attention._restore"  # which makes an attention of somebody else's class, and imports that
 
 # Modules of Ultralytics 8.0.0 to 8.0.135, and where their classes are now.
 MOVED = {
@@ -66,11 +67,13 @@ class Contents:
         saved: what was given to `torch.save`: plain data and tensors as they were, anything else as a `Node`.
         names: every class or function that the file names, apart from torch's and Python's plain data.
         modules: those of them of which it stores an `nn.Module`'s state.
+        sources: of the attentions in it that are somebody else's classes: what `Custom` stored of each, once.
     """
 
     saved: Any
     names: frozenset[str]
     modules: frozenset[str]
+    sources: tuple[dict[str, str], ...] = ()
 
 
 class _Name(type):
@@ -191,6 +194,7 @@ def _read(archive: zipfile.ZipFile, path: Path, tensors: bool) -> Contents:
         saved,
         frozenset(node.path for node in nodes if node.path not in _CALLS and not _is_plain(node.path)),
         frozenset(node.path for node in nodes if node.was_module),
+        tuple(reader.sources),
     )
 
 
@@ -201,13 +205,22 @@ class _Reader(pickle.Unpickler):
         super().__init__(io.BytesIO(program), encoding="utf-8")
         self.archive, self.top, self.tensors = archive, top, tensors
         self.nodes: dict[str, type[Node]] = {}
+        self.sources: list[dict[str, str]] = []
         self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> type[Node]:
         path = f"{_today(_PYTHON2.get(module, module))}.{name}"
         if path not in self.nodes:
             self.nodes[path] = _stand_in(path)
-        return self.nodes[path]
+        return self._custom if path == CUSTOM else self.nodes[path]  # type: ignore[return-value]  # which is called
+
+    def _custom(self, stored: object) -> Node:
+        """Stands for an attention of somebody else; what it says of its class is kept."""
+        if not (isinstance(stored, dict) and all(isinstance(part, str) for pair in stored.items() for part in pair)):
+            raise ValueError(f"{CUSTOM} is called with something else than texts by name")
+        if stored not in self.sources:
+            self.sources.append(stored)
+        return _attended(self.nodes[CUSTOM])
 
     def persistent_load(self, said: Any) -> Tensor:
         """The storage with a key, as a flat tensor."""
@@ -304,4 +317,5 @@ _CALLS: dict[str, Callable[..., object]] = {
     "timm.layers.format.Format": _forgotten,
     "torchvision.transforms.functional.InterpolationMode": _forgotten,
     "foveal.surgery._restore": _attended,
+    CUSTOM: _attended,
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ..errors import UserError
-from . import bench, deploy, explain, study, view
+from . import bench, check, deploy, explain, study, view
 from .printing import Trust, load_host, only_talk, print_json, print_table
 
 if TYPE_CHECKING:
@@ -85,12 +85,15 @@ def show(
 @app.command()
 def add(
     model: Annotated[str, typer.Argument(help="A .pt file, a model YAML or its name, timm:NAME or torchvision:NAME.")],
-    spec: Annotated[str, typer.Argument(help='The attention: ema, "ema(groups=8)", ema@neck.')],
+    spec: Annotated[
+        str, typer.Argument(help='The attention: ema, "ema(groups=8)", ema@neck, my_attention.py:BiFormer, timm:eca.')
+    ],
     at: Annotated[
         str,
         typer.Option(
-            help="neck, P3, backbone, backbone.P4, sppf, psa, paper or row numbers. [default: neck] Elsewhere than in "
-            "YOLO: before_residual, after_depthwise, blocks, stages, paper or names of modules."
+            help="neck, P3, backbone, backbone.P4, sppf, psa, paper or row numbers; inside layers neck.bottleneck, "
+            "psa.attention, head.box, head.cls, 16.m.*.cv2. [default: neck] Elsewhere than in YOLO: before_residual, "
+            "after_depthwise, blocks, stages, paper or names of modules."
         ),
     ] = "",
     start: Annotated[str, typer.Option(help="identity or paper (the bare module). [default: identity]")] = "",
@@ -122,6 +125,8 @@ def add(
     print(f"parameters    {params:,} -> {params_after:,}")
     print(f"GFLOPs        {flops / 1e9:.3f} -> {flops_after / 1e9:.3f} at {added.image_size} x {added.image_size}")
     print(f"difference    {added.difference:g} between the outputs before and after, on a photograph")
+    if added.width:
+        print(f"class         {added.width}")
     if added.carried:
         print(f"carried       {', '.join(added.carried)}: this Ultralytics builds it otherwise when it trains")
     print(f"written       {added.output}")
@@ -149,6 +154,7 @@ def _add_to_zoo(
 
 
 app.command()(bench.bench)
+app.command()(check.check)
 
 
 @app.command(
@@ -193,6 +199,7 @@ def doctor(as_json: _Json = False) -> None:
 
 app.command()(deploy.convert)
 app.command()(deploy.export)
+app.command()(deploy.sources)
 app.command()(explain.explain)
 app.add_typer(study.app, name="study")
 app.command()(study.audit)

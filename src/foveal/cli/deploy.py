@@ -1,6 +1,7 @@
 """The commands about what comes in from elsewhere and what goes out: `foveal convert` and `foveal export`."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,6 +71,36 @@ def _told(said: list[str]) -> dict[str, str]:
     if wrong := next((text for text, (key, _, value) in zip(said, pairs, strict=True) if not (key and value)), None):
         raise UserError(f"cannot read --as {wrong!r}", "write for example --as 10=simam")
     return {key.strip(): value for key, _, value in pairs}
+
+
+def sources(
+    model: Annotated[str, typer.Argument(help="A .pt file.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="The folder to write them into, instead.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False,
+) -> None:
+    """The code of somebody's own attentions that a checkpoint carries, as it was when the model was saved.
+
+    It is printed, or written into a folder, and not run. What that code imports from other files is not carried.
+    """
+    from ..checkpoints import read
+    from ..files import write_text
+
+    carried = {Path(each["file"]).name: each for each in read(Path(model), tensors=False).sources if each["text"]}
+    if not carried:
+        raise UserError(f"{model} carries no attention of your own", "foveal add MODEL.pt my_attention.py:MyAttention")
+    folder = Path(output)
+    if output and not folder.is_dir():
+        raise UserError(f"there is no folder {output!r} to write to", "create it first")
+    there = [name for name in carried if output and (folder / name).exists()]
+    if there and not force:
+        raise UserError(f"{folder / there[0]} exists", "choose another folder, or overwrite it with --force")
+    for name, each in carried.items():
+        if output:
+            write_text(folder / name, each["text"])
+            say(f"written  {folder / name}, for {each['address']}")
+        else:
+            say(f"{name}, for {each['address']}:")
+            print(each["text"], end="")
 
 
 def export(

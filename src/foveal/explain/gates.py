@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attention import Attention
+from ..attention import Attention, find
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import prediction
 from ..surgery import Spec, attachment, model_yaml
@@ -66,6 +66,7 @@ def sites(network: host.Network) -> list[Site]:
         base = attachment.class_name(layer)
         for number, attention in enumerate(inside):
             spec = specs[number] if len(specs) == len(inside) else None
+            spec = spec if spec and isinstance(attention, find(spec.name)) else None
             fresh = tuple(_fresh(attention, spec, seed) for seed in range(DRAWS)) if spec else ()
             source, outer = ablation.multiplied(attention, (8, 8)), starts.get(attention, attention)
             found.append(Site(f"{row}.{number}", row, base, attention, outer, spec, fresh, source))

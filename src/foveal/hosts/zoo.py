@@ -10,7 +10,7 @@ import difflib
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def add(
         UserError: anything given that cannot work; nothing is written then.
     """
     wanted = Spec.parse(spec).given(at, start)
-    target = Path(output or f"{Name.parse(name).model}-{wanted.name}.pt")
+    target = Path(output or f"{Name.parse(name).model}-{wanted.label}.pt")
     if target.exists() and not force:
         raise UserError(f"{target} exists", "choose another name with -o, or overwrite it with --force")
     if target.suffix != ".pt" or not target.parent.is_dir():
@@ -138,7 +138,7 @@ def add(
             raise UserError(f"{target} was read back as another model than was written", "try another disk with -o")
 
     write_whole(target, lambda part: torch.save(model, part), check)
-    written = str(replace(wanted, start=wanted.start or "identity"))
+    written = str(wanted.started("identity"))
     return Added(name, str(target), written, tuple(rows), (size, count(model)), difference)
 
 

@@ -15,6 +15,8 @@ from ..surgery import Spec
 OTHER_SEEDS = 1000  # added to the seeds of the A/A arm
 SCALES = "nsmlx"
 
+_FOLDERS = re.compile(r"^[^():@]*[/\\](?=[^():@]*\.py:)")  # of the file of somebody else's attention
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -73,16 +75,16 @@ def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, .
             continue
         if one.lower() in CONTROLS:
             late.append(CONTROLS[one.lower()])
-        elif is_model(one):
+        elif is_model(one) and "@" not in one:  # timm:resnet50 is a model, timm:eca@neck an attention
             arms.append(Arm(one, "treatment", beside(one, folder)))
         else:
-            spec = Spec.parse(one)
-            spec = replace(spec, places=spec.places or _places(model), start=spec.start or "identity")
-            arms.append(Arm(one, "control" if spec.name == "placebo" else "treatment", model, spec))
+            spec = Spec.parse(one, folder)
+            spec = replace(spec.started("identity"), places=spec.places or _places(model))
+            arms.append(Arm(_FOLDERS.sub("", one), "control" if spec.name == "placebo" else "treatment", model, spec))
     arms += [control(model, arms, epochs) for control in late]
     trained: dict[tuple, str] = {}
     for arm in arms:
-        placed = str(replace(arm.spec, start=arm.spec.start or "identity")) if arm.spec else ""
+        placed = str(arm.spec.started("identity")) if arm.spec else ""
         what = (arm.model, placed, arm.shift, *arm.train.items())
         if what in trained:
             also = "" if trained[what] == arm.name else f", first as {trained[what]!r}"
@@ -98,7 +100,7 @@ def split(text: str) -> list[str]:
     for piece in re.split(r",(?![^()]*(?:\([^()]*\)[^()]*)*\))", text):
         piece = piece.strip()
         name = re.split(r"\W", piece, maxsplit=1)[0]
-        continues = arms and "@" in arms[-1] and not is_attention(name) and "/" not in piece and "@" not in piece
+        continues = arms and "@" in arms[-1] and not is_attention(name) and not re.search("[/@:]", piece)
         if continues and piece.lower() not in CONTROLS and not is_model(piece) and piece != "baseline":
             arms[-1] += f",{piece}"
         elif piece:

@@ -20,6 +20,7 @@ from ..evidence import averages
 from ..executors import Executor
 from ..files import write_text
 from ..hosts import Contents, contents, host_of
+from . import arms as arm_names
 from .cell import BUSY, DATA, FAILURE, LOG, PLAN, WEIGHTS, Result, scan
 from .folder import BEGUN, CONTENTS, Status, StudyFolder, in_words, noted
 from .plan import Cell, Plan, load
@@ -185,11 +186,15 @@ def _seen_from(folder: Path, written: dict[str, Any], beside: Path) -> dict[str,
     def seen(name: object) -> object:
         if isinstance(name, dict):
             return {key: seen(value) for key, value in name.items()}
+        file, colon, rest = name.partition(".py:") if isinstance(name, str) else ("", "", "")
+        if colon and (beside / f"{file}.py").is_file():  # of somebody else's attention
+            return f"{os.path.relpath(beside / f'{file}.py', folder)}:{rest}"
         if isinstance(name, str) and (beside / name).is_file():
             return os.path.relpath(beside / name, folder)
         return name
 
     arms, data = written["arms"], host_of(written["model"]).beside(written["data"], beside)
+    arms = arm_names.split(arms) if isinstance(arms, str) and ".py:" in arms else arms
     arms = [seen(arm) for arm in arms] if isinstance(arms, list) else arms
     data = os.path.relpath(data, folder) if Path(data).exists() else data
     return {**written, "model": seen(written["model"]), "data": data, "arms": arms}

@@ -349,7 +349,7 @@ def _keys(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) 
     """`key` and `earlier` of a cell."""
     decides = {
         "model": model_digest,
-        "spec": str(arm.spec),
+        "spec": arm.spec.identity if arm.spec else "None",
         "seed": seed,
         "train": plan.arguments(arm),
         "split": plan.split,

@@ -1,5 +1,6 @@
 from . import attaching as attaching
 from . import attachment as attachment
+from . import inside as inside
 from . import model_yaml as model_yaml
 from .attaching import Row as Row
 from .attaching import attach as attach
@@ -11,4 +12,5 @@ from .attachment import attended as attended
 from .attachment import class_name as class_name
 from .attachment import opened as opened
 from .spec import Spec as Spec
+from .spec import read as read
 from .spec import read_arguments as read_arguments

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..tensors import count
 from . import attachment
 from .places import named
-from .spec import Spec
+from .spec import Spec, read
 from .tracing import Trace, trace
 
 SIZE = 224  # of the image that a model is traced with, if none is given
@@ -40,7 +40,7 @@ class Row:
 
 def attach(
     model: nn.Module,
-    spec: str | Spec,
+    spec: str | Spec | type[nn.Module],
     *,
     at: str | Sequence[str] = (),
     example: Tensor | None = None,
@@ -54,7 +54,7 @@ def attach(
 
     Args:
         model: in any mode, on any device.
-        spec: the attention, e.g. "ema", "ema(groups=8)" or "ema@layer*.*.bn3".
+        spec: the attention, e.g. "ema", "ema(groups=8)", "ema@layer*.*.bn3", "my_attention.py:BiFormer", or a class.
         at: globs over names of modules, or rules: see `foveal.surgery.places`. Several are separated by commas.
         example: an input to find widths with, such as (1, 3, 224, 224); by default zeros of that size, with the number
             of channels that the first convolution reads.
@@ -66,13 +66,14 @@ def attach(
         UserError: a place that means no module, or a module with no (B, C, H, W) output of one width, that is called
             more than once or never. The model is left as it was.
     """
-    spec = Spec.parse(spec) if isinstance(spec, str) else spec
-    spec = spec.given(at)
+    spec = read(spec, portable=False).given(at)
     if not spec.places:
         raise UserError(f"no place is given for {spec}", "at='before_residual', or a name such as layer4.2.bn3")
     traced = _traced(model, example)
     names = named(model, spec.places, traced, spec.name)
-    return _attached(model, replace(spec, start=spec.start or "identity", places=()), names, traced)
+    if spec.replace:
+        raise UserError(f"foveal.attach puts {spec.name} behind parts, and replaces none", "use foveal.add for that")
+    return _attached(model, replace(spec.started("identity"), places=()), names, traced)
 
 
 def detach(model: nn.Module) -> list[str]:

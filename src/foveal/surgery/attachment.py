@@ -98,7 +98,7 @@ def carrier(layer: nn.Module) -> nn.Module:
         raise UserError(
             f"a {type(layer).__name__} is never called, so it has no output to attend", "attach to a member"
         )
-    if isinstance(layer, Attention | IdentityStart):
+    if is_attention(layer):
         raise UserError(f"{type(layer).__name__} is an attention, which carries no other", "give it a row of its own")
     if hasattr(layer, "attention") and not attended(layer):
         raise UserError(f"{type(layer).__name__} already has an attribute 'attention'", "attach to another layer")
@@ -112,6 +112,11 @@ def detach(layer: nn.Module) -> None:
     del layer.attention
     if assigned:
         layer.forward = assigned.forward
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module is an attention, with its start or without."""
+    return isinstance(module, Attention | IdentityStart)
 
 
 def class_name(layer: nn.Module) -> str:

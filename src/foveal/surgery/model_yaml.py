@@ -5,11 +5,13 @@ numbered through both lists, and `from` is a row number, -1 for the row before, 
 written in one of two ways:
 
     [-1, 2, C3k2+ema, [512, False]]      suffix: attached to that row, numbers stay as they are
+    [-1, 2, C3k2+ema@bottleneck, [...]]  attached inside that row's layer, see `inside`
     [-1, 1, EMA, []]                     a row of its own, as most published YAMLs have it
+    [-1, 2, C3k2_EMA, [512, False]]      inside the layer, as other published YAMLs have it
 
 Where the text says nothing else, a suffix starts as the identity, since it joins a layer that may be trained, and a row
-of its own is the paper's bare module, which is what published YAMLs mean by it. `foveal.ema` means ours wherever the
-host has a class of the same name.
+of its own is the paper's bare module, which is what published YAMLs mean by it, as they do by `C3k2_EMA`. `foveal.ema`
+means ours wherever the host has a class of the same name.
 """
 
 import copy
@@ -24,11 +26,15 @@ from ..errors import UserError, shown
 from . import spelling
 from .spec import Spec
 
+HEAD = "head"  # the last row, which has places inside it only
 SUFFIX_START, ROW_START = "identity", "paper"
 MOST_REPEATS = 1000  # of a row: a slip of the finger more would build layers until the memory is full
 
 # Backbone rows behind a stage's last block: they have place names of their own.
 _PLACES_BY_MODULE = {"sppf": ("SPPF", "SPP", "SPPELAN"), "psa": ("C2PSA", "C2fPSA", "PSA")}
+
+# Layers behind whose published names, as in `Detect_EMA`, attentions stand in the branches of a detection head.
+_HEADS = ("Detect", "OBB", "OBB26", "Pose", "Pose26", "Segment", "Segment26", "v10Detect")
 
 # Rows that change what runs later without being read: YOLO-World's updates the text that its other rows compare with.
 _READ_BY_THE_HOST = ("ImagePoolingAttn",)
@@ -39,7 +45,7 @@ class RowAttentions:
     """The attentions of one row.
 
     Attributes:
-        specs: in the order they run; `start` is set.
+        specs: in the order they run; `start` is set, and places are inside the layer, none its output.
         own_row: the row is the attention, rather than a layer with one attached.
         numbers: what a row of its own says by position: its width, or arguments, see `read`.
     """
@@ -101,8 +107,10 @@ def scaled(cfg: Mapping[str, Any]) -> Callable[[int], int]:
 
 
 def base_module(row: Sequence[Any]) -> str:
-    """The row's module without attentions attached to it."""
-    return str(row[2]).partition("+")[0]
+    """The row's module without attentions attached to it or named behind it."""
+    module = str(row[2]).partition("+")[0]
+    block, _, attention = module.rpartition("_")
+    return block if block and known(attention) else module
 
 
 # Reading ---------------------------------------------------------------------------------------------------------
@@ -125,9 +133,13 @@ def split(cfg: Mapping[str, Any], theirs: Collection[str] = ()) -> tuple[dict[st
     placed = {}
     for index, row in enumerate(together):
         base, *suffixes = _split_plus(row[2])
+        published = _published(base, theirs)
         if suffixes and not base:
             raise UserError(f"row {index}: no layer stands before '+{suffixes[0]}'", "write C3k2+ema, or EMA alone")
-        attached = tuple(_with_start(Spec.parse(suffix), SUFFIX_START) for suffix in suffixes)
+        attached = tuple(Spec.parse(suffix).started(SUFFIX_START) for suffix in suffixes)
+        if published:
+            base, inside = published
+            attached = (inside, *attached)
         if known(base) and base not in theirs:
             if attached:
                 raise UserError(
@@ -154,7 +166,7 @@ def require_read(together: Sequence[Sequence[Any]], placed: Mapping[int, RowAtte
     head, head_reads = together[last][2], sources(together[last], last)
     for index, row in enumerate(together):
         names = "+".join(spec.name for spec in placed[index].specs) if index in placed else row[2]
-        if index == last and index in placed:
+        if index == last and index in placed and not all(spec.places for spec in placed[index].specs):
             raise UserError(f"row {index} ({names}) is the model's output", f"attach it to a row that {head} reads")
         if index not in (last, *read) and row[2] not in _READ_BY_THE_HOST:
             raise UserError(
@@ -175,13 +187,21 @@ def _split_plus(module: str) -> list[str]:
     return parts
 
 
-def _with_start(spec: Spec, default: str) -> Spec:
-    return replace(spec, start=spec.start or default)
+def _published(base: str, theirs: Collection[str]) -> tuple[str, Spec] | None:
+    """The host's layer and the attention inside it that a name such as `C3k2_EMA` most often means; None for others."""
+    block, _, name = base.rpartition("_")
+    if base in theirs or block not in theirs or not known(name):
+        return None
+    if block in _HEADS:
+        return block, Spec(name, places=("box", "cls"), start="paper")
+    if block in _PLACES_BY_MODULE["psa"]:
+        return block, Spec(name, places=("attention",), replace=True, start="paper")
+    return block, Spec(name, places=("bottleneck",), start="paper")
 
 
-def _written(spec: Spec, default: str) -> Spec:
-    """The spec as a row writes it: no places, and a start only where it is not the default."""
-    return replace(spec, start=None if spec.start == default else spec.start, places=())
+def _written(spec: Spec, default: str, places: tuple[str, ...] = ()) -> Spec:
+    """The spec as a row writes it: with places inside the layer only, and a start only where it is not the default."""
+    return replace(spec, start=None if spec.start == default else spec.start, places=places)
 
 
 def _read_own_row(row: Sequence[Any], index: int) -> RowAttentions:
@@ -190,7 +210,12 @@ def _read_own_row(row: Sequence[Any], index: int) -> RowAttentions:
         raise UserError(f"row {index} ({module}) reads rows {source}, but an attention reads one", "write [-1, 1, ...]")
     args = [a for a in args if a != "c2"]  # the idiom for "as wide as the row before", which is the default here
     settings = args.pop() if args and isinstance(args[-1], dict) else {}
-    spec = _with_start(Spec.of(module, settings), ROW_START)
+    spec = Spec.of(module, settings).started(ROW_START)
+    if spec.replace:
+        raise UserError(
+            f"row {index} ({module}) is a row of its own and replaces nothing",
+            "write C2PSA+ema(replace=True)@attention",
+        )
     return RowAttentions((spec,), own_row=True, numbers=tuple(args))
 
 
@@ -232,11 +257,29 @@ def places(cfg: Mapping[str, Any], strides: Sequence[float | None]) -> dict[str,
     return {place: indices for place, indices in found.items() if indices}
 
 
-def resolve(wanted: Sequence[str], available: Mapping[str, tuple[int, ...]], paper: str, count: int) -> list[int]:
-    """Row numbers of the places `wanted`.
+def is_place(text: str, available: Collection[str]) -> bool:
+    """Whether a text names rows of a model, or what is inside them."""
+    outer, _ = _outer(text, available)
+    return outer in available or outer in ("paper", HEAD) or outer.isdecimal()
+
+
+def _outer(place: str, available: Collection[str]) -> tuple[str, str]:
+    """The rows that a place names, and the place inside them, "" for their output."""
+    parts = place.split(".")
+    for cut in range(len(parts), 0, -1):
+        outer, inner = ".".join(parts[:cut]), ".".join(parts[cut:])
+        if outer in available or outer == "paper" or outer.isdecimal() or (outer == HEAD and inner):
+            return outer, inner
+    return place, ""
+
+
+def resolve(
+    wanted: Sequence[str], available: Mapping[str, tuple[int, ...]], paper: str, count: int
+) -> list[tuple[int, tuple[str, ...]]]:
+    """The places `wanted`: numbers of rows, each with places inside its layer, none for its output.
 
     Args:
-        wanted: names of places, "paper", or row numbers.
+        wanted: names of places, "paper", or row numbers, a place inside the layer behind a dot or not.
         available: from `places`.
         paper: the card's `paper_place`.
         count: number of rows.
@@ -244,25 +287,29 @@ def resolve(wanted: Sequence[str], available: Mapping[str, tuple[int, ...]], pap
     Raises:
         UserError: a place that no model has (the hint gives the nearest name) or that this one lacks.
     """
-    indices = set()
-    for place in wanted:
+    found: set[tuple[int, tuple[str, ...]]] = set()
+    for each in wanted:
+        place, inner = _outer(each, available)
+        within = (inner,) if inner else ()
         if place == "paper":
-            indices.update(resolve(paper.split(","), available, paper, count))
+            found |= {(index, within) for index, _ in resolve(paper.split(","), available, paper, count)}
         elif place in available:
-            indices.update(available[place])
+            found |= {(index, within) for index in available[place]}
+        elif place == HEAD:
+            found.add((count - 1, within))
         elif place.isdecimal():
-            if int(place) >= count - 1:
+            if int(place) >= count - (not inner):
                 raise UserError(
                     f"there is no row {place} to attach to", f"rows 0 to {count - 2} can carry an attention"
                 )
-            indices.add(int(place))
+            found.add((int(place), within))
         else:
             near = difflib.get_close_matches(place, [*available, "paper"], n=1, cutoff=0.6)
             raise UserError(
                 f"this model has no place {place!r}",
                 (f"did you mean {near[0]!r}? " if near else "") + f"places: {', '.join([*available, 'paper'])}",
             )
-    return sorted(indices)
+    return sorted(found)
 
 
 def _level(stride: float) -> int:
@@ -273,14 +320,18 @@ def _level(stride: float) -> int:
 
 
 def with_attention(
-    cfg: Mapping[str, Any], spec: Spec, indices: Sequence[int], theirs: Collection[str] = (), own_row: bool = False
+    cfg: Mapping[str, Any],
+    spec: Spec,
+    places: Sequence[tuple[int, tuple[str, ...]]],
+    theirs: Collection[str] = (),
+    own_row: bool = False,
 ) -> tuple[dict[str, Any], list[int]]:
-    """Put `spec` behind the rows `indices`: attached to them, or in rows of its own behind those that are attentions.
+    """Put `spec` where it is wanted: attached to rows or inside them, or in rows of its own behind other attentions.
 
     Args:
         cfg: the model.
         spec: the attention and its start.
-        indices: row numbers.
+        places: rows, each with places inside its layer, as `resolve` gives them.
         theirs: names of modules that the host or the user has, as in `split`.
         own_row: whether it has rows of its own everywhere.
 
@@ -288,16 +339,19 @@ def with_attention(
         The model, and the new number of each old row.
     """
     placed = split(cfg, theirs)[1]
-    behind = [index for index in indices if own_row or (index in placed and placed[index].own_row)]
-    return with_rows(with_suffix(cfg, spec, [index for index in indices if index not in behind]), spec, behind)
+    behind = [
+        index for index, within in places if not within and (own_row or (index in placed and placed[index].own_row))
+    ]
+    attached = with_suffix(cfg, spec, [(index, within) for index, within in places if within or index not in behind])
+    return with_rows(attached, spec, behind)
 
 
-def with_suffix(cfg: Mapping[str, Any], spec: Spec, indices: Sequence[int]) -> dict[str, Any]:
-    """Attach `spec` to the rows `indices`; numbers stay as they are."""
+def with_suffix(cfg: Mapping[str, Any], spec: Spec, places: Sequence[tuple[int, tuple[str, ...]]]) -> dict[str, Any]:
+    """Attach `spec` to rows, or inside them; numbers stay as they are."""
     plain = copy.deepcopy(dict(cfg))
     together = rows(plain)
-    for index in indices:
-        together[index][2] += f"+{_written(spec, SUFFIX_START)}"
+    for index, within in places:
+        together[index][2] += f"+{_written(spec, SUFFIX_START, within)}"
     return plain
 
 
@@ -317,7 +371,7 @@ def with_rows(cfg: Mapping[str, Any], spec: Spec, indices: Sequence[int]) -> tup
         part = grown["backbone" if index < len(plain["backbone"]) else "head"]
         part.append([_rewire(row, index, number[index], output), *row[1:]])
         if index in after:
-            part.append([-1, 1, f"foveal.{spec.name}", [settings] if settings else []])
+            part.append([-1, 1, spec.row, [settings] if settings else []])
     return {**plain, **grown}, number
 
 

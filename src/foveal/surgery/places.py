@@ -10,17 +10,17 @@ of these rules, read off one traced forward:
     paper              where EMA's authors put it: before_residual in a ResNet; in a MobileNet or EfficientNet
                        after_depthwise where there are more than 144 channels
 
-In Ultralytics' models, rows and their names (`neck`, `backbone.P4`, `16`) as `foveal add` takes them.
+In Ultralytics' models, rows and their names (`neck`, `backbone.P4`, `16`) as `foveal add` takes them, and places inside
+them (`neck.bottleneck`, `16.m.*.cv2`), see `inside`.
 """
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from ..attention import find
 from ..errors import UserError
-from . import attachment, model_yaml
+from . import attachment, inside, model_yaml
 from .tracing import Call, Trace
 
 _BLOCKS = {"BasicBlock", "Bottleneck", "CNBlock", "ConvNeXtBlock", "DepthwiseSeparableConv", "EdgeResidual"}
@@ -44,10 +44,11 @@ def named(model: nn.Module, wanted: Sequence[str], traced: Trace, attention: str
     rows = _rows(model, traced)
     found = set()
     for place in wanted:
-        if rows is not None and (place in rows or place == "paper" or place.isdecimal()):
-            paper = find(attention).card.paper_place
-            indices = model_yaml.resolve([place], rows, paper, len(getattr(model, "model", ())))
-            found |= {f"model.{index}" for index in indices}
+        if rows is not None and model_yaml.is_place(place, rows):
+            paper, layers = find(attention).card.paper_place, model.get_submodule("model")
+            for index, within in model_yaml.resolve([place], rows, paper, len(layers)):  # type: ignore[arg-type]  # rows
+                parts = inside.named(layers[index], within) if within else [""]
+                found |= {f"model.{index}.{part}".rstrip(".") for part in parts}
         elif place in _RULES:
             found |= {owner for name in _RULES[place](model, traced) if (owner := _owner(model, name))}
         else:
@@ -78,7 +79,7 @@ def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | No
 
 def _matching(model: nn.Module, pattern: str, rows: Sequence[str]) -> set[str]:
     names = [name for name, _ in model.named_modules() if name and _owner(model, name) == name]
-    found = {name for name in names if _fits(name.split("."), pattern.split("."))}
+    found = {name for name in names if inside.fits(name.split("."), pattern.split("."))}
     if not names:
         kind = type(model).__name__
         raise UserError(
@@ -91,14 +92,6 @@ def _matching(model: nn.Module, pattern: str, rows: Sequence[str]) -> set[str]:
             f"a name or pattern such as {last}, or one of {', '.join([*rows, *_RULES])}",
         )
     return found
-
-
-def _fits(parts: list[str], pattern: list[str]) -> bool:
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
-        return any(_fits(parts[skipped:], pattern[1:]) for skipped in range(len(parts) + 1))
-    return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 # Rules ---------------------------------------------------------------------------------------------------------------

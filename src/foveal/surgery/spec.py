@@ -5,15 +5,19 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from ..attention import find
+from torch import nn
+
+from ..attention import ATTENTIONS, Custom, find, of_class
 from ..checks import is_a
 from ..errors import UserError
+from ..files import beside
 
 STARTS = ("identity", "paper")
 
-_FORM = re.compile(r"\s*(?P<name>(?:foveal\.)?\w+)\s*(?:\((?P<arguments>.*)\))?\s*(?:@(?P<places>[^()]*))?")
+_FORM = re.compile(r"\s*(?P<name>(?:foveal\.)?\w+|[^()@]+:\w+)\s*(?:\((?P<arguments>.*)\))?\s*(?:@(?P<places>[^()]*))?")
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,9 @@ class Spec:
     """One attention, its arguments and its places.
 
     Attributes:
-        name: short name of the attention.
+        name: short name of the attention, or the address of somebody else's class.
         arguments: keyword arguments of its constructor, without `channels`.
+        replace: whether it stands in the place of a part of a layer, which its places then mean.
         start: "identity" (the module leaves its input unchanged until trained), "paper" (the bare module), or None
             where the text leaves it to the reader: identity when attached to a layer, paper in a row of its own.
         places: names of places or row numbers, as `foveal add --at` takes them.
@@ -32,6 +37,7 @@ class Spec:
     arguments: dict[str, Any] = field(default_factory=dict)
     start: str | None = None
     places: tuple[str, ...] = ()
+    replace: bool = False
 
     def __post_init__(self) -> None:
         cls = find(self.name)
@@ -41,18 +47,30 @@ class Spec:
             if argument not in takes:
                 names = ", ".join([*takes, "start"])
                 raise UserError(f"{self.name} has no argument {argument!r}", f"it takes {names}")
-            if not is_a(value, takes[argument].annotation):
-                kind = inspect.formatannotation(takes[argument].annotation).replace("collections.abc.", "")
+            annotation = takes[argument].annotation
+            if annotation is not inspect.Parameter.empty and not is_a(value, annotation):
+                kind = inspect.formatannotation(annotation).replace("collections.abc.", "")
                 example = f"{argument}={takes[argument].default}"
                 raise UserError(
                     f"{self.name}: {argument}={value!r} is not of type {kind}", f"write for example {example}"
                 )
+        if type(self.replace) is not bool:
+            raise UserError(f"{self.name}: replace={self.replace!r} is neither True nor False", "replace=True")
+        if self.replace and self.start == "identity":
+            raise UserError(
+                f"{self.name} cannot replace a part and start as the identity, which that part is not",
+                "leave start out, or attach it behind the part",
+            )
         if self.start is not None and self.start not in STARTS:
             raise UserError(f"{self.name}: start={self.start!r} is not a way to start", "start=identity or start=paper")
 
     @classmethod
-    def parse(cls, text: str) -> "Spec":
+    def parse(cls, text: str, folder: Path = Path()) -> "Spec":
         """Read the form `str` writes.
+
+        Args:
+            text: in that form.
+            folder: where the file of somebody else's class is looked for first.
 
         Raises:
             UserError: the text has another form, or names an unknown attention, argument or start.
@@ -62,14 +80,16 @@ class Spec:
             raise UserError(f"cannot read {text!r} as an attention", "write for example ema(groups=8)@neck")
         arguments = read_arguments(match["arguments"] or "", text, "ema(groups=8)")
         places = tuple(p.strip() for p in match["places"].split(",")) if match["places"] else ()
-        return cls.of(match["name"], arguments, places)
+        home, colon, name = match["name"].rpartition(":")
+        home = beside(home, folder) if home.endswith(".py") else home
+        return cls.of(f"{home}{colon}{name}", arguments, places)
 
     @classmethod
     def of(cls, name: str, arguments: Mapping[str, Any], places: tuple[str, ...] = ()) -> "Spec":
-        """A spec from arguments that may include `start`."""
+        """A spec from arguments that may include `start` and `replace`."""
         arguments = dict(arguments)
-        start = arguments.pop("start", None)
-        return cls(name, arguments, start, places)
+        start, replaces = arguments.pop("start", None), arguments.pop("replace", False)
+        return cls(name, arguments, start, places, replaces)
 
     def given(self, at: str | Sequence[str] = (), start: str | None = None) -> "Spec":
         """This spec with the places and the start that stand beside it.
@@ -86,13 +106,56 @@ class Spec:
             raise UserError(f"two starts are given, {str(self)!r} and {start!r}", "give one, as in ema --start paper")
         return replace(self, places=at or self.places, start=start or self.start)
 
+    @property
+    def label(self) -> str:
+        """The name in names of files: of somebody else's attention that of its class."""
+        return self.name.rpartition(":")[2]
+
+    @property
+    def identity(self) -> str:
+        """What it is, wherever its files lie: of somebody else's class also a digest of the file, or its version."""
+        cls = find(self.name)
+        if not issubclass(cls, Custom):
+            return str(self)
+        return str(self).replace(self.name, f"{self.label}[{cls.source.digest}]", 1)
+
+    @property
+    def row(self) -> str:
+        """What a row of its own is called, `foveal.ema`, which no class of the host's hides."""
+        return f"foveal.{self.name}" if self.name in ATTENTIONS else self.name
+
     def settings(self) -> dict[str, object]:
         """The arguments together with `start`, as a model YAML writes them."""
-        return {**self.arguments, **({"start": self.start} if self.start else {})}
+        start = {"start": self.start} if self.start and not self.replace else {}
+        return {**self.arguments, **start, **({"replace": True} if self.replace else {})}
+
+    def started(self, default: str) -> "Spec":
+        """This spec with a start, the default where it says none; what replaces a part is the bare module."""
+        return replace(self, start="paper" if self.replace else self.start or default)
 
     def __str__(self) -> str:
         inside = ", ".join(f"{key}={value}" for key, value in self.settings().items())
         return self.name + (f"({inside})" if inside else "") + (f"@{','.join(self.places)}" if self.places else "")
+
+
+def read(spec: "str | Spec | type[nn.Module]", portable: bool = True) -> Spec:
+    """What is given as an attention: its text, its class, or a spec.
+
+    Args:
+        spec: what is given.
+        portable: whether other processes must find the class.
+
+    Raises:
+        UserError: it cannot be read, or is a class that others must find and cannot.
+    """
+    if isinstance(spec, Spec):
+        return spec
+    if isinstance(spec, str):
+        return Spec.parse(spec)
+    if isinstance(spec, type) and issubclass(spec, nn.Module):
+        named = getattr(spec, "card", None)  # one of ours
+        return Spec(named.name if named and find(named.name) is spec else of_class(spec, portable).card.name)
+    raise UserError(f"{spec!r} is no attention", 'give a text such as "ema(groups=8)", or a class below nn.Module')
 
 
 def read_arguments(inside: str, text: str, example: str) -> dict[str, Any]:

@@ -92,21 +92,24 @@ def _are_maps(one: Tensor, other: Tensor) -> bool:
 
 
 @torch.no_grad()
-def trace(model: nn.Module, *inputs: object) -> Trace:
+def trace(model: nn.Module, *inputs: object, training: bool = False) -> Trace:
     """Run a model once, in eval mode and without gradients; it is left as it was.
 
     Args:
         model: any.
         inputs: of its forward, whose exceptions are passed on.
+        training: what the model itself is told, and none of its parts.
     """
     found = Trace()
     training = [module for module in model.modules() if module.training]
     hooks = [module.register_forward_hook(_note(name, found)) for name, module in model.named_modules()]
     try:
         model.eval()
+        model.training = training
         with _Operations(found):
             model(*inputs)
     finally:
+        model.training = False
         for hook in hooks:
             hook.remove()
         for module in training:

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...attention import find
+from ...attention import Custom, find
 from ...errors import UserError
 from ...evidence import Task
 from ...files import write_whole
-from ...surgery import Spec, attachment, model_yaml
+from ...surgery import Spec, inside, model_yaml, read
 from ...tensors import count
 from . import models as host
 from . import rebuilding
@@ -49,6 +49,7 @@ class Added:
         difference: largest absolute difference of the two models' raw outputs on a photograph.
         carried: what the source keeps outside its tensors and this release would build otherwise from its rows, by
             name, as "model.9.cv1.act". The output has it as the source; a training builds it anew.
+        width: how somebody else's class takes its width; "" of foveal's own.
     """
 
     source: str
@@ -61,11 +62,12 @@ class Added:
     image_size: int
     difference: float
     carried: tuple[str, ...] = ()
+    width: str = ""
 
 
 def add(
     model: str | os.PathLike,
-    spec: str | Spec,
+    spec: str | Spec | type[nn.Module],
     *,
     at: str | Sequence[str] = (),
     start: str | None = None,
@@ -78,8 +80,9 @@ def add(
 
     Args:
         model: a .pt file, or a model YAML or its name such as "yolo11n.yaml".
-        spec: the attention, e.g. "ema", "ema(groups=8)" or "ema@neck".
+        spec: the attention, e.g. "ema", "ema(groups=8)", "ema@neck" or "my_attention.py:BiFormer", or a class.
         at: places (`neck`, `P3`, `backbone`, `backbone.P4`, `sppf`, `psa`, `paper`) or row numbers; `neck` by default.
+            Behind a dot a place inside these layers: `neck.bottleneck`, `psa.attention`, `head.box`, `16.m.*.cv2`.
         start: "identity" (the default: at step 0 the output equals the source's exactly) or "paper" (the bare module).
         output: file to write, of the same kind as the source; by default beside the current directory's other files,
             named after both, as in yolo11n-ema.pt.
@@ -102,10 +105,10 @@ def add(
         strides = _strides(before)
         outputs, flops = _counted(before, image)
     rows = model_yaml.rows(before.yaml)
-    indices = model_yaml.resolve(
-        spec.places, model_yaml.places(before.yaml, strides), find(spec.name).card.paper_place, len(rows)
-    )
-    cfg, number = model_yaml.with_attention(before.yaml, spec, indices, vars(host.tasks), own_row)
+    cls = find(spec.name)
+    available, paper = model_yaml.places(before.yaml, strides), cls.card.paper_place
+    places = _there(before, model_yaml.resolve(spec.places, available, paper, len(rows)), spec)
+    cfg, number = model_yaml.with_attention(before.yaml, spec, places, vars(host.tasks), own_row)
     with host.refusing(model):
         built = host.rebuild(before, cfg)
     after = _grafted(before, built, number)
@@ -129,17 +132,42 @@ def add(
         image_size=size,
         difference=_difference(outputs, attended_outputs),
         carried=carried,
+        width=f"{spec.label} {cls.card.constraints[0]}" if issubclass(cls, Custom) else "",
     )
 
 
-def _complete(spec: str | Spec, at: str | Sequence[str], start: str | None) -> Spec:
-    spec = (Spec.parse(spec) if isinstance(spec, str) else spec).given(at, start)
-    return replace(spec, places=spec.places or ("neck",), start=spec.start or "identity")
+def _complete(spec: str | Spec | type[nn.Module], at: str | Sequence[str], start: str | None) -> Spec:
+    spec = read(spec).given(at, start)
+    return replace(spec.started("identity"), places=spec.places or ("neck",))
+
+
+def _there(
+    model: host.Network, places: list[tuple[int, tuple[str, ...]]], spec: Spec
+) -> list[tuple[int, tuple[str, ...]]]:
+    """The places that this model has: of rows that one name means, those whose layers have the place inside them.
+
+    Raises:
+        UserError: no row has it, or something is replaced that is no part of a layer.
+    """
+    found, refusals = [], {}
+    for row, within in places:
+        if spec.replace and not within:
+            raise UserError(f"{spec} replaces a part of a layer, and no part is named", "--at psa.attention")
+        try:
+            if within:
+                inside.named(model.model[row], within)
+            found.append((row, within))
+        except UserError as error:
+            refusals.setdefault(within, error)
+    for within, error in refusals.items():
+        if not any(each == within for _, each in found):
+            raise error
+    return found
 
 
 def _target(model: str, spec: Spec, output: str | os.PathLike | None, force: bool) -> Path:
     source = Path(model)
-    target = Path(output) if output else Path(f"{source.stem}-{spec.name}{source.suffix}")
+    target = Path(output) if output else Path(f"{source.stem}-{spec.label}{source.suffix}")
     if target.suffix != source.suffix:
         raise UserError(
             f"{model} is a {source.suffix} file, so {target} cannot be a {target.suffix or 'file without suffix'}",
@@ -180,8 +208,7 @@ def _grafted(before: host.Network, built: host.Network, number: Sequence[int]) -
     for old, new in enumerate(number):
         layer, fresh = after.model[old], layers[new]
         host.parser.require_same_class(old, model_yaml.rows(before.yaml)[old], layer, fresh)
-        for attention in attachment.attached(fresh)[len(attachment.attached(layer)) :]:
-            attachment.attach(layer, attention)
+        if inside.grow(layer, fresh):
             layer.foveal = host.Registered
         layer.i, layer.f, layer.np = fresh.i, fresh.f, count(layer)
         layers[new] = layer
@@ -190,10 +217,14 @@ def _grafted(before: host.Network, built: host.Network, number: Sequence[int]) -
 
 
 def _kept(before: nn.Module, after: nn.Module, number: Sequence[int]) -> tuple[int, int]:
-    """How many tensors of one model the other has with equal values, its rows having other numbers, and of how many."""
+    """How many tensors of one model the other has with equal values, its rows having other numbers, and of how many.
+
+    An attention that replaces a part of a layer leaves out those of that part.
+    """
     there, state = after.state_dict(), before.state_dict()
     renamed = {name: re.sub(r"^model\.(\d+)\.", lambda m: f"model.{number[int(m[1])]}.", name) for name in state}
-    return sum(torch.equal(tensor, there[renamed[name]]) for name, tensor in state.items()), len(state)
+    kept = [name for name in state if renamed[name] in there]
+    return sum(torch.equal(state[name], there[renamed[name]]) for name in kept), len(state)
 
 
 def _write(model: host.Network, loaded: host.YOLO, target: Path, image: Tensor, outputs: list[Tensor]) -> None:

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...attention import ATTENTIONS, Attention, find, known
+from ...attention import ATTENTIONS, known
 from ...errors import UserError, shown
 from ...kernels.ema import flops
-from ...surgery import attachment, model_yaml
+from ...surgery import Spec, attachment, inside, model_yaml
 from ...tensors import count
 from .installed import ultralytics
 
@@ -104,8 +104,14 @@ def _parse_model(original: Callable, d: dict, ch: int, verbose: bool = True):
     *layers, last = layers
     if not isinstance(last, _Widths) or len(last.widths) != len(layers):
         raise _parser_changed()
+    together = model_yaml.rows(d)
     for index, specs in _specs(placed, last.widths, d).items():
-        layers[index] = _place(layers[index], specs, placed[index].own_row, last.widths[index], verbose)
+        read = [ch if source < 0 else last.widths[source] for source in model_yaml.sources(together[index], index)]
+        layers[index] = _place(layers[index], specs, placed[index].own_row, read, last.widths[index], verbose)
+        if verbose and known(str(together[index][2]).rpartition("_")[2]) and not placed[index].own_row:
+            LOGGER.info(
+                f"{index:>3}  {together[index][2]} is built as {attachment.class_name(layers[index])}+{specs[0]}"
+            )
     return nn.Sequential(*layers), save
 
 
@@ -142,10 +148,6 @@ def _require_known(together: list[list], written: list[list]) -> None:
 
 
 def _near(name: str) -> str:
-    block, _, attention = name.replace("-", "_").rpartition("_")
-    if known(attention) and hasattr(tasks, block):
-        short = find(attention).card.name
-        return f"write {block}+{short} for {short} behind a {block}; inside the block it is another model"
     layers = [key for key, value in vars(tasks).items() if isinstance(value, type) and issubclass(value, nn.Module)]
     ours = {alias: cls.card.name for cls in ATTENTIONS.values() for alias in (cls.card.name, *cls.card.aliases)}
     by_folded = {key.casefold(): key for key in layers} | {key.casefold(): ours[key] for key in ours}
@@ -234,25 +236,47 @@ def _specs(placed: Mapping[int, model_yaml.RowAttentions], widths: list[int], d:
     return found
 
 
-def _place(layer: Network, specs: tuple, own_row: bool, width: int, verbose: bool) -> nn.Module:
-    """The row's layer with its attentions, carrying what the host keeps on every layer."""
+def _place(
+    layer: Network, specs: tuple[Spec, ...], own_row: bool, read: list[int], width: int, verbose: bool
+) -> nn.Module:
+    """The row's layer with its attentions, carrying what the host keeps on every layer.
+
+    Args:
+        layer: that the host has built.
+        specs: of its attentions.
+        own_row: whether they stand for the layer.
+        read: channels of the maps that the row reads.
+        width: of the map that it returns.
+        verbose: whether they are listed.
+    """
     repeats = len(layer) if own_row and isinstance(layer, nn.Sequential) else 1
-    specs = specs * repeats
+    sites = [site for spec in specs * repeats for site in _sites(layer, spec, read, width)]
     with torch.random.fork_rng(devices=[]):  # what the host draws later must be what it draws for the plain model
-        attentions = [attachment.build(spec, width) for spec in specs]
+        attentions = [attachment.build(spec, width) for spec, _, width in sites]
     if own_row:
         placed = attentions[0] if repeats == 1 else nn.Sequential(*attentions)
-        vars(placed).update(i=layer.i, f=layer.f, type=f"foveal.{specs[0].name}")
+        vars(placed).update(i=layer.i, f=layer.f, type=specs[0].row)
     else:
         placed = layer
-        for attention in attentions:
-            attachment.attach(layer, attention)
+        for (spec, part, _), attention in zip(sites, attentions, strict=True):
+            if spec.replace:
+                inside.replace(layer, part, attention)
+            else:
+                attachment.attach(layer.get_submodule(part), attention)
     vars(placed).update(foveal=Registered, np=count(placed))
     if verbose:  # lines under the host's table, in its columns
-        for spec, module in zip(specs, attentions, strict=True):
-            name = f"foveal.{spec.name}"
-            LOGGER.info(f"{layer.i:>3}{'attention':>20}{1:>3}{count(module):10.0f}  {name:<45}[{width}] {spec}")
+        for (spec, part, width), module in zip(sites, attentions, strict=True):
+            said = f"{spec} ({part})" if part else str(spec)
+            LOGGER.info(f"{layer.i:>3}{'attention':>20}{1:>3}{count(module):10.0f}  {spec.row:<45}[{width}] {said}")
     return placed
+
+
+def _sites(layer: Network, spec: Spec, read: list[int], width: int) -> list[tuple[Spec, str, int]]:
+    """Where an attention of a row goes: the part of the layer, "" for its output, and the channels of its map."""
+    if not spec.places:
+        return [(spec, "", width)]
+    parts = inside.named(layer, spec.places)
+    return [(spec, part, width) for part, width in zip(parts, inside.widths(layer, parts, read), strict=True)]
 
 
 def _parser_changed() -> UserError:
@@ -307,7 +331,7 @@ def require_same_class(index: int, row: list, there: nn.Module, here: nn.Module)
 def _is_attention(layer: nn.Module) -> bool:
     while isinstance(layer, nn.Sequential) and len(layer):
         layer = layer[0]
-    return isinstance(layer, Attention | attachment.IdentityStart)
+    return attachment.is_attention(layer)
 
 
 def _has_rows(model: nn.Module) -> bool:

@@ -1,0 +1,102 @@
+"""The rules that are about what becomes of the module in other programs: traced, and as an ONNX file."""
+
+import importlib.util
+import io
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from .findings import Finding, Rule, State, Subject, apart, tried
+
+FIRST, SECOND = (16, 16), (12, 20)  # the map that is traced, and another
+CLOSE = 1e-4
+WRONG = "files that are exported from it are wrong at every size but one"
+
+
+def traced(subject: Subject) -> Finding:
+    """A trace taken at one size is right at another."""
+    module = subject.build(dtype=torch.float32)
+    first, second = (subject.draw(1, subject.width, *size, dtype=torch.float32) for size in (FIRST, SECOND))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program, said = tried(lambda: torch.jit.trace(module, first, check_trace=False))
+        if said:
+            return Finding(
+                "traced",
+                State.FAILS,
+                f"cannot be traced: {said}",
+                "it exports to no format",
+                "compute with tensors alone in its forward",
+            )
+        out, said = tried(lambda: program(second))
+    if not said and apart(out, module(second)) <= CLOSE:
+        return Finding("traced", State.OK, f"traced at {_by(FIRST)}, right at {_by(SECOND)}")
+    return Finding(
+        "traced",
+        State.FAILS,
+        f"traced at {_by(FIRST)}, at {_by(SECOND)} it {_differs(said, out, module(second))}",
+        f"TorchScript {WRONG}",
+        causes(module),
+    )
+
+
+def onnx(subject: Subject) -> Finding:
+    """An ONNX file with dynamic sizes is right at another size."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return Finding("onnx", State.UNTRIED, "ONNX Runtime is not installed", hint="pip install 'foveal[export]'")
+    import onnxruntime
+
+    module = subject.build(dtype=torch.float32)
+    first, second = (subject.draw(1, subject.width, *size, dtype=torch.float32) for size in (FIRST, SECOND))
+    axes, file = {name: {0: "batch", 2: "height", 3: "width"} for name in ("x", "y")}, io.BytesIO()
+    names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # The exporter that Ultralytics uses.
+        _, said = tried(lambda: torch.onnx.export(module, (first,), file, dynamo=False, **names))
+    if said:
+        return Finding("onnx", State.FAILS, f"cannot be exported with dynamic sizes: {said}", WRONG, causes(module))
+    session, said = tried(lambda: onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"]))
+    for x in (first, second):
+        if not said:
+            out, said = tried(lambda x=x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0]))
+        if said or apart(out, module(x)) > CLOSE:
+            where = f"exported at {_by(FIRST)}, at {_by(tuple(x.shape[2:]))} the file"
+            return Finding("onnx", State.FAILS, f"{where} {_differs(said, out, module(x))}", WRONG, causes(module))
+    return Finding("onnx", State.OK, f"exported at {_by(FIRST)}, right there and at {_by(SECOND)}")
+
+
+def causes(module: nn.Module) -> str:
+    """What in a module is known to fix a size when it is exported, with what to write instead."""
+    found = []
+    for name, each in module.named_modules():
+        pooling = isinstance(each, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+        if pooling and each.output_size not in (1, (1, 1)):
+            reduce = "mean" if isinstance(each, nn.AdaptiveAvgPool2d) else "amax"
+            kept = [dim for dim, size in zip((2, 3), _pair(each.output_size), strict=True) if size is not None]
+            if all(size in (1, None) for size in _pair(each.output_size)):
+                dims = kept[0] if len(kept) == 1 else tuple(kept)
+                instead = f"write x.{reduce}({dims}, keepdim=True)"
+            else:
+                instead = "pool with a fixed kernel, nn.AvgPool2d"
+            called = name.removeprefix("module.")
+            found.append(f"{called}, adaptive pooling to {each.output_size}: {instead}")
+    return "; ".join(found) or "take sizes from x.shape with reshape(b, c, -1), and make no constants of them"
+
+
+def _pair(size: object) -> tuple:
+    return tuple(size) if isinstance(size, tuple | list) else (size, size)
+
+
+def _differs(said: str, out: object, true: Tensor) -> str:
+    if said:
+        return f"raises {said}"
+    return f"differs by {apart(out, true):.0%} of the largest value" if isinstance(out, Tensor) else "returns no map"
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))
+
+
+RULES: tuple[Rule, ...] = (traced, onnx)
