@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from foveal import Spec, UserError
 from foveal.surgery import model_yaml
+from foveal.surgery.model_yaml import Place
 
 EMA = Spec.parse("ema")
 
@@ -75,7 +76,7 @@ def test_own_rows_keep_every_edge(cfg, data):
 @given(graphs(), st.data())
 def test_suffixes_come_off_as_they_went_on(cfg, data):
     after = sorted(data.draw(st.sets(st.sampled_from(sorted({s for e in edges(cfg) for s in e if s >= 0})))))
-    suffixed = model_yaml.with_suffix(cfg, Spec.parse("ema(groups=8, start=paper)"), after)
+    suffixed = model_yaml.with_suffix(cfg, Spec.parse("ema(groups=8, start=paper)"), [*map(Place, after)])
     plain, placed = model_yaml.split(suffixed)
     assert plain == cfg
     assert list(placed) == after
@@ -97,7 +98,7 @@ def test_relative_references_survive():
 
 
 def test_a_second_attention_follows_the_first():
-    cfg = model_yaml.with_suffix(model_yaml.with_suffix(TOY, EMA, [9]), Spec.parse("ema(groups=8)"), [9])
+    cfg = model_yaml.with_suffix(model_yaml.with_suffix(TOY, EMA, [Place(9)]), Spec.parse("ema(groups=8)"), [Place(9)])
     assert model_yaml.rows(cfg)[9][2] == "C3k2+ema+ema(groups=8)"
     _, placed = model_yaml.split(cfg)
     assert [str(spec) for spec in placed[9].specs] == ["ema(start=identity)", "ema(groups=8, start=identity)"]
@@ -118,7 +119,8 @@ def test_places():
 
 def test_resolve():
     available = model_yaml.places(TOY, STRIDES)
-    assert model_yaml.resolve(["paper", "P3", "0"], available, "backbone.P3,backbone.P4", 11) == [0, 2, 4, 9]
+    found = model_yaml.resolve(["paper", "P3", "0", "P3.m.*.cv2", "head.box"], available, "backbone.P3,backbone.P4", 11)
+    assert found == [Place(0), Place(2), Place(4), Place(9), Place(9, ("m.*.cv2",)), Place(10, ("box",))]
 
 
 @pytest.mark.parametrize(
@@ -170,16 +172,16 @@ def with_read_row(row):
 
 def test_behind_an_attentions_own_row_is_a_row_of_its_own():
     cfg = with_read_row([-1, 1, "EMA", [{"groups": 8}]])
-    grown, number = model_yaml.with_attention(cfg, Spec.parse("coord(start=identity)"), [4, 10])
+    grown, number = model_yaml.with_attention(cfg, Spec.parse("coord(start=identity)"), [Place(4), Place(10)])
     assert model_yaml.rows(grown)[4][2] == "C3k2+coord"
     assert model_yaml.rows(grown)[10:12] == [
         [-1, 1, "EMA", [{"groups": 8}]],
         [-1, 1, "foveal.coord", [{"start": "identity"}]],
     ]
     assert model_yaml.sources(model_yaml.rows(grown)[number[11]], number[11]) == [11, 6]
-    own = model_yaml.with_attention(cfg, Spec.parse("coord"), [4], theirs={"EMA"}, own_row=True)
+    own = model_yaml.with_attention(cfg, Spec.parse("coord"), [Place(4)], theirs={"EMA"}, own_row=True)
     assert [row[2] for row in model_yaml.rows(own[0])[4:6]] == ["C3k2", "foveal.coord"]
-    theirs, _ = model_yaml.with_attention(cfg, Spec.parse("coord"), [10], theirs={"EMA"})
+    theirs, _ = model_yaml.with_attention(cfg, Spec.parse("coord"), [Place(10)], theirs={"EMA"})
     assert model_yaml.rows(theirs)[10][2] == "EMA+coord"  # a layer like any other
 
 
@@ -243,7 +245,7 @@ def test_rows_that_cannot_be_read_are_explained(row, message):
 
 
 def test_a_layer_nobody_reads_is_refused():
-    cfg = model_yaml.with_suffix(TOY, EMA, [4])
+    cfg = model_yaml.with_suffix(TOY, EMA, [Place(4)])
     cfg["head"][-1][0] = [8, 6]  # the Concat before the block, as where an inserted row has moved the numbers
     with pytest.raises(UserError, match=r"no row reads row 9 \(C3k2\).*Detect reads \[8, 6\]: put 9 in its place"):
         model_yaml.split(cfg)

@@ -70,6 +70,7 @@ class Card:
         differs: where code and paper differ, and which of them this is.
         copies: what copies in circulation get wrong.
         rows: the forms that its own row has in published YAMLs.
+        inside: arguments that published names of it inside a block imply, such as `C3k2_EMA`.
         notes: what else a user would find out late.
     """
 
@@ -87,6 +88,7 @@ class Card:
     differs: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     rows: tuple[Form, ...] = ()
+    inside: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

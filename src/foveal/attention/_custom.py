@@ -59,7 +59,7 @@ class Custom(Attention):
             )
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        _, _, *state = super().__reduce_ex__(protocol)  # type: ignore[misc]  # no module's is a string
+        _, _, *state = super().__reduce_ex__(protocol)  # type: ignore[str-unpack]  # no module's is a string
         return _restore, (self.source.stored(),), *state
 
 

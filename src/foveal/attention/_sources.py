@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from importlib.metadata import entry_points, version
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from types import ModuleType
 
@@ -305,7 +305,7 @@ def _registered(name: str) -> type[nn.Module] | None:
 
 
 @functools.cache
-def _installed() -> dict:
+def _installed() -> dict[str, EntryPoint]:
     return {point.name.casefold(): point for point in entry_points(group=GROUP)}
 
 

@@ -74,6 +74,7 @@ class EMAttention(Attention):
             "adaptive pools to (None, 1) export to ONNX files that are wrong at every size but the traced one",
         ),
         rows=(Form((Number("groups", (4, 8, 16, 32, 64)),), alone=True),),
+        inside={"groups": 8},
         notes=(
             "nothing to do with EMA the weight average, which Ultralytics keeps for every model",
             "a fresh gate is about 0.5 and halves its input: hence the identity start in pretrained models",

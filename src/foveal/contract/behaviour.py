@@ -5,7 +5,6 @@ import pickle
 import warnings
 
 import torch
-from torch import Tensor
 
 from .findings import Finding, Rule, State, Subject, apart, tried
 
@@ -16,7 +15,7 @@ EXACT, CLOSE, HALF = 1e-9, 1e-5, 0.05  # in double precision, in single, and wit
 
 def widths(subject: Subject) -> Finding:
     """It can be built at each width of a YOLO11."""
-    wrong = {width: said for width in WIDTHS if (said := tried(lambda width=width: subject.build(width=width))[1])}
+    wrong = {width: said for width in WIDTHS if (said := tried(subject.build, 0, torch.float64, width)[1])}
     if not wrong:
         return Finding("widths", State.OK, f"builds at {', '.join(map(str, WIDTHS))} channels")
     said = next(iter(wrong.values()))
@@ -34,7 +33,7 @@ def sizes(subject: Subject) -> Finding:
     module, wrong = subject.build(dtype=torch.float32), {}
     for height, width in SIZES:
         x = subject.draw(2, subject.width, height, width, dtype=torch.float32)
-        out, said = tried(lambda x=x: module(x))
+        out, said = tried(module, x)
         if said or out.shape != x.shape or not out.isfinite().all():
             wrong[f"{height} x {width}"] = said or f"it returns {tuple(out.shape)}, or values that are not finite"
     if not wrong:
@@ -54,7 +53,7 @@ def types(subject: Subject) -> Finding:
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         module = subject.build(dtype=dtype)
         # The class's own forward: what wraps it would cast its output.
-        out, said = tried(lambda m=module, d=dtype: m.reference(subject.draw(1, subject.width, 8, 8, dtype=d)))
+        out, said = tried(module.reference, subject.draw(1, subject.width, 8, 8, dtype=dtype))
         if said or out.dtype != dtype:
             wrong[str(dtype).removeprefix("torch.")] = said or f"it returns {out.dtype}"
     if not wrong:
@@ -121,7 +120,8 @@ def gradients(subject: Subject) -> Finding:
         )
     without = [name for name, each in module.named_parameters() if each.requires_grad and each.grad is None]
     gradients = {name: each.grad for name, each in module.named_parameters() if each.grad is not None}
-    infinite = [name for name, each in {**gradients, "its input": x.grad}.items() if not each.isfinite().all()]
+    every = {**gradients, "its input": x.grad}
+    infinite = [name for name, each in every.items() if each is None or not each.isfinite().all()]
     if infinite:
         return Finding(
             "gradients",
@@ -191,8 +191,9 @@ def state(subject: Subject) -> Finding:
             "weights that are loaded, averaged (EMA) or transferred make another model",
             "keep every tensor as nn.Parameter or with register_buffer",
         )
-    for what, copied in {"copy": copy.deepcopy, "pickle": lambda m: pickle.loads(pickle.dumps(m))}.items():
-        out, said = tried(lambda copied=copied: copied(module)(x))
+    ways = {"copy": copy.deepcopy, "pickle": lambda each: pickle.loads(pickle.dumps(each))}
+    for what, copied in ways.items():
+        out, said = tried(lambda way: way(module)(x), copied)
         if said or not torch.equal(out, true):
             return Finding(
                 "state",
@@ -209,11 +210,8 @@ def autocast(subject: Subject) -> Finding:
     module, x = subject.build(dtype=torch.float32), subject.draw(2, subject.width, 9, 12, dtype=torch.float32)
     true = module(x)
 
-    def cast() -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return module(x)
-
-    out, said = tried(cast)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, said = tried(module, x)
     far = 0.0 if said else apart(out, true)
     if not said and far <= HALF:
         return Finding("autocast", State.OK, "mixed precision changes it by rounding only")

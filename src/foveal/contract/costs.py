@@ -1,5 +1,7 @@
 """The rules that weigh: what the module costs, beside one of foveal's, and whether it is one of foveal's."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -70,8 +72,8 @@ def speed(subject: Subject) -> Finding:
     x = _map(subject)
     calls = {}
     for name, each in {"theirs": module, "ours": other}.items():
-        calls[f"forward {name}"] = lambda each=each: _forward(each, x)
-        calls[f"training {name}"] = lambda each=each: _step(each, x)
+        calls[f"forward {name}"] = functools.partial(_forward, each, x)
+        calls[f"training {name}"] = functools.partial(_step, each, x)
     for call in calls.values():
         call()
     times, _ = timing.interleaved(calls, torch.device("cpu"), None, PATIENCE, 15)

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ def traced(subject: Subject) -> Finding:
     first, second = (subject.draw(1, subject.width, *size, dtype=torch.float32) for size in (FIRST, SECOND))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program, said = tried(lambda: torch.jit.trace(module, first, check_trace=False))
+        program, said = tried(torch.jit.trace, module, first)
         if said:
             return Finding(
                 "traced",
@@ -29,7 +30,7 @@ def traced(subject: Subject) -> Finding:
                 "it exports to no format",
                 "compute with tensors alone in its forward",
             )
-        out, said = tried(lambda: program(second))
+        out, said = tried(program, second)
     if not said and apart(out, module(second)) <= CLOSE:
         return Finding("traced", State.OK, f"traced at {_by(FIRST)}, right at {_by(SECOND)}")
     return Finding(
@@ -50,18 +51,21 @@ def onnx(subject: Subject) -> Finding:
     module = subject.build(dtype=torch.float32)
     first, second = (subject.draw(1, subject.width, *size, dtype=torch.float32) for size in (FIRST, SECOND))
     axes, file = {name: {0: "batch", 2: "height", 3: "width"} for name in ("x", "y")}, io.BytesIO()
-    names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
+    names: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # The exporter that Ultralytics uses.
-        _, said = tried(lambda: torch.onnx.export(module, (first,), file, dynamo=False, **names))
+        # Its hints know no files in memory.
+        _, said = tried(lambda: torch.onnx.export(module, (first,), file, dynamo=False, **names))  # type: ignore[arg-type]
     if said:
         return Finding("onnx", State.FAILS, f"cannot be exported with dynamic sizes: {said}", WRONG, causes(module))
-    session, said = tried(lambda: onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"]))
+    providers = ["CPUExecutionProvider"]
+    session, said = tried(lambda: onnxruntime.InferenceSession(file.getvalue(), providers=providers))
     for x in (first, second):
         if not said:
-            out, said = tried(lambda x=x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0]))
-        if said or apart(out, module(x)) > CLOSE:
+            found, said = tried(session.run, None, {"x": x.numpy()})
+        out = None if said else torch.from_numpy(found[0])
+        if out is None or apart(out, module(x)) > CLOSE:
             where = f"exported at {_by(FIRST)}, at {_by(tuple(x.shape[2:]))} the file"
             return Finding("onnx", State.FAILS, f"{where} {_differs(said, out, module(x))}", WRONG, causes(module))
     return Finding("onnx", State.OK, f"exported at {_by(FIRST)}, right there and at {_by(SECOND)}")
@@ -85,7 +89,7 @@ def causes(module: nn.Module) -> str:
     return "; ".join(found) or "take sizes from x.shape with reshape(b, c, -1), and make no constants of them"
 
 
-def _pair(size: object) -> tuple:
+def _pair(size: object) -> tuple[object, ...]:
     return tuple(size) if isinstance(size, tuple | list) else (size, size)
 
 

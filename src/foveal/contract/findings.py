@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,10 +79,10 @@ class Subject:
 Rule = Callable[[Subject], Finding]
 
 
-def tried(call: Callable[[], object]) -> tuple[object, str]:
+def tried(call: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
     """What a call into somebody's class returns, and what it raises, in words; "" where it raises nothing."""
     try:
-        return call(), ""
+        return call(*arguments), ""
     except Exception as error:  # which is the class's own, whatever it is
         return None, " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
 

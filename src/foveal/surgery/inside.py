@@ -9,7 +9,6 @@ m.*.cv2          a glob over the names of the layer's parts, as `named_modules` 
 import fnmatch
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import nn
 
 from ..errors import UserError
@@ -22,7 +21,7 @@ _BRANCHES |= {"ResNetBlock": "cv3"}
 _ATTENTIONS = ("AAttn", "Attention")  # classes of Ultralytics that map a map to another
 # The parts of a detection head, each with one sequence of layers for each map that it reads.
 _BOX, _CLS = (("cv2", "one2one_cv2"), ("cv3", "one2one_cv3"))
-_SIZE = 16  # of the maps with which widths are found
+_SIZE = 8  # of the smallest map with which widths are found
 
 
 def _bottlenecks(layer: nn.Module) -> list[str]:
@@ -105,17 +104,23 @@ def fits(parts: list[str], pattern: list[str]) -> bool:
 def widths(layer: nn.Module, names: Sequence[str], read: Sequence[int]) -> list[int]:
     """Channels of the maps that parts of a layer return.
 
+    What the next layer of a sequence reads says it; for other parts the layer runs once.
+
     Args:
-        layer: of a model; it runs once.
+        layer: of a model.
         names: of the parts.
-        read: channels of the maps that the layer reads.
+        read: channels of the maps that the layer reads, each of half the height of the one before.
 
     Raises:
         UserError: a part that returns no map, or is not called once.
     """
+    known = [_read_next(layer, name) for name in names]
+    if all(known):
+        return [width for width in known if width]
     like = next(layer.parameters())
-    maps = [torch.zeros(1, width, _SIZE, _SIZE, dtype=like.dtype, device=like.device) for width in read]
-    traced = trace(layer, maps if len(maps) > 1 else maps[0], training=hasattr(layer, "stride"))
+    sizes = [_SIZE << (len(read) - 1 - place) for place in range(len(read))]
+    maps = [like.new_zeros(1, width, size, size) for width, size in zip(read, sizes, strict=True)]
+    traced = trace(layer, maps if len(maps) > 1 else maps[0], as_training=hasattr(layer, "stride"))
     found = []
     for name in names:
         call, count = traced.of(name), traced.counts[name]
@@ -124,6 +129,17 @@ def widths(layer: nn.Module, names: Sequence[str], read: Sequence[int]) -> list[
             raise UserError(f"{name} of a {attachment.class_name(layer)} {why}", "choose a part that returns one map")
         found.append(call.returned.shape[1])
     return found
+
+
+def _read_next(layer: nn.Module, name: str) -> int | None:
+    """How many channels the convolution reads that follows a part in a sequence; None where none does."""
+    parent, _, index = name.rpartition(".")
+    sequence = layer.get_submodule(parent)
+    if not (isinstance(sequence, nn.Sequential) and index.isdecimal() and int(index) + 1 < len(sequence)):
+        return None
+    following = sequence[int(index) + 1]
+    convolution = following if isinstance(following, nn.Conv2d) else getattr(following, "conv", None)
+    return convolution.in_channels if isinstance(convolution, nn.Conv2d) else None
 
 
 def replace(layer: nn.Module, name: str, attention: nn.Module) -> None:

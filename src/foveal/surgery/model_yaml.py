@@ -17,11 +17,12 @@ means ours wherever the host has a class of the same name.
 import copy
 import difflib
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..attention import known
+from ..attention import find, known
 from ..errors import UserError, shown
 from . import spelling
 from .spec import Spec
@@ -40,6 +41,13 @@ _HEADS = ("Detect", "OBB", "OBB26", "Pose", "Pose26", "Segment", "Segment26", "v
 _READ_BY_THE_HOST = ("ImagePoolingAttn",)
 
 
+class Place(NamedTuple):
+    """Where an attention goes: a row, and places inside its layer, none for its output."""
+
+    row: int
+    within: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class RowAttentions:
     """The attentions of one row.
@@ -48,11 +56,13 @@ class RowAttentions:
         specs: in the order they run; `start` is set, and places are inside the layer, none its output.
         own_row: the row is the attention, rather than a layer with one attached.
         numbers: what a row of its own says by position: its width, or arguments, see `read`.
+        published: the row's name, where it is one such as `C3k2_EMA`.
     """
 
     specs: tuple[Spec, ...]
     own_row: bool
     numbers: tuple[object, ...] = ()
+    published: str = ""
 
     def read(self, width: int, scaled: Callable[[int], int]) -> tuple[Spec, ...]:
         """The attentions, their arguments complete.
@@ -137,9 +147,8 @@ def split(cfg: Mapping[str, Any], theirs: Collection[str] = ()) -> tuple[dict[st
         if suffixes and not base:
             raise UserError(f"row {index}: no layer stands before '+{suffixes[0]}'", "write C3k2+ema, or EMA alone")
         attached = tuple(Spec.parse(suffix).started(SUFFIX_START) for suffix in suffixes)
-        if published:
-            base, inside = published
-            attached = (inside, *attached)
+        name, base = (base, published[0]) if published else ("", base)
+        attached = (*(published[1:] if published else ()), *attached)
         if known(base) and base not in theirs:
             if attached:
                 raise UserError(
@@ -149,7 +158,7 @@ def split(cfg: Mapping[str, Any], theirs: Collection[str] = ()) -> tuple[dict[st
             placed[index] = _read_own_row(row, index)
             row[2:] = "nn.Identity", []
         elif attached:
-            row[2], placed[index] = base, RowAttentions(attached, own_row=False)
+            row[2], placed[index] = base, RowAttentions(attached, own_row=False, published=name)
     if placed:
         require_read(together, placed)
     return plain, placed
@@ -192,11 +201,12 @@ def _published(base: str, theirs: Collection[str]) -> tuple[str, Spec] | None:
     block, _, name = base.rpartition("_")
     if base in theirs or block not in theirs or not known(name):
         return None
+    usual = dict(find(name).card.inside)
     if block in _HEADS:
-        return block, Spec(name, places=("box", "cls"), start="paper")
+        return block, Spec(name, usual, "paper", ("box", "cls"))
     if block in _PLACES_BY_MODULE["psa"]:
-        return block, Spec(name, places=("attention",), replace=True, start="paper")
-    return block, Spec(name, places=("bottleneck",), start="paper")
+        return block, Spec(name, usual, "paper", ("attention",), replace=True)
+    return block, Spec(name, usual, "paper", ("bottleneck",))
 
 
 def _written(spec: Spec, default: str, places: tuple[str, ...] = ()) -> Spec:
@@ -268,15 +278,14 @@ def _outer(place: str, available: Collection[str]) -> tuple[str, str]:
     parts = place.split(".")
     for cut in range(len(parts), 0, -1):
         outer, inner = ".".join(parts[:cut]), ".".join(parts[cut:])
-        if outer in available or outer == "paper" or outer.isdecimal() or (outer == HEAD and inner):
+        known_here = outer in available or outer == "paper" or outer.isdecimal() or (outer == HEAD and inner)
+        if known_here and not re.match(r"P\d", inner):  # a level of the backbone that this model lacks
             return outer, inner
     return place, ""
 
 
-def resolve(
-    wanted: Sequence[str], available: Mapping[str, tuple[int, ...]], paper: str, count: int
-) -> list[tuple[int, tuple[str, ...]]]:
-    """The places `wanted`: numbers of rows, each with places inside its layer, none for its output.
+def resolve(wanted: Sequence[str], available: Mapping[str, tuple[int, ...]], paper: str, count: int) -> list[Place]:
+    """The places `wanted`, in order.
 
     Args:
         wanted: names of places, "paper", or row numbers, a place inside the layer behind a dot or not.
@@ -287,26 +296,27 @@ def resolve(
     Raises:
         UserError: a place that no model has (the hint gives the nearest name) or that this one lacks.
     """
-    found: set[tuple[int, tuple[str, ...]]] = set()
-    for each in wanted:
-        place, inner = _outer(each, available)
+    found: set[Place] = set()
+    for text in wanted:
+        place, inner = _outer(text, available)
         within = (inner,) if inner else ()
         if place == "paper":
-            found |= {(index, within) for index, _ in resolve(paper.split(","), available, paper, count)}
+            found |= {Place(each.row, within) for each in resolve(paper.split(","), available, paper, count)}
         elif place in available:
-            found |= {(index, within) for index in available[place]}
+            found |= {Place(index, within) for index in available[place]}
         elif place == HEAD:
-            found.add((count - 1, within))
+            found.add(Place(count - 1, within))
         elif place.isdecimal():
             if int(place) >= count - (not inner):
                 raise UserError(
                     f"there is no row {place} to attach to", f"rows 0 to {count - 2} can carry an attention"
                 )
-            found.add((int(place), within))
+            found.add(Place(int(place), within))
         else:
-            near = difflib.get_close_matches(place, [*available, "paper"], n=1, cutoff=0.6)
+            named = (text, text.partition(".")[0])
+            near = [hit for each in named for hit in difflib.get_close_matches(each, [*available, "paper"], 1)]
             raise UserError(
-                f"this model has no place {place!r}",
+                f"this model has no place {text!r}",
                 (f"did you mean {near[0]!r}? " if near else "") + f"places: {', '.join([*available, 'paper'])}",
             )
     return sorted(found)
@@ -322,7 +332,7 @@ def _level(stride: float) -> int:
 def with_attention(
     cfg: Mapping[str, Any],
     spec: Spec,
-    places: Sequence[tuple[int, tuple[str, ...]]],
+    places: Sequence[Place],
     theirs: Collection[str] = (),
     own_row: bool = False,
 ) -> tuple[dict[str, Any], list[int]]:
@@ -331,7 +341,7 @@ def with_attention(
     Args:
         cfg: the model.
         spec: the attention and its start.
-        places: rows, each with places inside its layer, as `resolve` gives them.
+        places: as `resolve` gives them.
         theirs: names of modules that the host or the user has, as in `split`.
         own_row: whether it has rows of its own everywhere.
 
@@ -339,19 +349,18 @@ def with_attention(
         The model, and the new number of each old row.
     """
     placed = split(cfg, theirs)[1]
-    behind = [
-        index for index, within in places if not within and (own_row or (index in placed and placed[index].own_row))
-    ]
-    attached = with_suffix(cfg, spec, [(index, within) for index, within in places if within or index not in behind])
+    rowed = {index for index, each in placed.items() if each.own_row}
+    behind = [each.row for each in places if not each.within and (own_row or each.row in rowed)]
+    attached = with_suffix(cfg, spec, [each for each in places if each.within or each.row not in behind])
     return with_rows(attached, spec, behind)
 
 
-def with_suffix(cfg: Mapping[str, Any], spec: Spec, places: Sequence[tuple[int, tuple[str, ...]]]) -> dict[str, Any]:
+def with_suffix(cfg: Mapping[str, Any], spec: Spec, places: Sequence[Place]) -> dict[str, Any]:
     """Attach `spec` to rows, or inside them; numbers stay as they are."""
     plain = copy.deepcopy(dict(cfg))
     together = rows(plain)
-    for index, within in places:
-        together[index][2] += f"+{_written(spec, SUFFIX_START, within)}"
+    for row, within in places:
+        together[row][2] += f"+{_written(spec, SUFFIX_START, within)}"
     return plain
 
 
@@ -376,10 +385,10 @@ def with_rows(cfg: Mapping[str, Any], spec: Spec, indices: Sequence[int]) -> tup
 
 
 def _rewire(row: Sequence[Any], old: int, new: int, output: Sequence[int]) -> int | list[int]:
-    """What the row reads, renumbered; "the row before" stays -1 where it still is."""
+    """What the row reads, renumbered; "the row before" stays -1, "the one before that" -2, where it still is."""
     froms = row[0] if isinstance(row[0], list) else [row[0]]
     moved = [
-        -1 if f < 0 and (source < 0 or output[source] == new - 1) else output[source]
+        f if f < 0 and (source < 0 or output[source] == new + f) else output[source]
         for f, source in zip(froms, sources(row, old), strict=True)
     ]
     return moved if isinstance(row[0], list) else moved[0]

@@ -45,8 +45,8 @@ def named(model: nn.Module, wanted: Sequence[str], traced: Trace, attention: str
     found = set()
     for place in wanted:
         if rows is not None and model_yaml.is_place(place, rows):
-            paper, layers = find(attention).card.paper_place, model.get_submodule("model")
-            for index, within in model_yaml.resolve([place], rows, paper, len(layers)):  # type: ignore[arg-type]  # rows
+            paper, layers = find(attention).card.paper_place, [*model.get_submodule("model").children()]
+            for index, within in model_yaml.resolve([place], rows, paper, len(layers)):
                 parts = inside.named(layers[index], within) if within else [""]
                 found |= {f"model.{index}.{part}".rstrip(".") for part in parts}
         elif place in _RULES:

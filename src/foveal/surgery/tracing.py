@@ -92,20 +92,20 @@ def _are_maps(one: Tensor, other: Tensor) -> bool:
 
 
 @torch.no_grad()
-def trace(model: nn.Module, *inputs: object, training: bool = False) -> Trace:
+def trace(model: nn.Module, *inputs: object, as_training: bool = False) -> Trace:
     """Run a model once, in eval mode and without gradients; it is left as it was.
 
     Args:
         model: any.
         inputs: of its forward, whose exceptions are passed on.
-        training: what the model itself is told, and none of its parts.
+        as_training: whether the model itself is told that it trains, and none of its parts.
     """
     found = Trace()
     training = [module for module in model.modules() if module.training]
     hooks = [module.register_forward_hook(_note(name, found)) for name, module in model.named_modules()]
     try:
         model.eval()
-        model.training = training
+        model.training = as_training
         with _Operations(found):
             model(*inputs)
     finally:

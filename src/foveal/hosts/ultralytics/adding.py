@@ -141,27 +141,25 @@ def _complete(spec: str | Spec | type[nn.Module], at: str | Sequence[str], start
     return replace(spec.started("identity"), places=spec.places or ("neck",))
 
 
-def _there(
-    model: host.Network, places: list[tuple[int, tuple[str, ...]]], spec: Spec
-) -> list[tuple[int, tuple[str, ...]]]:
+def _there(model: host.Network, places: Sequence[model_yaml.Place], spec: Spec) -> list[model_yaml.Place]:
     """The places that this model has: of rows that one name means, those whose layers have the place inside them.
 
     Raises:
-        UserError: no row has it, or something is replaced that is no part of a layer.
+        UserError: no row has it, or something is to be replaced that is no part of a layer.
     """
-    found, refusals = [], {}
-    for row, within in places:
-        if spec.replace and not within:
-            raise UserError(f"{spec} replaces a part of a layer, and no part is named", "--at psa.attention")
+    if spec.replace and not all(place.within for place in places):
+        raise UserError(f"{spec} replaces a part of a layer, and names none", "--at psa.attention")
+    refused: dict[model_yaml.Place, UserError] = {}
+    for place in places:
         try:
-            if within:
-                inside.named(model.model[row], within)
-            found.append((row, within))
+            if place.within:
+                inside.named(model.model[place.row], place.within)
         except UserError as error:
-            refusals.setdefault(within, error)
-    for within, error in refusals.items():
-        if not any(each == within for _, each in found):
-            raise error
+            refused[place] = error
+    found = [place for place in places if place not in refused]
+    for place, refusal in refused.items():
+        if not any(place.within == each.within for each in found):
+            raise refusal
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...attention import ATTENTIONS, known
+from ...attention import ATTENTIONS
 from ...errors import UserError, shown
 from ...kernels.ema import flops
 from ...surgery import Spec, attachment, inside, model_yaml
@@ -108,10 +108,9 @@ def _parse_model(original: Callable, d: dict, ch: int, verbose: bool = True):
     for index, specs in _specs(placed, last.widths, d).items():
         read = [ch if source < 0 else last.widths[source] for source in model_yaml.sources(together[index], index)]
         layers[index] = _place(layers[index], specs, placed[index].own_row, read, last.widths[index], verbose)
-        if verbose and known(str(together[index][2]).rpartition("_")[2]) and not placed[index].own_row:
-            LOGGER.info(
-                f"{index:>3}  {together[index][2]} is built as {attachment.class_name(layers[index])}+{specs[0]}"
-            )
+        if verbose and placed[index].published:
+            said = f"{attachment.class_name(layers[index])}+{specs[0]}"
+            LOGGER.info(f"{index:>3}  {placed[index].published} is built as {said}")
     return nn.Sequential(*layers), save
 
 

@@ -38,4 +38,4 @@ def _tune(arguments: list[str]) -> None:
     grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
     if "model" not in given:
         raise UserError("tune needs a model", "add for example model=yolo11n-ema.pt")
-    load(given.pop("model")).tune(**own, **given)
+    load(given.pop("model"), trust=True).tune(**own, **given)
