@@ -42,7 +42,7 @@ def _small_images(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", swept(NAMES, *(name for name in NAMES if name.removesuffix(".yaml") in KEPT)))
 def test_places_inside_keep_every_tensor_and_output_or_are_said_not_to_be_there(name):
     model = host.load(name).model.eval()
-    layers, rows = [*model.model], model_yaml.rows(model.yaml)
+    layers = [*model.model]
     available = model_yaml.places(model.yaml, adding._strides(model))
     there = []
     for place in PLACES:

@@ -187,5 +187,7 @@ def _require_map(out: object, x: Tensor, source: Source, text: str) -> None:
 
 def _said(error: Exception) -> str:
     """What somebody's code raises; an assertion without a text is told by its line."""
-    last = traceback.extract_tb(error.__traceback__)[-1].line or ""
-    return " ".join(f"{type(error).__name__}: {str(error) or last}".split())[:300].rstrip(".")
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame.line for frame in frames if f"{torch.__name__}/" not in frame.filename.replace("\\", "/")]
+    said = str(error) or (theirs[-1] if theirs else "")
+    return " ".join(f"{type(error).__name__}: {said}".split())[:300].rstrip(".")

@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from .findings import Finding, Rule, State, Subject, apart, tried
+from .findings import WIDTH, Finding, Rule, State, Subject, apart, run, tried
 
 WIDTHS = (16, 32, 64, 128, 256, 384, 512, 768)  # of the rows of YOLO11, over its scales
 SIZES = ((20, 20), (15, 20), (7, 13), (80, 80), (1, 9), (1, 1))
@@ -21,7 +21,7 @@ def widths(subject: Subject) -> Finding:
     said = next(iter(wrong.values()))
     return Finding(
         "widths",
-        State.NOTE if WIDTHS[2] not in wrong else State.FAILS,
+        State.NOTE if max(wrong) < WIDTH else State.FAILS,
         f"cannot be built at {', '.join(map(str, wrong))} channels ({said})",
         "it cannot go to rows of these widths; the narrowest scales have them",
         "choose groups or heads from the width, or give them as arguments",
@@ -71,8 +71,8 @@ def layout(subject: Subject) -> Finding:
     """It returns channels_last for channels_last."""
     module = subject.build(dtype=torch.float32)
     x = subject.draw(2, subject.width, 8, 12, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
-    out = module.reference(x)
-    if apart(out, module.reference(x.contiguous())) > CLOSE:
+    out = run(module, x)
+    if apart(out, run(module, x.contiguous())) > CLOSE:
         return Finding(
             "layout",
             State.FAILS,
@@ -93,8 +93,8 @@ def layout(subject: Subject) -> Finding:
 def batches(subject: Subject) -> Finding:
     """What it makes of an image does not depend on the others."""
     module, x = subject.build(), subject.draw(3, subject.width, 9, 12)
-    together = module(x)
-    alone = torch.cat([module(x[index : index + 1]) for index in range(3)])
+    together = run(module, x)
+    alone = torch.cat([run(module, x[index : index + 1]) for index in range(3)])
     if (far := apart(alone, together)) <= EXACT:
         return Finding("batches", State.OK, "an image alone gives what it gives in a batch")
     return Finding(
@@ -118,8 +118,9 @@ def gradients(subject: Subject) -> Finding:
             "it cannot be trained",
             "write out = a * b instead of changing tensors in place",
         )
-    without = [name for name, each in module.named_parameters() if each.requires_grad and each.grad is None]
-    gradients = {name: each.grad for name, each in module.named_parameters() if each.grad is not None}
+    trained = {name.removeprefix("module."): each for name, each in module.named_parameters() if each.requires_grad}
+    without = [name for name, each in trained.items() if each.grad is None]
+    gradients = {name: each.grad for name, each in trained.items() if each.grad is not None}
     every = {**gradients, "its input": x.grad}
     infinite = [name for name, each in every.items() if each is None or not each.isfinite().all()]
     if infinite:
@@ -152,7 +153,7 @@ def gradients(subject: Subject) -> Finding:
 def determinism(subject: Subject) -> Finding:
     """The same input gives the same output, bit for bit."""
     module, x = subject.build(dtype=torch.float32), subject.draw(2, subject.width, 9, 12, dtype=torch.float32)
-    if not torch.equal(module(x), module(x)):
+    if not torch.equal(run(module, x), run(module, x)):
         return Finding(
             "determinism",
             State.FAILS,
@@ -180,10 +181,10 @@ def determinism(subject: Subject) -> Finding:
 def state(subject: Subject) -> Finding:
     """A state dict is all that a copy of the module needs; copies and pickles equal it."""
     module, x = subject.build(dtype=torch.float32), subject.draw(2, subject.width, 9, 12, dtype=torch.float32)
-    true = module(x)
+    true = run(module, x)
     fresh = subject.build(1, torch.float32)
     _, said = tried(lambda: fresh.load_state_dict(module.state_dict()))
-    if said or not torch.equal(fresh(x), true):
+    if said or not torch.equal(run(fresh, x), true):
         return Finding(
             "state",
             State.FAILS,
@@ -208,7 +209,7 @@ def state(subject: Subject) -> Finding:
 def autocast(subject: Subject) -> Finding:
     """Automatic mixed precision changes it by rounding only."""
     module, x = subject.build(dtype=torch.float32), subject.draw(2, subject.width, 9, 12, dtype=torch.float32)
-    true = module(x)
+    true = run(module, x)
 
     with torch.autocast("cpu", torch.bfloat16):
         out, said = tried(module, x)

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..surgery import Spec, read
 from . import behaviour, costs, files
-from .findings import WIDTH, Finding, State, Subject
+from .findings import WIDTH, Broken, Finding, State, Subject
 
 RULES = (*behaviour.RULES, *files.RULES, *costs.RULES)
 
@@ -53,4 +53,7 @@ def findings(subject: Subject) -> Iterator[Finding]:
     """What each rule finds, in turn."""
     for rule in RULES:
         with torch.random.fork_rng(devices=[]):
-            yield rule(subject)
+            try:
+                yield rule(subject)
+            except Broken as error:
+                yield Finding(rule.__name__, State.FAILS, f"its forward raises {error}", "it cannot be used so")

@@ -1,8 +1,12 @@
 """The rules that are about what becomes of the module in other programs: traced, and as an ONNX file."""
 
+import contextlib
 import importlib.util
 import io
+import os
+import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -52,13 +56,14 @@ def onnx(subject: Subject) -> Finding:
     first, second = (subject.draw(1, subject.width, *size, dtype=torch.float32) for size in (FIRST, SECOND))
     axes, file = {name: {0: "batch", 2: "height", 3: "width"} for name in ("x", "y")}, io.BytesIO()
     names: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         # The exporter that Ultralytics uses.
         # Its hints know no files in memory.
         _, said = tried(lambda: torch.onnx.export(module, (first,), file, dynamo=False, **names))  # type: ignore[arg-type]
     if said:
-        return Finding("onnx", State.FAILS, f"cannot be exported with dynamic sizes: {said}", WRONG, causes(module))
+        alone = "it can be exported for images of one size only"
+        return Finding("onnx", State.FAILS, f"cannot be exported with dynamic sizes: {said}", alone, causes(module))
     providers = ["CPUExecutionProvider"]
     session, said = tried(lambda: onnxruntime.InferenceSession(file.getvalue(), providers=providers))
     for x in (first, second):
@@ -69,6 +74,20 @@ def onnx(subject: Subject) -> Finding:
             where = f"exported at {_by(FIRST)}, at {_by(tuple(x.shape[2:]))} the file"
             return Finding("onnx", State.FAILS, f"{where} {_differs(said, out, module(x))}", WRONG, causes(module))
     return Finding("onnx", State.OK, f"exported at {_by(FIRST)}, right there and at {_by(SECOND)}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Print nothing meanwhile: of what it cannot write, the exporter prints the whole graph, past Python."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def causes(module: nn.Module) -> str:
@@ -85,7 +104,8 @@ def causes(module: nn.Module) -> str:
             else:
                 instead = "pool with a fixed kernel, nn.AvgPool2d"
             called = name.removeprefix("module.")
-            found.append(f"{called}, adaptive pooling to {each.output_size}: {instead}")
+            fixed = f"adaptive pooling to {each.output_size}: wrong at every exported size but one"
+            found.append(f"{called}, {fixed}; {instead}")
     return "; ".join(found) or "take sizes from x.shape with reshape(b, c, -1), and make no constants of them"
 
 

@@ -1,5 +1,6 @@
 """What a rule of the contract says when it is tried, and on what it is tried."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attention import Attention, find
+from ..errors import UserError
 from ..surgery import Spec
 
 WIDTH = 64  # channels at which most rules are tried; a YOLO of scale n has such rows at P3
@@ -79,12 +81,32 @@ class Subject:
 Rule = Callable[[Subject], Finding]
 
 
+class Broken(Exception):
+    """The class's own forward raised something, in words."""
+
+
+def run(module: Attention, x: Tensor) -> Tensor:
+    """What a module makes of a map.
+
+    Raises:
+        Broken: it raised something.
+    """
+    out: Tensor
+    out, said = tried(module, x)
+    if said:
+        raise Broken(said)
+    return out
+
+
 def tried(call: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
     """What a call into somebody's class returns, and what it raises, in words; "" where it raises nothing."""
     try:
         return call(*arguments), ""
+    except UserError as error:
+        return None, error.message
     except Exception as error:  # which is the class's own, whatever it is
-        return None, " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return None, re.split(r"\.\.|\. |\n", said)[0][:200].rstrip(".")
 
 
 def apart(some: Tensor, others: Tensor) -> float:
