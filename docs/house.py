@@ -17,6 +17,7 @@ ROWS = [
     ["report", "audit"],
     ["results"],
     ["study"],
+    ["contract"],
     ["convert", "deploy", "explain", "bench"],
     ["hosts"],
     ["surgery"],

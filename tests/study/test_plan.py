@@ -16,10 +16,11 @@ from foveal.surgery import Spec
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 from foveal.hosts.ultralytics import host
-from foveal.study import Arm, Plan, load, plan
+from foveal.study import Arm, Plan, load, loop, plan
 from foveal.study import arms as arm_names
 from foveal.study.plan import ELSEWHERE, FAIR, UNFAIR
 from helpers import GOLDEN
+from own import MY_EMA
 
 TABLE = {"train": "images/train", "val": "images/val", "test": "images/test", "names": ["ant", "bee"]}
 
@@ -532,3 +533,52 @@ def test_keys_do_not_know_where_a_study_lies(folder, tmp_path, monkeypatch):
     assert keyed(Plan.read(Path("plan.yaml"))) == there
     monkeypatch.chdir(tmp_path)
     assert keyed(Plan.read(Path("deeper/moved/plan.yaml"))) == there
+
+
+# Attentions of somebody else ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(folder, monkeypatch):
+    """The folder of plans, with `my_ema.py` in it, and this process in another one."""
+    (folder / "my_ema.py").write_text(MY_EMA)
+    monkeypatch.setattr("foveal.attention._sources._LOADED", {})
+    return folder / "my_ema.py"
+
+
+def test_an_arm_of_somebody_elses_class_is_found_beside_the_plan(read, own):
+    plan = read(arms=["my_ema.py:EMA(factor=8)@neck", "timm:eca@neck,P5", "my_ema.py:EMA"])
+    assert [arm.name for arm in plan.arms[1:]] == ["my_ema.py:EMA(factor=8)@neck", "timm:eca@neck,P5", "my_ema.py:EMA"]
+    assert [arm.role for arm in plan.arms[1:]] == ["treatment"] * 3
+    assert plan.arms[1].spec.name == f"{own}:EMA"
+    listed = ["my_ema.py:EMA(factor=8)@neck", "timm:eca@neck,P5", "ema@P3,P4", "my_ema.py:EMA@psa.attention", "A/A"]
+    assert arm_names.split(",".join(listed)) == listed
+    with pytest.raises(UserError, match=r"there is no file 'other_ema.py'"):
+        read(arms=["other_ema.py:EMA@neck"])
+
+
+def test_its_code_is_part_of_the_keys_and_its_folder_is_not(read, own, tmp_path, monkeypatch):
+    def keys(**changed) -> list[str]:
+        return [cell.key for cell in read(arms=["my_ema.py:EMA@neck", "ema@neck"], **changed).cells("data")]
+
+    before = keys()
+    own.write_text(MY_EMA + "\n# another\n")
+    after = keys()
+    assert [key for key in after if key not in before] == [key for key in after if key.startswith("my-ema")] != []
+    own.write_text(MY_EMA)
+    assert keys() == before
+    moved = tmp_path / "moved"
+    shutil.copytree(own.parent, moved)
+    monkeypatch.setattr("foveal.attention._sources._LOADED", {})
+    written = {"model": "yolo11n.pt", "data": "data.yaml", "arms": ["my_ema.py:EMA@neck", "ema@neck"]}
+    assert [cell.key for cell in Plan.of(written, moved).cells("data")] == before
+
+
+def test_a_study_in_another_folder_finds_it(own):
+    written = {"model": "yolo11n.pt", "data": "data.yaml", "arms": "my_ema.py:EMA(factor=8)@neck,A/A"}
+    moved = loop._seen_from(own.parent / "studies" / "one", written, own.parent)
+    assert moved["arms"] == ["../../my_ema.py:EMA(factor=8)@neck", "A/A"]
+    (own.parent / "studies" / "one").mkdir(parents=True)
+    plan = Plan.of(moved, own.parent / "studies" / "one")
+    assert plan.arms[1].name == "my_ema.py:EMA(factor=8)@neck"
+    assert plan.arms[1].spec.identity == Spec.parse(f"{own}:EMA(factor=8)@neck").started("identity").identity
