@@ -366,7 +366,7 @@ def built(folder: Path, name: str, specs, row: int) -> host.YOLO:
     """A model with fresh weights and several attentions after one row."""
     cfg = host.load(name).model.yaml
     for spec in specs:
-        cfg = model_yaml.with_suffix(cfg, spec, [model_yaml.Place(row)])
+        cfg = model_yaml.with_suffix(cfg, spec, [row])
     file = folder / f"{Path(name).stem}-built.yaml"  # by its name the host knows RT-DETR and open vocabularies
     kept = {key: value for key, value in cfg.items() if key not in ("yaml_file", "channels", "scale")}
     kept["scales"] = {"n": [0.5, 0.25, 1024]} if "scales" in cfg else None

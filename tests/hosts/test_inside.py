@@ -116,6 +116,23 @@ def test_a_second_attention_inside_and_one_behind(tmp_path):
     assert added.changes[0].after == "[-1, 2, C3k2+eca@m.*.cv2+simam@bottleneck+ema, [256, false]]"
 
 
+def test_attached_in_memory_and_taken_out_again():
+    model = host.YOLO("yolo11n.yaml").model.eval()
+    x = torch.rand(1, 3, 64, 64)
+    before, names = rebuilding.run(model, x), [*model.state_dict()]
+    found = foveal.attach(model, "eca", at="neck.bottleneck,psa.attention,head.box", example=x)
+    parts = [f"model.{row}.{part}" for row in (16, 19, 22) for part in inside.named(model.model[row], ["bottleneck"])]
+    boxes = [f"model.23.cv2.{level}.1" for level in range(3)]
+    assert [row.name for row in found] == sorted([*parts, "model.10.m.0.attn", *boxes], key=names_in(model).index)
+    assert rebuilding.same(rebuilding.run(model, x), before)
+    foveal.detach(model)
+    assert [*model.state_dict()] == names
+
+
+def names_in(model) -> list[str]:
+    return [name for name, _ in model.named_modules()]
+
+
 def test_a_place_that_is_not_there():
     for at, said in {
         "16.bottlenek": r"a C3k2 has no 'bottlenek' inside it; places inside it: bottleneck, cv1",

@@ -76,7 +76,7 @@ def test_own_rows_keep_every_edge(cfg, data):
 @given(graphs(), st.data())
 def test_suffixes_come_off_as_they_went_on(cfg, data):
     after = sorted(data.draw(st.sets(st.sampled_from(sorted({s for e in edges(cfg) for s in e if s >= 0})))))
-    suffixed = model_yaml.with_suffix(cfg, Spec.parse("ema(groups=8, start=paper)"), [*map(Place, after)])
+    suffixed = model_yaml.with_suffix(cfg, Spec.parse("ema(groups=8, start=paper)"), after)
     plain, placed = model_yaml.split(suffixed)
     assert plain == cfg
     assert list(placed) == after
@@ -98,7 +98,7 @@ def test_relative_references_survive():
 
 
 def test_a_second_attention_follows_the_first():
-    cfg = model_yaml.with_suffix(model_yaml.with_suffix(TOY, EMA, [Place(9)]), Spec.parse("ema(groups=8)"), [Place(9)])
+    cfg = model_yaml.with_suffix(model_yaml.with_suffix(TOY, EMA, [9]), Spec.parse("ema(groups=8)"), [9])
     assert model_yaml.rows(cfg)[9][2] == "C3k2+ema+ema(groups=8)"
     _, placed = model_yaml.split(cfg)
     assert [str(spec) for spec in placed[9].specs] == ["ema(start=identity)", "ema(groups=8, start=identity)"]
@@ -245,7 +245,7 @@ def test_rows_that_cannot_be_read_are_explained(row, message):
 
 
 def test_a_layer_nobody_reads_is_refused():
-    cfg = model_yaml.with_suffix(TOY, EMA, [Place(4)])
+    cfg = model_yaml.with_suffix(TOY, EMA, [4])
     cfg["head"][-1][0] = [8, 6]  # the Concat before the block, as where an inserted row has moved the numbers
     with pytest.raises(UserError, match=r"no row reads row 9 \(C3k2\).*Detect reads \[8, 6\]: put 9 in its place"):
         model_yaml.split(cfg)

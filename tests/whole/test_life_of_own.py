@@ -13,7 +13,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import foveal
 from foveal import UserError
-from foveal.checkpoints import read
+from foveal.checkpoints import read, require_harmless
 from foveal.hosts import ultralytics as host
 from foveal.study.demo import draw_data
 
@@ -135,6 +135,18 @@ print(json.dumps([said, exported.wrong, json.dumps(explained.manifest)[:20000], 
     assert "my_ema.py:EMA(factor=8, start=identity)" in manifest
     assert '"factor"' in manifest
     assert far < 1e-2
+
+
+def test_a_row_that_names_a_file_is_noticed_in_a_checkpoint_without_its_class(home, elsewhere, monkeypatch):
+    (elsewhere / "evil.py").write_text("raise SystemExit('it ran')")
+    loaded = host.YOLO("yolo11n.yaml").model
+    loaded.yaml["head"][3][2] = "C3k2+evil.py:X(a=1)@bottleneck"
+    torch.save(host.checkpoint(loaded, {}), "x.pt")
+    with pytest.raises(UserError, match=r"a row of it names evil.py:X, whose code would run"):
+        foveal.add("x.pt", "ema", output="y.pt")
+    loaded.yaml["head"][3][2] = "C3k2+timm:eca"
+    torch.save(host.checkpoint(loaded, {}), "x.pt")
+    require_harmless(Path("x.pt"))
 
 
 def test_a_process_that_was_told_of_the_class_loads_its_files(home, elsewhere, monkeypatch):

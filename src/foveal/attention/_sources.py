@@ -97,7 +97,7 @@ def load(address: str) -> Source:
         source = _of_file(address, Path(home), name)
     else:
         return of_class(_member(_imported(home, address), name, address), address)
-    trust(source.module)
+    trust(source.module, source.address)
     _LOADED[address] = source
     return source
 
@@ -123,7 +123,7 @@ def of_class(cls: type[nn.Module], address: str = "", portable: bool = True) -> 
     address = address or next(registered, f"{cls.__module__}:{cls.__name__}")
     file = inspect.getsourcefile(cls) or ""
     text = _text(Path(file)) if file else ""
-    trust(cls.__module__)
+    trust(cls.__module__, address)
     path = str(Path(file).resolve()) if file else ""
     _LOADED[address] = Source(address, cls.__module__, cls.__name__, path, text, _digest(text), cls)
     return _LOADED[address]
@@ -158,7 +158,7 @@ def restored(stored: dict[str, str]) -> Source:
         said = f"{file} is not what it was when this model was saved: {stored['name']} is now as the file has it"
         warnings.warn(said, stacklevel=2)
     source = Source(stored["address"], stored["module"], stored["name"], file, text, _digest(text), cls)
-    trust(source.module)
+    trust(source.module, source.address)
     _LOADED[source.address] = source
     return source
 

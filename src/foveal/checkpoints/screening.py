@@ -7,25 +7,28 @@ of torch, Ultralytics, foveal or the zoos. A file that names anything else is lo
 
 import importlib
 import importlib.util
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .unpickling import Unwanted, read
+from .unpickling import Node, Unwanted, read
 
 # Where layers come from, and what Ultralytics keeps on a model beside them.
 LAYERS = ("torch.nn.modules", "ultralytics.nn", "torchvision", "timm", "foveal")
 BESIDE = ("ultralytics.utils.loss", "ultralytics.utils.tal", "torchvision.transforms", "foveal")
 FUNCTIONS = ("torch.nn.functional", "torch._C._nn")  # kept on layers as their activation
-# Modules that this process was told to load, because an attention that somebody wrote as text is a class of theirs.
+# Modules and addresses of attentions that this process was told of.
 _TRUSTED: set[str] = set()
+_ADDRESS = re.compile(r"(?:^|\+)\s*(?P<address>(?!timm:|torchvision:|ultralytics:)[^+()@]+:\w+)")  # in a row of a model
 CAUTION = "load only files from people you trust: foveal add, export, explain and audit then take it with --trust"
 
 
-def trust(module: str) -> None:
-    """Let files name the classes of a module, by its name: the user has asked for one of them."""
-    _TRUSTED.add(module)
+def trust(module: str, address: str) -> None:
+    """Let files name the classes of a module, and rows an address: the user has asked for that attention."""
+    _TRUSTED.update((module, address))
 
 
 def require_harmless(path: Path) -> None:
@@ -47,6 +50,9 @@ def require_harmless(path: Path) -> None:
                 f"{source['file'] or source['module']}, whose code would run",
                 f"if that file is yours, add --trust; foveal sources {path} shows the code as it was saved",
             )
+    for address in _in_rows(contents.saved):
+        if address not in _TRUSTED:
+            raise Unwanted(f"{str(path)!r} is not loaded: a row of it names {address}, whose code would run", CAUTION)
     for name in sorted(contents.names):
         if name.rpartition(".")[0] in _TRUSTED:
             continue
@@ -58,6 +64,16 @@ def require_harmless(path: Path) -> None:
             )
         if not _is_harmless(name, found):
             raise Unwanted(f"{str(path)!r} is not loaded: it names {name}, whose code would run", CAUTION)
+
+
+def _in_rows(saved: object) -> Iterator[str]:
+    """Addresses of somebody's own attentions in the rows from which the host would build a model anew."""
+    for model in saved.values() if isinstance(saved, dict) else [saved]:
+        cfg = model.state.get("yaml") if isinstance(model, Node) else None
+        for part in (cfg.get("backbone"), cfg.get("head")) if isinstance(cfg, dict) else ():
+            for row in part if isinstance(part, list) else ():
+                if isinstance(row, list) and len(row) > 2:
+                    yield from (found["address"].strip() for found in _ADDRESS.finditer(str(row[2])))
 
 
 def _named(name: str) -> tuple[object, bool]:

@@ -12,7 +12,7 @@ def check(
     attention: Annotated[str, typer.Argument(help='my_attention.py:MyAttention, "timm:eca", or one of foveal list.')],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Does an attention of yours keep the contract that foveal's own keep? Takes about half a minute.
+    """Does an attention keep the contract of foveal's own? Takes half a minute.
 
     It is built, and tried alone: shapes, types, batches, gradients, determinism, copies, mixed precision, a trace and
     an ONNX file at a second size, and what it costs beside foveal's. Its file is run for that. The exit code is 1 if a

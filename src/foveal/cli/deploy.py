@@ -78,9 +78,10 @@ def sources(
     output: Annotated[str, typer.Option("-o", "--output", help="The folder to write them into, instead.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False,
 ) -> None:
-    """The code of somebody's own attentions that a checkpoint carries, as it was when the model was saved.
+    """The code of your own attentions that a checkpoint carries.
 
-    It is printed, or written into a folder, and not run. What that code imports from other files is not carried.
+    It is as it was when the model was saved; it is printed, or written into a folder, and not run. What that code
+    imports from other files is not carried.
     """
     from ..checkpoints import read
     from ..files import write_text

@@ -351,16 +351,21 @@ def with_attention(
     placed = split(cfg, theirs)[1]
     rowed = {index for index, each in placed.items() if each.own_row}
     behind = [each.row for each in places if not each.within and (own_row or each.row in rowed)]
-    attached = with_suffix(cfg, spec, [each for each in places if each.within or each.row not in behind])
+    attached = dict(cfg)
+    for row, within in places:
+        if within or row not in behind:
+            attached = with_suffix(attached, spec, [row], within)
     return with_rows(attached, spec, behind)
 
 
-def with_suffix(cfg: Mapping[str, Any], spec: Spec, places: Sequence[Place]) -> dict[str, Any]:
-    """Attach `spec` to rows, or inside them; numbers stay as they are."""
+def with_suffix(
+    cfg: Mapping[str, Any], spec: Spec, indices: Sequence[int], within: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Attach `spec` to the rows `indices`, or at places inside them; numbers stay as they are."""
     plain = copy.deepcopy(dict(cfg))
     together = rows(plain)
-    for row, within in places:
-        together[row][2] += f"+{_written(spec, SUFFIX_START, within)}"
+    for index in indices:
+        together[index][2] += f"+{_written(spec, SUFFIX_START, within)}"
     return plain
 
 
