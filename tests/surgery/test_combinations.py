@@ -64,7 +64,7 @@ def test_any_attention_of_any_width_and_size(asked, scale, place, width, height,
     places, widths, count = layers_of(scale)
     try:
         # The widths of the place, and one that no YOLO has.
-        rows = model_yaml.resolve([place], places, cls.card.paper_place, count)
+        rows = [each.row for each in model_yaml.resolve([place], places, cls.card.paper_place, count)]
         modules = {channels: cls(channels, **arguments) for channels in {*(widths[row] for row in rows), width}}
     except UserError:
         return
@@ -87,13 +87,13 @@ def test_any_attention_of_any_width_and_size(asked, scale, place, width, height,
 def test_any_attention_at_any_place_of_any_model(name, family, scale, place, start, size):
     plain = model(f"{family}{scale}")
     try:
-        rows = model_yaml.resolve(
+        found = model_yaml.resolve(
             [place],
             model_yaml.places(plain.yaml, adding._strides(plain)),
             ATTENTIONS[name].card.paper_place,
             len(plain.model),
         )
-        cfg = model_yaml.with_suffix(plain.yaml, Spec(name, {}, start), rows)
+        cfg = model_yaml.with_suffix(plain.yaml, Spec(name, {}, start), [each.row for each in found])
         attended = tasks.DetectionModel(cfg, ch=3, verbose=False).eval()
     except UserError:
         return

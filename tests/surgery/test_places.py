@@ -34,7 +34,8 @@ def stock(scale: str) -> tuple[tasks.DetectionModel, dict[str, tuple[int, ...]]]
 
 def attended_twin(plain: tasks.DetectionModel, places: dict, name: str) -> tasks.DetectionModel:
     """The model with the attention at its card's place, with the arguments that its refusal asks for, if it refuses."""
-    rows = model_yaml.resolve(["paper"], places, ATTENTIONS[name].card.paper_place, len(model_yaml.rows(plain.yaml)))
+    found = model_yaml.resolve(["paper"], places, ATTENTIONS[name].card.paper_place, len(model_yaml.rows(plain.yaml)))
+    rows = [place.row for place in found]
     spec = Spec(name)
     try:
         return build(model_yaml.with_suffix(plain.yaml, spec, rows))
