@@ -62,9 +62,11 @@ def show(
     entry = _entry(cls)
     if as_json:
         return print_json(entry)
-    print(entry["mathematics"], end="\n\n")
+    if entry["mathematics"]:
+        print(entry["mathematics"], end="\n\n")
     for key in ("name", "year", "paper", "source", "licence", "kind"):
-        print(f"{key:<12} {entry[key]}")
+        if entry[key]:  # of somebody else's class most are not known
+            print(f"{key:<12} {entry[key]}")
     print(f"{'place':<12} {', '.join(entry['places'])}")
     print(f"{'in YAML':<12} C3k2+{cls.card.name}, or a row [-1, 1, {(*cls.card.aliases, cls.card.name)[0]}, []]")
     for form in cls.card.rows:
@@ -79,7 +81,8 @@ def show(
     for key, label in {"constraints": "asks for", "differs": "differs", "copies": "in copies", "notes": "note"}.items():
         for sentence in entry[key]:
             print(f"{label:<12} {sentence}")
-    print(f"{'avoid':<12} {entry['avoid']}")
+    if entry["avoid"]:
+        print(f"{'avoid':<12} {entry['avoid']}")
 
 
 @app.command()

@@ -26,7 +26,7 @@ def same(subject: Subject) -> Finding:
         "foveal's",
         State.NOTE,
         f"computes what foveal's {found.card.name} computes, with the same tensors",
-        hint=f"write {found.card.name}, whose faster forms export at every size; foveal convert changes a checkpoint",
+        hint=f"write {found.card.name} instead: the same function, which exports at every size",
     )
 
 
