@@ -93,7 +93,7 @@ def test_words_may_be_asked_for():
 def test_tune_takes_flags_and_refuses_words(monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        models, "load", lambda _: type("Model", (), {"tune": lambda self, **given: seen.update(given)})()
+        models, "load", lambda _, trust: type("Model", (), {"tune": lambda self, **given: seen.update(given)})()
     )
     for name in ("YOLO", "RTDETR"):  # which the command replaces
         monkeypatch.setattr(ultralytics, name, getattr(ultralytics, name))

@@ -164,9 +164,10 @@ def additions(fresh: nn.Module, layer: nn.Module, name: str = "") -> list[tuple[
     if attachment.attended(fresh):
         before = len(attachment.attached(layer)) if attachment.attended(layer) else 0
         found.append((name, attachment.attached(fresh)[before:]))
+    theirs = dict(layer.named_children())  # which lacks some where a layer was changed by hand
     for child, part in fresh.named_children():
-        if not (child == "attention" and attachment.attended(fresh)):
-            found += additions(part, layer.get_submodule(child), f"{name}.{child}".lstrip("."))
+        if child in theirs and not (child == "attention" and attachment.attended(fresh)):
+            found += additions(part, theirs[child], f"{name}.{child}".lstrip("."))
     return [(part, new) for part, new in found if new]
 
 

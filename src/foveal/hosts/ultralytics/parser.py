@@ -107,7 +107,10 @@ def _parse_model(original: Callable, d: dict, ch: int, verbose: bool = True):
     together = model_yaml.rows(d)
     for index, specs in _specs(placed, last.widths, d).items():
         read = [ch if source < 0 else last.widths[source] for source in model_yaml.sources(together[index], index)]
-        layers[index] = _place(layers[index], specs, placed[index].own_row, read, last.widths[index], verbose)
+        try:
+            layers[index] = _place(layers[index], specs, placed[index].own_row, read, last.widths[index], verbose)
+        except UserError as error:
+            raise UserError(f"row {index}, {shown(together[index])}: {error.message}", error.hint) from error
         if verbose and placed[index].published:
             said = f"{attachment.class_name(layers[index])}+{specs[0]}"
             LOGGER.info(f"{index:>3}  {placed[index].published} is built as {said}")
