@@ -234,8 +234,10 @@ class _Noted:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "groups", "dtype", "last"),
-    [((16, 64, 80, 80), 32, torch.bfloat16, False), ((1, 64, 160, 160), 1, torch.float32, True)],
-    ids=["n-P3", "wide-group"],  # loops over a group's channels run once, and several times
+    [  # loops over a group's channels run once, and several times
+        pytest.param((16, 64, 80, 80), 32, torch.bfloat16, False, id="n-P3"),
+        pytest.param((1, 64, 160, 160), 1, torch.float32, True, id="wide-group", marks=pytest.mark.sweep),
+    ],
 )
 def test_every_kernel_compiles_for_hopper_and_hardly_spills(monkeypatch, tmp_path, shape, groups, dtype, last):
     import triton

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 from filelock import FileLock
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
@@ -303,6 +304,12 @@ def undisturbed(tmp_path_factory, worker_id) -> Study:
     return study
 
 
+def weights(study: Study) -> dict:
+    """A digest of every tensor that each cell ended with."""
+    files = {(cell.arm.name, cell.pair): study.path(cell) / "weights/last.pt" for cell in study.cells}
+    return {where: recorder.digests(torch.load(file, weights_only=False)["model"]) for where, file in files.items()}
+
+
 def command(study: Study) -> subprocess.Popen:
     """What a user types, with interpreters that begin at nothing."""
     words = [sys.executable, "-m", "foveal", "study", "run", str(study.folder), "--jobs", "2"]
@@ -339,6 +346,7 @@ def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(runner, undist
     kill_in_a_loop(study, runner, rounds=1, longest=2)  # in the middle of saving, judging, starting the next, ...
     assert any(result.resumed for result in study.results().values())
     assert values(study) == values(undisturbed)
+    assert weights(study) == weights(undisturbed)  # of which two epochs make scores of nothing
     assert {f.check for f in assemble(study).fairness if f.ok is False} <= {"learned"}
     assert not list(study.folder.rglob("resume.pt")), "finished cells keep no more than they need"
 
