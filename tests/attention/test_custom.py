@@ -13,7 +13,7 @@ from torch import nn
 import foveal
 from foveal import UserError, attention
 from foveal.attention import Custom, find, known, timm_names
-from foveal.surgery import Spec
+from foveal.surgery import Spec, read
 from helpers import draw, in_fresh_process, run_form
 from own import CLASSES, HEAD, MY_EMA
 
@@ -225,6 +225,26 @@ def test_classes_in_python(folder, monkeypatch):
     with pytest.raises(UserError, match=r"Local is defined inside .*; put it into a file"):
         foveal.add("yolo11n.yaml", Local)
     monkeypatch.delitem(sys.modules, "my_ema")
+
+
+def test_a_subclass_of_ours_with_a_card_of_its_own(folder, monkeypatch):
+    text = """
+import dataclasses
+from foveal import ECA
+class Mine(ECA):
+    card = dataclasses.replace(ECA.card, name="mine")
+"""
+    written(folder, text)
+    monkeypatch.syspath_prepend(folder)
+    import mine
+
+    assert str(read(mine.Mine)) == "mine:Mine"
+    assert str(read(foveal.ECA)) == "eca"
+    x = draw(0, 1, 16, 4, 5).float()
+    module = find("mine:Mine")(16, kernel_size=5)
+    assert [*module.gates(x)] == ["channel"]
+    assert module.module.conv.kernel_size == (5,)
+    monkeypatch.delitem(sys.modules, "mine")
 
 
 def test_a_class_with_our_base_brings_its_gates(folder):

@@ -126,6 +126,19 @@ class Two(nn.Module):
         "",
         "",
     ),
+    "Lazy() of layers that learn their width, and *maps": (
+        """
+class Lazy(nn.Module):
+    def __init__(self, kernel_size=3):
+        super().__init__()
+        self.gate = nn.LazyConv2d(1, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, *maps):
+        return maps[0] * self.gate(maps[0]).sigmoid()
+""",
+        "kernel_size=5",
+        "",
+    ),
     "Both(dim) returns a tuple": (
         """
 class Both(nn.Module):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..errors import UserError
 from ._sources import Source
@@ -21,7 +22,8 @@ from ._sources import Source
 READ = {"c", "c1", "c_in", "cin", "ch", "ch_in", "channel", "channels", "d_model", "dim", "dims", "embed_dim"}
 READ |= {"embed_dims", "feat_dim", "features", "gate_channels", "in_c", "in_ch", "in_channel", "in_channels", "in_chs"}
 READ |= {"in_dim", "in_features", "in_planes", "inc", "inp", "inplanes", "input_channel", "input_channels", "input_dim"}
-READ |= {"n_channels", "n_feat", "n_feats", "nc", "nf", "num_channels", "num_feat", "num_features", "planes"}
+READ |= {"n_channels", "n_feat", "n_feats", "nc", "nf", "num_channels", "num_feat", "num_features", "op_channel"}
+READ |= {"planes"}
 RETURNED = {"c2", "c_out", "cout", "ch_out", "out_c", "out_ch", "out_channel", "out_channels", "out_chs", "out_dim"}
 RETURNED |= {"oup", "ouc", "outc", "out_features", "out_planes", "outp", "outplanes", "output_channels", "output_dim"}
 # What they call the size of a map, which a network changes with the size of its images.
@@ -32,6 +34,7 @@ _USUAL: dict[str, dict[str, Callable[[int], int]]] = {
     "torchvision:SqueezeExcitation": {"squeeze_channels": lambda channels: max(1, channels // 4)},
 }
 
+_GIVEN = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 SQUARE, ODD = (16, 16), (15, 20)  # maps that it is tried on; images of 480 x 640 pixels have the second at stride 32
 
 
@@ -75,6 +78,10 @@ def build(source: Source, channels: int, given: Mapping[str, Any]) -> nn.Module:
         module = source.make(**called)
     except Exception as error:  # which is the class's own, whatever it is
         raise UserError(f"{source.address}: {text} cannot be built: {_said(error)}", _arguments_hint(source)) from error
+    if any(is_lazy(parameter) for parameter in module.parameters()):  # its first map says how wide its layers are
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, channels, *SQUARE))
+        module.train()
     if (key := (source, text)) not in _TRIED:
         _try(module, source, text, channels)
         _TRIED.add(key)
@@ -119,12 +126,9 @@ def _arguments_hint(source: Source) -> str:
 @torch.no_grad()
 def _try(module: nn.Module, source: Source, text: str, channels: int) -> None:
     """Run it once on each of two maps."""
-    takes = [
-        name
-        for name, each in inspect.signature(module.forward).parameters.items()
-        if each.default is Parameter.empty and each.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(takes) != 1:
+    parameters = inspect.signature(module.forward).parameters
+    takes = [name for name, each in parameters.items() if each.default is Parameter.empty and each.kind in _GIVEN]
+    if len(takes) != 1 and not any(each.kind is Parameter.VAR_POSITIONAL for each in parameters.values()):
         raise UserError(
             f"{source.address}: its forward takes {', '.join(takes) or 'nothing'}, and is given the map alone",
             "write def forward(self, x), and read the size from it: B, C, H, W = x.shape",

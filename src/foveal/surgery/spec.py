@@ -153,8 +153,8 @@ def read(spec: "str | Spec | type[nn.Module]", portable: bool = True) -> Spec:
     if isinstance(spec, str):
         return Spec.parse(spec)
     if isinstance(spec, type) and issubclass(spec, nn.Module):
-        named = getattr(spec, "card", None)  # one of ours
-        return Spec(named.name if named and find(named.name) is spec else of_class(spec, portable).card.name)
+        ours = next((name for name, cls in ATTENTIONS.items() if cls is spec), None)
+        return Spec(ours or of_class(spec, portable).card.name)
     raise UserError(f"{spec!r} is no attention", 'give a text such as "ema(groups=8)", or a class below nn.Module')
 
 
