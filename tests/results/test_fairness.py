@@ -121,6 +121,20 @@ def test_an_arm_that_is_meant_to_differ_is_said_and_breaks_nothing(findings):
     assert found == (False, "not all epochs in every run: 2 of 4")
 
 
+def test_a_declared_batch_and_a_part_that_is_replaced_are_no_unfairness(findings):
+    smaller = Arm("batch=8", "treatment", MODEL, train={"batch": 8})
+    replaced = Arm("mhsa", "treatment", MODEL, Spec("mhsa", places=("psa.attention",), replace=True))
+    cells = {f"batch=8_{pair}": {"batch": 8, "batches": [f"eights of {pair}"] * EPOCHS} for pair in (0, 1)}
+    cells |= {f"mhsa_{pair}": {"start": {"conv": "c", "head": f"drawn from {pair}"}} for pair in (0, 1)}
+    written = {f"batch=8 {pair}": {"batch": 8} for pair in (0, 1)}
+    found = findings(ARMS["baseline"], smaller, replaced, arguments=written, **cells)
+    assert {check for check, (ok, _) in found.items() if ok is not True} == set()
+    assert found["batch"] == (True, "16 images in every batch")
+    assert found["pretrained"][1] == "pretrained tensors kept: 2/3 in baseline, batch=8; 1/3 in mhsa"
+    cells["mhsa_1"] = {"start": {"head": "drawn from 1"}}  # one of them lost what the other kept
+    assert findings(ARMS["baseline"], smaller, replaced, arguments=written, **cells)["pretrained"][0] is False
+
+
 def test_arms_that_learned_nothing_are_no_answer(findings):
     nothing = {"scores": {"map": 0.0, "map50": 0.1, "map_last": 0.0, "map50_last": 0.1}}
     cells = {f"{arm}_{seed}": nothing for arm in ("baseline", "ema", "AA", "one_size_up") for seed in (0, 1)}

@@ -237,9 +237,15 @@ def test_arms_in_one_text_come_back(arms, comma):
         ({"arms": ["ema(group=8)"]}, "ema has no argument 'group'"),
         ({"arms": ["ema(("]}, "cannot read 'ema(('"),
         *(
-            ({"arms": [arm]}, f"cannot read the arm {arm!r}; write for example ema@neck, A/A or {{model: yolo11s.pt}}")
-            for arm in (5, None, ["ema"], {}, {"model": 5}, {"model": "ema@neck"}, {"model": "x.pt", "seeds": 3})
+            ({"arms": [arm]}, f"cannot read the arm {arm!r}; write for example ema@neck, A/A, {{model: yolo11s.pt}} or")
+            for arm in (5, None, ["ema"], {}, {"model": 5}, {"spec": 5}, {"train": 3}, {1: 2}, {"train": {1: 2}})
         ),
+        ({"arms": [{"model": "ema@neck"}]}, "the arm {'model': 'ema@neck'} names no model: 'ema@neck'"),
+        ({"arms": [{"spec": "ema@neck", "seeds": 3}]}, "the arm 'ema@neck seeds=3': "),
+        ({"arms": [{"spec": "ema@neck", "batch": 0}]}, "the arm 'ema@neck batch=0': batch=0 cannot be compared"),
+        ({"arms": [{"lr0": 0.1, "train": {"lr0": 0.2}}]}, "says lr0 twice"),
+        ({"arms": [{"spec": "ema@neck"}, "ema"]}, "the arm 'ema' stands in the plan twice, first as 'ema@neck'"),
+        ({"arms": ["ema", {"train": {}}]}, "stands in the plan twice"),
         *(({"arms": arms}, "nothing to compare: the only arm is the baseline") for arms in (["baseline"], "baseline")),
         ({"arms": ["ema@neck", "ema@neck"]}, "the arm 'ema@neck' stands in the plan twice; leave one out"),
         ({"arms": ["A/A", "a/a"]}, "the arm 'A/A' stands in the plan twice; leave one out"),
@@ -257,6 +263,27 @@ def test_a_refusal_says_what_was_given_and_what_works(read, changed, said):
     assert said in str(refused.value)
     assert refused.value.message[0] not in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     assert refused.value.hint
+
+
+def test_arms_with_arguments_of_their_own(read):
+    written = [
+        {"model": "yolo11s.pt", "imgsz": 960},
+        {"imgsz": 960},
+        {"spec": "ema@neck", "train": {"lr0": 0.002}, "batch": 8},
+        {"model": "own/other.pt", "spec": "eca"},
+        "ema@neck",
+    ]
+    plan = read(arms=written)
+    named = ["yolo11s.pt imgsz=960", "imgsz=960", "ema@neck lr0=0.002 batch=8", "own/other.pt eca", "ema@neck"]
+    assert [arm.name for arm in plan.arms[1:]] == named
+    sizes = [plan.complete(arm)["imgsz"] for arm in plan.arms]
+    assert sizes == [640, 960, 960, 640, 640, 640]
+    assert (plan.complete(plan.arms[3])["lr0"], plan.complete(plan.arms[5])["lr0"]) == (0.002, 0.001)
+    assert str(plan.arms[4].spec) == "eca(start=identity)@neck"
+    assert {arm.role for arm in plan.arms[1:]} == {"treatment"}
+    keys = [cell.key for cell in plan.cells("data") if cell.seed == 0]
+    assert len(set(keys)) == 6
+    assert keys == [cell.key for cell in read(arms=written).cells("data") if cell.seed == 0]
 
 
 def test_a_plan_repeats_what_a_paper_reports(read):

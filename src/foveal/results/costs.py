@@ -65,7 +65,7 @@ def _table(study: Study, found: Mapping[tuple[str, int], Result], kept: Mapping[
     table = {}
     for arm in study.plan.arms:
         mine = [result for (name, _), result in found.items() if name == arm.name]
-        deployed = kept.get(arm.name) or Deployed(None, int(study.plan.settings["imgsz"]))
+        deployed = kept.get(arm.name) or Deployed(None, int(study.plan.complete(arm)["imgsz"]))
         table[arm.name] = Cost(
             **asdict(deployed),
             parameters=mine[0].parameters if mine else None,
@@ -97,12 +97,12 @@ class _Models:
 
     def __init__(self, plan: Plan, weights: Mapping[str, Path], found: Mapping[tuple[str, int], Result]):
         host, self._plan, self._device = plan.host, plan, device_of(found)
-        self._size = int(plan.settings["imgsz"])
+        self._sizes = {arm.name: int(plan.complete(arm)["imgsz"]) for arm in plan.arms}
         self._models: dict[str, nn.Module] = {
             arm: host.network(path).to(self._device).eval().requires_grad_(False) for arm, path in weights.items()
         }
         self._images = {
-            arm: torch.zeros(1, host.channels(model), self._size, self._size, device=self._device)
+            arm: torch.zeros(1, host.channels(model), *2 * (self._sizes[arm],), device=self._device)
             for arm, model in self._models.items()
         }
 
@@ -113,7 +113,7 @@ class _Models:
         for arm, model in self._models.items():
             with FlopCounterMode(display=False) as counter:
                 model(self._images[arm])
-            flops[arm] = Deployed(counter.get_total_flops(), self._size)
+            flops[arm] = Deployed(counter.get_total_flops(), self._sizes[arm])
         return flops
 
     @torch.inference_mode()
@@ -128,7 +128,7 @@ class _Models:
         threads = f", {torch.get_num_threads()} threads" if self._device == "cpu" else ""
         runtime = f"torch {torch.__version__}, {self._device}{threads}, batch 1{', fused' if fused else ''}"
         return {
-            arm: Deployed(cost.flops, self._size, timing.quartiles(times[arm]), ratios.get(arm), runtime)
+            arm: Deployed(cost.flops, self._sizes[arm], timing.quartiles(times[arm]), ratios.get(arm), runtime)
             for arm, cost in counted.items()
         }
 

@@ -45,7 +45,11 @@ def check(
     return [
         *_batches(results, declared),
         _epochs(epochs, results),
-        _same("batch", {r.batch for r in values}, "{} images in every batch"),
+        _same(
+            "batch",
+            {r.batch for (arm, _), r in results.items() if "batch" not in declared.get(arm, {})},
+            "{} images in every batch",
+        ),
         _arguments(folders, declared),
         _pretrained(plan, results, sources),
         _start(plan, results),
@@ -170,12 +174,13 @@ def differing(written: list[dict]) -> list[str]:
 def _pretrained(
     plan: Plan, results: Mapping[tuple[str, int], Result], sources: Mapping[str, dict[str, str]]
 ) -> Finding:
-    shares: dict[str, dict[str, set[str]]] = {}  # arms by what they keep, by model
+    # Arms by what they keep, by model; an attention that replaces a part is meant to leave out its tensors.
+    shares: dict[tuple[str, str], dict[str, set[str]]] = {}
     for arm in plan.arms:
-        source = sources[arm.model]
+        source, replaces = sources[arm.model], str(arm.spec) if arm.spec and arm.spec.replace else ""
         for result in (result for (name, _), result in results.items() if name == arm.name and source):
             kept = sum(result.start.get(name) == digest for name, digest in source.items())
-            shares.setdefault(arm.model, {}).setdefault(f"{kept}/{len(source)}", set()).add(arm.name)
+            shares.setdefault((arm.model, replaces), {}).setdefault(f"{kept}/{len(source)}", set()).add(arm.name)
     if not shares:
         return Finding("pretrained", None, "every arm starts from fresh weights")
     told = "; ".join(f"{share} in {', '.join(sorted(a))}" for of in shares.values() for share, a in of.items())

@@ -1,5 +1,6 @@
 """The arms of a plan, from the names that it gives them."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,12 +66,11 @@ def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, .
     arms = [Arm("baseline", "baseline", model)]
     late = []
     for one in written:
-        if isinstance(one, dict) and set(one) == {"model"} and is_model(str(one["model"])):
-            one = one["model"]
+        if isinstance(one, dict):
+            arms.append(_declared(one, model, folder))
+            continue
         if not isinstance(one, str):
-            raise UserError(
-                f"cannot read the arm {shown(one)}", "write for example ema@neck, A/A or {model: yolo11s.pt}"
-            )
+            raise _unreadable(one)
         if one == "baseline":
             continue
         if one.lower() in CONTROLS:
@@ -85,12 +85,45 @@ def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, .
     trained: dict[tuple, str] = {}
     for arm in arms:
         placed = str(arm.spec.started("identity")) if arm.spec else ""
-        what = (arm.model, placed, arm.shift, *arm.train.items())
+        what = (arm.model, placed, arm.shift, json.dumps(arm.train, sort_keys=True, default=str))
         if what in trained:
             also = "" if trained[what] == arm.name else f", first as {trained[what]!r}"
             raise UserError(f"the arm {arm.name!r} stands in the plan twice{also}", "leave one out")
         trained[what] = arm.name
     return tuple(arms)
+
+
+def _declared(written: Mapping[str, Any], model: str, folder: Path) -> Arm:
+    """An arm from its keys: `model`, `spec`, `train`, and training arguments by themselves.
+
+    Raises:
+        UserError: it says neither, or one of them in another form.
+    """
+    given = dict(written)
+    named, text, train = given.pop("model", None), given.pop("spec", None), given.pop("train", {})
+    words = [each for each in (named, text) if each is not None] + (
+        [*given, *train] if isinstance(train, dict) else [0]
+    )
+    if not written or not all(isinstance(word, str) for word in words):
+        raise _unreadable(written)
+    if named is not None and not is_model(named):
+        raise UserError(f"the arm {shown(written)} names no model: {named!r}", "{model: yolo11s.pt}")
+    if twice := given.keys() & train.keys():
+        raise UserError(f"the arm {shown(written)} says {min(twice)} twice", "say it once")
+    train = {**train, **given}
+    where = beside(named, folder) if named else model
+    spec = Spec.parse(text, folder) if text else None
+    if spec:
+        spec = replace(spec.started("identity"), places=spec.places or _places(where))
+    said = [named, text and _FOLDERS.sub("", text), *(f"{key}={value}" for key, value in train.items())]
+    name = " ".join(part for part in said if part)
+    role = "control" if spec and spec.name == "placebo" else "treatment"
+    return Arm(name, role, where, spec, train=train)
+
+
+def _unreadable(written: object) -> UserError:
+    hint = "write for example ema@neck, A/A, {model: yolo11s.pt} or {spec: ema@neck, lr0: 0.002}"
+    return UserError(f"cannot read the arm {shown(written)}", hint)
 
 
 def split(text: str) -> list[str]:

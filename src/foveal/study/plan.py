@@ -149,6 +149,11 @@ class Plan:
         (train, settings), names = _train(written.get("train"), task, host), written["arms"]
         listed = arm_names.split(names) if isinstance(names, str) else names
         arms = arm_names.read(listed, model, folder, settings["epochs"])
+        for arm in arms:
+            try:
+                _train({**(written.get("train") or {}), **arm.train}, task, host)
+            except UserError as error:
+                raise UserError(f"the arm {arm.name!r}: {error.message}", error.hint) from None
         if len(arms) < 2:
             raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
         seeds, looks = _seeds(written.get("seeds"), claims(arms))
