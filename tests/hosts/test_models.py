@@ -202,7 +202,7 @@ def test_weights_of_the_hosts_own_class_are_not_loaded_into_ours(tmp_path, monke
     ("row", "message"),
     [
         ([-1, 1, "C2f_EMA", [1024]], r"row 11, .*C2f_EMA.*, names 'C2f_EMA', which neither .* knows; write C2f\+ema"),
-        ([-1, 1, "C3k2-CBAM", [1024]], r"write C3k2\+cbam for cbam behind a C3k2"),
+        ([-1, 1, "C3k2-CBAM", [1024]], r"write C3k2_CBAM for cbam inside a C3k2, or C3k2\+cbam"),
         ([-1, 1, "simam_module", []], "did you mean simam"),
         ([-1, 1, "C3K2", [1024]], "did you mean C3k2"),
         ([-1, 1, "nn.Identitty", []], "names 'nn.Identitty', which neither"),

@@ -7,6 +7,7 @@ of somebody else is found by its address, see `_sources`, and is then an attenti
 import difflib
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from typing import TypeVar
 
 from torch import nn
@@ -126,7 +127,7 @@ def _folded(name: str) -> str:
 def mathematics(name: str) -> str:
     """What the file of the attention with this name says at its head; of somebody else's, what its class says."""
     cls = find(name)
-    home = cls if issubclass(cls, Custom) else inspect.getmodule(cls.reference)
+    home = cls if issubclass(cls, Custom) else import_module(f".{cls.card.name}", __name__)
     return inspect.cleandoc(getattr(home, "__doc__", "") or "")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...attention import ATTENTIONS
+from ...attention import ATTENTIONS, find, known
 from ...errors import UserError, shown
 from ...kernels.ema import flops
 from ...surgery import Spec, attachment, inside, model_yaml
@@ -150,6 +150,10 @@ def _require_known(together: list[list], written: list[list]) -> None:
 
 
 def _near(name: str) -> str:
+    block, _, attention = name.replace("-", "_").rpartition("_")
+    if known(attention) and hasattr(tasks, block):
+        short = find(attention).card.name
+        return f"write {block}_{attention} for {short} inside a {block}, or {block}+{short} for {short} behind it"
     layers = [key for key, value in vars(tasks).items() if isinstance(value, type) and issubclass(value, nn.Module)]
     ours = {alias: cls.card.name for cls in ATTENTIONS.values() for alias in (cls.card.name, *cls.card.aliases)}
     by_folded = {key.casefold(): key for key in layers} | {key.casefold(): ours[key] for key in ours}
