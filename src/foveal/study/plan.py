@@ -149,7 +149,7 @@ class Plan:
         (train, settings), names = _train(written.get("train"), task, host), written["arms"]
         listed = arm_names.split(names) if isinstance(names, str) else names
         arms = arm_names.read(listed, model, folder, settings["epochs"])
-        for arm in arms:
+        for arm in (arm for arm in arms if arm.train):
             try:
                 _train({**(written.get("train") or {}), **arm.train}, task, host)
             except UserError as error:
