@@ -21,7 +21,7 @@ from foveal.deploy import checked_export
 from foveal.explain import explanation
 from foveal.hosts import ultralytics as host
 from foveal.results import costs
-from foveal.study import Plan, hours
+from foveal.study import Arm, Plan, hours
 from foveal.surgery import Spec
 from helpers import swept
 
@@ -53,7 +53,8 @@ def attended(tmp_path, channels) -> Path:
 
 
 def test_what_an_arm_costs_is_of_an_image_that_its_model_reads(attended, channels):
-    plan = Plan(str(attended), "data.yaml", (), (0,), settings={"imgsz": 64})
+    baseline = Arm("baseline", "baseline", str(attended))
+    plan = Plan(str(attended), "data.yaml", (baseline,), (0,), settings={"imgsz": 64})
     found = costs._Models(plan, {"baseline": attended}, {}).timed()["baseline"]
     assert found.milliseconds[0] > 0
     three = costs._Models(plan, {"baseline": model_file(attended.parent, 3)}, {}).counted()["baseline"]
