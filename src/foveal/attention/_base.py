@@ -192,8 +192,12 @@ class Attention(nn.Module):
                     f"{name}: of {expected} channels pruning left {channels}, which are not whole groups of {group}",
                     f"prune in steps of {group}, as with round_to={group} in torch-pruning",
                 )
-        raise UserError(
-            f"{name}: input has shape {tuple(x.shape)}, but must be (B, {expected}, H, W)",
+        raise self._wrong_shape(x, expected)
+
+    def _wrong_shape(self, x: Tensor, expected: int) -> UserError:
+        channels = x.shape[1] if x.dim() == 4 else 0
+        return UserError(
+            f"{self.card.name}: input has shape {tuple(x.shape)}, but must be (B, {expected}, H, W)",
             f"build it with channels={channels}" if channels else "add the batch dimension: x[None]",
         )
 
@@ -323,6 +327,19 @@ def require_divisor(cls: type[Attention], channels: int, name: str, value: int, 
         f"{cls.__name__}(channels={channels}, {name}={value}): channels must be a positive multiple of {rule}",
         f"{name}={fits[-1]} fits" if fits else f"channels={multiple * 64}, {name}=1 fits",
     )
+
+
+def require_hidden(cls: type[Attention], channels: int, name: str, value: int, usual: int) -> None:
+    """Check that a hidden layer of `channels // value` units has one, `value` being the argument `name` of `cls`.
+
+    Raises:
+        UserError: it has none; the hint names `usual`, or the largest value that fits.
+    """
+    if not 1 <= value <= channels:
+        raise UserError(
+            f"{cls.__name__}(channels={channels}, {name}={value}): channels // {name} is not positive",
+            f"{name}={min(channels, usual)} fits",
+        )
 
 
 def instance_norm(

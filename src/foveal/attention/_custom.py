@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
 from . import _building, _sources
 from ._base import Attention, Card
 from ._sources import Source
@@ -53,10 +52,7 @@ class Custom(Attention):
         """Refuse an input of another shape; pruning changes the gain, and what is inside the class is its own."""
         expected = self.channels if gain is None else len(gain)
         if x.dim() != 4 or x.shape[1] != expected:
-            raise UserError(
-                f"{self.card.name}: input has shape {tuple(x.shape)}, but must be (B, {expected}, H, W)",
-                f"build it with channels={x.shape[1]}" if x.dim() == 4 else "add the batch dimension: x[None]",
-            )
+            raise self._wrong_shape(x, expected)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         _, _, *state = super().__reduce_ex__(protocol)  # type: ignore[str-unpack]  # no module's is a string

@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ._base import Attention, Card, Form, Number
+from ._base import Attention, Card, Form, Number, require_hidden
 
 _STRIPS = (7, 11, 21)
 
@@ -78,11 +77,7 @@ class CPCA(Attention):
 
     def __init__(self, channels: int, *, reduction: int = 4):
         super().__init__(channels)
-        if not 1 <= reduction <= channels:
-            raise UserError(
-                f"CPCA(channels={channels}, reduction={reduction}): channels // reduction is not positive",
-                f"reduction={min(channels, 4)} fits",
-            )
+        require_hidden(type(self), channels, "reduction", reduction, usual=4)
         self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
         self.local = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)

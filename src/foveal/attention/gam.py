@@ -20,7 +20,7 @@ from math import gcd
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._base import Attention, Card, ConvNorm, Form, Number, size
+from ._base import Attention, Card, ConvNorm, Form, Number, require_hidden, size
 
 
 class GAM(Attention):
@@ -84,11 +84,7 @@ class GAM(Attention):
 
     def __init__(self, channels: int, *, rate: int = 4, groups: int = 1):
         super().__init__(channels)
-        if not 1 <= rate <= channels:
-            raise UserError(
-                f"GAM(channels={channels}, rate={rate}): channels // rate is not positive",
-                f"rate={min(channels, 4)} fits",
-            )
+        require_hidden(type(self), channels, "rate", rate, usual=4)
         hidden = channels // rate
         if groups < 1 or channels % groups or hidden % groups:
             common = gcd(channels, hidden)

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ._base import Attention, Card, Form, Number
+from ._base import Attention, Card, Form, Number, require_hidden
 
 
 class SqueezeExcitation(Attention):
@@ -79,9 +78,5 @@ def bottleneck(cls: type[Attention], channels: int, reduction: int, bias: bool =
     Raises:
         UserError: C // reduction is 0.
     """
-    if not 1 <= reduction <= channels:
-        raise UserError(
-            f"{cls.__name__}(channels={channels}, reduction={reduction}): channels // reduction is not positive",
-            f"reduction={min(channels, 16)} fits",
-        )
+    require_hidden(cls, channels, "reduction", reduction, usual=16)
     return nn.Linear(channels, channels // reduction, bias), nn.Linear(channels // reduction, channels, bias)

@@ -75,12 +75,9 @@ def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, .
             continue
         if one.lower() in CONTROLS:
             late.append(CONTROLS[one.lower()])
-        elif is_model(one) and "@" not in one:  # timm:resnet50 is a model, timm:eca@neck an attention
-            arms.append(Arm(one, "treatment", beside(one, folder)))
-        else:
-            spec = Spec.parse(one, folder)
-            spec = replace(spec.started("identity"), places=spec.places or _places(model))
-            arms.append(Arm(_FOLDERS.sub("", one), "control" if spec.name == "placebo" else "treatment", model, spec))
+        else:  # timm:resnet50 is a model, timm:eca@neck an attention
+            kind = "model" if is_model(one) and "@" not in one else "spec"
+            arms.append(_declared({kind: one}, model, folder))
     arms += [control(model, arms, epochs) for control in late]
     trained: dict[tuple, str] = {}
     for arm in arms:
@@ -112,7 +109,7 @@ def _declared(written: Mapping[str, Any], model: str, folder: Path) -> Arm:
         raise UserError(f"the arm {shown(written)} says {min(twice)} twice", "say it once")
     train = {**train, **given}
     where = beside(named, folder) if named else model
-    spec = Spec.parse(text, folder) if text else None
+    spec = Spec.parse(text, folder) if text is not None else None
     if spec:
         spec = replace(spec.started("identity"), places=spec.places or _places(where))
     said = [named, text and _FOLDERS.sub("", text), *(f"{key}={value}" for key, value in train.items())]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ...attention import Attention
 from ...surgery import attachment
 from . import parser  # before Ultralytics itself, because it says if that is missing or too old
 from .carrying import carry_modules
@@ -89,11 +88,10 @@ def spare_attentions(model: parser.Network, freeze: int | list[int | str] | None
 
 def _without_attentions(name: int | str, layer: nn.Module | None) -> list[int | str]:
     """The layer's own name if no attention is in it, else the names of its parts that are none."""
-    ours = (Attention, attachment.IdentityStart)
-    if isinstance(layer, ours):
-        return []
-    if layer is None or not any(isinstance(module, ours) for module in layer.modules()):
+    if layer is None or not any(map(attachment.is_attention, layer.modules())):
         return [name]
+    if attachment.is_attention(layer):
+        return []
     return [part for child, module in layer.named_children() for part in _without_attentions(f"{name}.{child}", module)]
 
 
