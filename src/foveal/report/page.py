@@ -17,7 +17,6 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from ..errors import UserError
-from ..evidence import METRICS
 from ..files import write_text
 from ..pages import Number, charts, html, look_up, shown
 from ..results import ArmResults, ArmVerdict, ImageScores, Part, StudyResults
@@ -70,7 +69,8 @@ class Page:
         phrases = json.loads((TEMPLATES / "phrases.json").read_text(encoding="utf-8"))
         self.phrases = {key: pair[language] for key, pair in phrases.items()}
         self.results, self.arms, self.language = results, results.arms, language
-        self.task, self.metric = results.task, METRICS[results.task]
+        self.task, self.metrics = results.task, results.metrics
+        self.metric = self.metrics[0]
         self.baseline = self.arms.index(results.baseline)
         # Many names would cover each other in a chart: numbers stand for them.
         self.keys = [str(1 + index) if len(self.arms) > 5 else "" for index in range(len(self.arms))]

@@ -3,7 +3,6 @@
 import csv
 import io
 
-from ..evidence import METRICS
 from ..pages import NOTHING, look_up, shown
 from ..results import ArmResults, StudyResults
 from ..verdict import Outcome
@@ -18,7 +17,7 @@ def paired(arm: ArmResults, baseline: ArmResults, key: str) -> dict[int, float]:
 
 def for_a_paper(results: StudyResults) -> str:
     """Markdown, one row for each arm."""
-    level, metric = shown(results.statistics.level, "coverage"), METRICS[results.task]
+    level, metric = shown(results.statistics.level, "coverage"), results.metrics[0]
     heads = ["Arm", "Seeds", metric.name, metric.second, f"Difference [{level} % interval]", "p", "Verdict"]
     heads += ["Parameters", "GFLOPs", "Latency (ms)"]
     lines = [heads, [":--", "--:", "--:", "--:", "--:", "--:", ":--", "--:", "--:", "--:"]]
@@ -49,7 +48,7 @@ def for_pandas(results: StudyResults) -> str:
     """CSV, one row for each arm and finished seed, all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    metric = METRICS[results.task]
+    metric = results.metrics[0]
     keys = (metric.key, metric.second_key, metric.last)
     writer.writerow(("arm", "role", "seed", *keys, "difference", "train_seconds"))
     for arm in results.arms:

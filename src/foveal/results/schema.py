@@ -7,6 +7,7 @@ names say. A value that is not known is None.
 from dataclasses import dataclass
 
 from ..bench import timing
+from ..evidence import TASKS, Metric
 from ..verdict import Outcome, Verdict
 
 SCHEMA_VERSION = 2  # rises when a name changes its meaning or its place; 1 had none
@@ -325,6 +326,11 @@ class StudyResults:
     arms: tuple[ArmResults, ...]
     scale: float | None = None
     paper: Paper | None = None
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metric that decides, and those that stand beside it."""
+        return TASKS[self.task].judged(self.statistics.metric).metrics
 
     @property
     def baseline(self) -> ArmResults:
