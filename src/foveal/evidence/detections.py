@@ -176,6 +176,22 @@ class Detections:
             Truth(self.true_image[counted], self.true_label[counted]),
         )
 
+    def upright(self, boxes: Floats) -> Floats:
+        """Corners of boxes of the evidence, or of those around them, (boxes, 4)."""
+        return boxes
+
+    def drawn(self, detection: int) -> dict[str, list[Any]]:
+        """What is drawn of a detection in the place of its box, or with it.
+
+        Returns:
+            Closed `lines`, lists of places, and `points`, places with what is known of each; as far as there are any.
+        """
+        return {}
+
+    def true_drawn(self, thing: int) -> dict[str, list[Any]]:
+        """Likewise of an object."""
+        return {}
+
     def taken(self, among: Ints, of: str = "box") -> Ints:
         """The object that each of some detections finds at an overlap of 0.5, -1 for none, (among,)."""
         taken = np.full(len(self.image), -1)

@@ -6,7 +6,7 @@ again needs no geometry. Shapes themselves are kept to be looked at, and only th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -56,6 +56,19 @@ class Measured(Detections):
             yield mine, theirs, overlaps
 
 
+def corners(boxes: Floats) -> Floats:
+    """Corners of rotated boxes one after the other, (boxes, 4, 2)."""
+    middle, half, angle = boxes[:, None, :2], boxes[:, None, 2:4] / 2, boxes[:, 4]
+    along = np.stack([np.cos(angle), np.sin(angle)], -1)[:, None] * half[..., :1]
+    across = np.stack([-np.sin(angle), np.cos(angle)], -1)[:, None] * half[..., 1:]
+    return np.concatenate([middle + x * along + y * across for x, y in ((1, 1), (1, -1), (-1, -1), (-1, 1))], 1)
+
+
+def _of(rising: Ints, value: int) -> slice:
+    """Where a value stands among rising ones."""
+    return slice(*np.searchsorted(rising, [value, value + 1]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rotated(Measured):
     """Rotated boxes, matched by the host's overlap of two of them.
@@ -70,6 +83,19 @@ class Rotated(Measured):
         """Areas in square pixels of detections and of objects, by which they are of a size."""
         boxes, true_boxes = (boxes[:, 2:4].clip(0).astype(float).prod(-1) for boxes in (self.box, self.true_box))
         return boxes, true_boxes
+
+    def upright(self, boxes: Floats) -> Floats:
+        """Corners of the upright boxes around rotated ones, (boxes, 4)."""
+        found = corners(boxes)
+        return np.concatenate([found.min(1), found.max(1)], 1)
+
+    def drawn(self, detection: int) -> dict[str, list[Any]]:
+        """The box."""
+        return {"lines": corners(self.box[[detection]]).tolist()}
+
+    def true_drawn(self, thing: int) -> dict[str, list[Any]]:
+        """The box."""
+        return {"lines": corners(self.true_box[[thing]]).tolist()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +136,15 @@ class Masks(Measured):
         """As COCO has it: those of objects are their masks', those of detections what is matched."""
         return (self.area if of == "mask" else super().areas(of)[0]), self.true_area
 
-    def outline(self, detection: int) -> list[Floats]:
-        """The lines around a detection's mask, each (points, 2); none of a faint one."""
-        return [self.point[self.line == number] for number in np.flatnonzero(self.owner == detection)]
+    def drawn(self, detection: int) -> dict[str, list[Any]]:
+        """The outline of the mask; of a faint one none."""
+        lines = np.flatnonzero(self.owner == detection).tolist()
+        return {"lines": [self.point[_of(self.line, line)].tolist() for line in lines]}
 
-    def true_outline(self, thing: int) -> list[Floats]:
-        """The lines around an object's mask, each (points, 2)."""
-        return [self.true_point[self.true_line == number] for number in np.flatnonzero(self.true_owner == thing)]
+    def true_drawn(self, thing: int) -> dict[str, list[Any]]:
+        """The outline of the mask."""
+        lines = np.flatnonzero(self.true_owner == thing).tolist()
+        return {"lines": [self.true_point[_of(self.true_line, line)].tolist() for line in lines]}
 
     def is_whole(self) -> bool:
         """Whether the arrays fit together and are finite, which those of a damaged file need not."""
@@ -152,6 +180,15 @@ class Poses(Measured):
     def hits(self, of: str) -> Bools:
         """What the host counts as found, at each of `THRESHOLDS`, by key points or by box, (detections, 10)."""
         return self.keypoint_hit if of == "keypoints" else self.hit
+
+    def drawn(self, detection: int) -> dict[str, list[Any]]:
+        """The key points; of a faint detection none."""
+        return {"points": self.keypoint[detection].tolist() if detection < len(self.keypoint) else []}
+
+    def true_drawn(self, thing: int) -> dict[str, list[Any]]:
+        """The key points that have a place."""
+        points = self.true_keypoint[thing]
+        return {"points": [point.tolist() for point in points if len(point) < 3 or point[2] > 0]}
 
     def is_whole(self) -> bool:
         """Whether the arrays fit together and are finite, which those of a damaged file need not."""
