@@ -23,7 +23,9 @@ def describe(kind: object) -> dict:
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         fields = {field.name: describe(hints[field.name]) for field in dataclasses.fields(kind)}
-        return {"type": "object", "additionalProperties": False, "required": [*fields], "properties": fields}
+        missing = dataclasses.MISSING  # what has a default was not always written
+        required = [f.name for f in dataclasses.fields(kind) if (f.default, f.default_factory) == (missing, missing)]
+        return {"type": "object", "additionalProperties": False, "required": required, "properties": fields}
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return {"enum": [one.value for one in kind]}
     if origin is types.UnionType:

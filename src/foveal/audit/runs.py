@@ -13,7 +13,7 @@ import yaml
 
 from ..checkpoints import unpickling
 from ..errors import UserError
-from ..evidence import METRICS
+from ..evidence import TASKS
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset
 from ..tensors import count, is_finite
@@ -156,7 +156,7 @@ class Run:
     @property
     def best_map(self) -> float | None:
         """The best mAP50-95 that it wrote down."""
-        maps = [row[COLUMNS.index(METRICS["detect"].column)] for row in self.table.values()]
+        maps = [row[COLUMNS.index(TASKS["detect"].metric.column)] for row in self.table.values()]
         return max(filter(math.isfinite, maps), default=None)
 
     @property

@@ -38,8 +38,8 @@ class Answers:
         """
         return load_arrays(path, cls, "answers")
 
-    def scores(self) -> Floats:
-        """1 for each image whose first answer is right, else 0, (images,)."""
+    def scores(self, of: str = "") -> Floats:
+        """1 for each image whose first answer is right, else 0, (images,); `of` makes no difference."""
         right: Floats = (self.ranked[:, 0] == self.label).astype(float)
         return right
 
@@ -52,12 +52,13 @@ class Answers:
         """Top-1 and top-5 accuracy by the keys of the metric, computed from what is stored rather than by the host."""
         return {"top1": float(self.scores().mean()), "top5": float(self.among_best().mean())}
 
-    def averages(self, counts: Ints, sizes: bool = False) -> Arrays:
+    def averages(self, counts: Ints, sizes: bool = False, of: str = "") -> Arrays:
         """Accuracy on resampled images, see `averages.load`; an answer is of no size.
 
         Args:
             counts: how often each image counts, (resamples, images).
             sizes: makes no difference.
+            of: nor does this.
         """
         overall, classes, of_class = self.accuracy(counts)
         return {"classes": classes, "top1": of_class, "overall": overall}

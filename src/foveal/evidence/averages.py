@@ -50,10 +50,9 @@ def load(folder: Path, kind: str, task: Task) -> Arrays:
 
     Returns:
         `overall`, (1 + resamples,); under the metric's key that of each class, (1 + resamples, classes), for `classes`;
-        of detections by best.pt also `small`, `medium` and `large`, for the classes that have objects of this size.
-        nan stands where there is nothing to average.
+        `overall_KEY` of each metric that stands beside it; of detections by best.pt also `small`, `medium` and `large`,
+        for the classes that have objects of this size. nan stands where there is nothing to average.
     """
-    assert task.metric  # or it would not be a study's task
     kept, key = folder / f"averages-{kind}.npz", task.metric.key
     try:
         with np.load(kept) as arrays:
@@ -62,7 +61,7 @@ def load(folder: Path, kind: str, task: Task) -> Arrays:
     except UNREADABLE_ARRAYS:
         pass
     found = judged(folder, kind, task)
-    averages = found.averages(image_counts(len(found.name)), sizes=kind == "best")
+    averages = found.averages(image_counts(len(found.name)), kind == "best", task.metric.of)
     save_arrays(kept, averages)
     return averages
 

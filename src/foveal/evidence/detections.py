@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,12 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # COCO's names for areas in pixels of the original image. Here the area is that of the box, and what is exactly between
 # two sizes is of the larger one only.
 SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
+# By what detections are matched with objects: the keys of mAP50-95 and mAP50 of each.
+KEYS = {
+    "box": ("map", "map50"),
+    "mask": ("mask_map", "mask_map50"),
+    "keypoints": ("keypoint_map", "keypoint_map50"),
+}
 
 _T = TypeVar("_T")
 Words = NDArray[np.str_]
@@ -39,6 +45,8 @@ class Detections:
     Boxes are corners (left, top, right, bottom) in pixels of the original image.
 
     Attributes:
+        matched_by: those of `KEYS` that the host matches by.
+        sides: numbers that a box has.
         name: file name of each image, (images,).
         image: index of each detection's image, (detections,).
         box: (detections, 4).
@@ -50,6 +58,9 @@ class Detections:
         true_label: (objects,).
         rule: by which the host takes average precision, a definition of `verdict.average_precision`.
     """
+
+    matched_by: ClassVar[tuple[str, ...]] = ("box",)
+    sides: ClassVar[int] = 4
 
     name: Words
     image: Ints
@@ -79,35 +90,52 @@ class Detections:
         """The objects, for `verdict.average_precision`."""
         return Truth(self.true_image, self.true_label)
 
-    def matches(self) -> Matches:
+    def hits(self, of: str) -> Bools:
+        """What the host counts as found, at each of `THRESHOLDS`, matched by one of `matched_by`, (detections, 10)."""
+        return self.hit
+
+    def matches(self, of: str = "box") -> Matches:
         """The detections as the host matched them, for `verdict.average_precision`."""
-        return Matches(self.image, self.confidence, self.label, self.hit)
+        return Matches(self.image, self.confidence, self.label, self.hits(of))
 
     def figures(self) -> dict[str, float]:
-        """mAP50 and mAP50-95 by the keys of the metric, computed from what is stored rather than by the host."""
-        _, precision = average_precision(self.matches(), self.truth(), definition=str(self.rule))
-        map50, map_ = (float(value[0]) for value in mean_average_precision(precision))
-        return {"map": map_, "map50": map50}
+        """Both averages of each of `matched_by`, by `KEYS`, computed from what is stored rather than by the host."""
+        found: dict[str, float] = {}
+        for of in self.matched_by:
+            _, precision = average_precision(self.matches(of), self.truth(), definition=str(self.rule))
+            map50, map_ = (float(value[0]) for value in mean_average_precision(precision))
+            found |= dict(zip(KEYS[of], (map_, map50), strict=True))
+        return found
 
-    def averages(self, counts: Ints, sizes: bool) -> Arrays:
+    def averages(self, counts: Ints, sizes: bool, of: str = "box") -> Arrays:
         """Average precision on resampled images, see `averages.load`.
 
         Args:
             counts: how often each image counts, (resamples, images).
             sizes: also of the objects of each size.
+            of: by what detections are matched, one of `matched_by`.
         """
-        classes, of_class = average_precision(self.matches(), self.truth(), counts, str(self.rule))
-        of_class = of_class.mean(-1)
-        found = {"classes": classes, "map": of_class, "overall": over_classes(of_class)}
+        classes, of_class = self._of_class(counts, of)
+        found = {"classes": classes, KEYS[of][0]: of_class, "overall": over_classes(of_class)}
+        for other in (one for one in self.matched_by if one != of):
+            found[f"overall_{KEYS[other][0]}"] = over_classes(self._of_class(counts, other)[1])
         for size in SIZES if sizes else ():
-            of_size, there = self.of_size(size)
+            of_size, there = self.of_size(size, of)
             _, sized = average_precision(of_size, there, counts, "coco")
             found[size] = sized.mean(-1) if len(there.image) else np.full((len(counts), 1), np.nan)
         return found
 
+    def _of_class(self, counts: Ints, of: str) -> tuple[Ints, Floats]:
+        classes, found = average_precision(self.matches(of), self.truth(), counts, str(self.rule))
+        return classes, found.mean(-1)
+
+    def areas(self, of: str) -> tuple[Floats, Floats]:
+        """Areas in square pixels of detections and of objects, by which they are of a size."""
+        return _area(self.box), _area(self.true_box)
+
     def objects(self) -> dict[str, int]:
         """How many objects there are of each size."""
-        areas = _area(self.true_box)
+        _, areas = self.areas(self.matched_by[0])
         return {size: int(((areas >= low) & (areas < high)).sum()) for size, (low, high) in SIZES.items()}
 
     def is_whole(self) -> bool:
@@ -115,27 +143,30 @@ class Detections:
         count, objects, images = len(self.image), len(self.true_image), len(self.name)
         return all(
             (
-                *(self.name.ndim == 1, self.box.shape == (count, 4), self.true_box.shape == (objects, 4)),
+                *(
+                    self.name.ndim == 1,
+                    self.box.shape == (count, self.sides),
+                    self.true_box.shape == (objects, self.sides),
+                ),
                 *(self.confidence.shape == self.label.shape == (count,), self.true_label.shape == (objects,)),
-                *(_below(self.image, images), _below(self.true_image, images)),
+                *(below(self.image, images), below(self.true_image, images)),
                 *(self.label.dtype.kind in "iu", self.true_label.dtype.kind in "iu"),
                 *(bool(np.isfinite(one).all()) for one in (self.box, self.true_box, self.confidence)),
             )
         )
 
-    def of_size(self, name: str) -> tuple[Matches, Truth]:
-        """Detections and objects of one of `SIZES`, matched after COCO's rules.
+    def of_size(self, name: str, of: str = "box") -> tuple[Matches, Truth]:
+        """Detections and objects of one of `SIZES`, matched after COCO's rules by one of `matched_by`.
 
         Objects of other sizes are there to be matched, but they and what matches them count neither way, and so do
         detections of another size that match nothing.
         """
         low, high = SIZES[name]
-        areas, true_areas = _area(self.box), _area(self.true_box)
-        other, true_other = ((a < low) | (a >= high) for a in (areas, true_areas))
+        other, true_other = ((a < low) | (a >= high) for a in self.areas(of))
         hit = np.zeros((len(self.image), len(THRESHOLDS)), bool)
         ignored = np.repeat(other[:, None], len(THRESHOLDS), 1)  # also where there is nothing to be matched
-        for mine, theirs in self._pairs():
-            found = match(iou(self.box[mine], self.true_box[theirs]), true_other[theirs])
+        for mine, theirs, overlaps in self._pairs(of):
+            found = match(overlaps, true_other[theirs])
             passed = true_other[theirs][found] & (found >= 0)
             hit[mine] = (found >= 0) & ~passed
             ignored[mine] = passed | ((found < 0) & other[mine, None])
@@ -145,18 +176,51 @@ class Detections:
             Truth(self.true_image[counted], self.true_label[counted]),
         )
 
-    def scores(self, confidence: float = 0.25) -> Floats:
-        """F1 of each image at IoU 0.5, (images,): 1 where all is found and nothing else, or nothing is there."""
+    def upright(self, boxes: Floats) -> Floats:
+        """Corners of boxes of the evidence, or of those around them, (boxes, 4)."""
+        return boxes
+
+    def drawn(self, detection: int) -> dict[str, list[Any]]:
+        """What is drawn of a detection in the place of its box, or with it.
+
+        Returns:
+            Closed `lines`, lists of places, and `points`, places with what is known of each; as far as there are any.
+        """
+        return {}
+
+    def true_drawn(self, thing: int) -> dict[str, list[Any]]:
+        """Likewise of an object."""
+        return {}
+
+    def taken(self, among: Ints, of: str = "box") -> Ints:
+        """The object that each of some detections finds at an overlap of 0.5, -1 for none, (among,)."""
+        taken = np.full(len(self.image), -1)
+        for mine, theirs, overlaps in self._pairs(of, among):
+            hits = match(overlaps, np.zeros(len(theirs), bool), THRESHOLDS[:1])[:, 0]
+            taken[mine] = np.where(hits >= 0, theirs[hits], -1)
+        return taken[among]
+
+    def scores(self, of: str = "box", confidence: float = 0.25) -> Floats:
+        """F1 of each image at an overlap of 0.5, (images,): 1 where all is found and nothing else, or nothing is there.
+
+        Args:
+            of: by what detections are matched, one of `matched_by`.
+            confidence: of the faintest detections that count.
+        """
         kept = np.flatnonzero(self.confidence >= confidence)
-        found = np.zeros(len(self.name))
-        for mine, theirs in self._pairs(kept):
-            hits = match(iou(self.box[mine], self.true_box[theirs]), np.zeros(len(theirs), bool), THRESHOLDS[:1])
-            found[self.image[mine[0]]] += (hits >= 0).sum()
+        found = np.bincount(self.image[kept][self.taken(kept, of) >= 0], minlength=len(self.name))
         both = np.bincount(self.image[kept], minlength=len(found)) + np.bincount(self.true_image, minlength=len(found))
         return np.where(both > 0, 2 * found / np.maximum(both, 1), 1.0)
 
-    def _pairs(self, among: Ints | None = None) -> Iterator[tuple[Ints, Ints]]:
-        """Detections, by falling confidence, and objects of the same image and class, where there are any of both."""
+    def _pairs(self, of: str, among: Ints | None = None) -> Iterator[tuple[Ints, Ints, Floats]]:
+        """Detections, by falling confidence, objects of the same image and class, and how far they overlap.
+
+        Where there are any of both; only of the detections `among` all, if that is given.
+        """
+        for mine, theirs in self._groups(among):
+            yield mine, theirs, iou(self.box[mine], self.true_box[theirs])
+
+    def _groups(self, among: Ints | None) -> Iterator[tuple[Ints, Ints]]:
         among = np.arange(len(self.image)) if among is None else among
         classes = 1 + max((int(labels.max()) for labels in (self.label, self.true_label) if len(labels)), default=0)
         mine = _grouped(self.image[among] * classes + self.label[among], -self.confidence[among])
@@ -238,7 +302,8 @@ def over_classes(found: Floats) -> Floats:
     return mean
 
 
-def _below(indices: Ints, count: int) -> bool:
+def below(indices: Ints, count: int) -> bool:
+    """Whether all are indices of so many things."""
     return indices.ndim == 1 and indices.dtype.kind in "iu" and bool(((indices >= 0) & (indices < count)).all())
 
 

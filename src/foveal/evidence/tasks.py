@@ -1,10 +1,12 @@
 """The tasks of models: what a model says of an image, how that is stored, and by which averages it is judged."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
+from ..errors import UserError, shown
 from .answers import Answers
-from .detections import Detections
+from .detections import KEYS, Detections
+from .shapes import Masks, Poses, Rotated
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class Metric:
         second_key: of the other.
         part: of the first for one class.
         column: of the first in the host's results.csv, on val.
+        of: by what detections are matched, one of `KEYS`; nothing of answers.
     """
 
     name: str
@@ -26,6 +29,7 @@ class Metric:
     second_key: str
     part: str
     column: str
+    of: str = ""
 
     @property
     def last(self) -> str:
@@ -49,7 +53,7 @@ class Task:
         name: Ultralytics' word for it.
         says: of an image.
         image_size: that Ultralytics takes where none is said, in pixels.
-        metric: by which studies judge; None where they cannot.
+        metrics: by the first of which studies judge, the others stand beside it; none where they cannot.
         evidence: the class that stores what was said; None where there is none.
         figure: by which Ultralytics judges it in one number: what it is called, and where its metrics have it.
     """
@@ -57,9 +61,26 @@ class Task:
     name: str
     says: Says = Says.BOXES
     image_size: int = 640
-    metric: Metric | None = None
+    metrics: tuple[Metric, ...] = ()
     evidence: type[Detections] | type[Answers] | None = None
     figure: tuple[str, str] = ("mAP50-95", "box.map")
+
+    @property
+    def metric(self) -> Metric:
+        """The one by which studies judge."""
+        return self.metrics[0]  # or it would not be a study's task
+
+    def judged(self, by: str) -> "Task":
+        """The same judged by another of its metrics, which is named by what it matches, or by its name.
+
+        Raises:
+            UserError: it has no such metric.
+        """
+        first = next((metric for metric in self.metrics if by in (metric.of, metric.name)), None)
+        if first is None:
+            known = " or ".join(metric.of or metric.key for metric in self.metrics)
+            raise UserError(f"metric: {shown(by)} is none by which {self.name} is judged", f"metric: {known}")
+        return replace(self, metrics=(first, *(metric for metric in self.metrics if metric is not first)))
 
     @classmethod
     def of(cls, name: str) -> "Task":
@@ -67,19 +88,24 @@ class Task:
         return TASKS.get(name) or cls(name)
 
 
-_PRECISION = Metric("mAP50-95", "mAP50", "map", "map50", "ap", "metrics/mAP50-95(B)")
+def _precision(of: str, word: str, letter: str) -> Metric:
+    """Average precision of detections that are matched by something, which the host's columns have a letter for."""
+    return Metric(f"{word}mAP50-95", f"{word}mAP50", *KEYS[of], "ap", f"metrics/mAP50-95({letter})", of)
+
+
 _ACCURACY = Metric("top-1 accuracy", "top-5 accuracy", "top1", "top5", "accuracy", "metrics/accuracy_top1")
+_ONE, _BOX = (_precision("box", word, "B") for word in ("", "box "))  # where there is another one besides
+_MASK, _POINTS = _precision("mask", "mask ", "M"), _precision("keypoints", "key-point ", "P")
 
 TASKS = {
     task.name: task
     for task in (
-        Task("detect", metric=_PRECISION, evidence=Detections),
-        Task("segment"),
-        Task("pose"),
-        Task("obb"),
-        Task("classify", Says.CLASS, 224, _ACCURACY, Answers, ("top-1", "top1")),
+        Task("detect", metrics=(_ONE,), evidence=Detections),
+        Task("segment", metrics=(_MASK, _BOX), evidence=Masks),
+        Task("pose", metrics=(_POINTS, _BOX), evidence=Poses),
+        Task("obb", metrics=(_ONE,), evidence=Rotated),
+        Task("classify", Says.CLASS, 224, (_ACCURACY,), Answers, ("top-1", "top1")),
         Task("semantic", Says.MAP, figure=("mIoU", "miou")),
         Task("depth", Says.MAP, figure=("delta1", "delta1")),
     )
 }
-METRICS = {name: task.metric for name, task in TASKS.items() if task.metric}

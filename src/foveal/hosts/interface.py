@@ -80,6 +80,7 @@ class Data(Protocol):
         names: of the classes, by index.
         splits: those of train, val and test that are there.
         absent: the test split that is named and not there; None if there is none such.
+        more: what else of it a training reads, by the keys of a data file.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Data(Protocol):
     names: dict[int, str]
     splits: tuple[str, ...]
     absent: str | None
+    more: dict[str, Any]
 
     def images(self, split: str) -> list[Path]:
         """The files of a split, as they are now."""
@@ -100,11 +102,11 @@ class Data(Protocol):
     def photographs(self, split: str) -> Photographs:
         """The images of a split, by the numbers that they have in evidence."""
 
-    def scan(self, splits: Collection[str], single_cls: bool = False) -> dict[str, Refused]:
-        """Verify all images and labels of some splits; what is left out, by split.
+    def scan(self, splits: Collection[str], single_cls: bool = False, task: str = "detect") -> dict[str, Refused]:
+        """Verify all images and labels of some splits for a task; what is left out, by split.
 
         Raises:
-            UserError: of a split no image is left.
+            UserError: of a split no image is left, or its labels are for another task.
         """
 
 
@@ -182,7 +184,7 @@ class Host:
         made_for: the name of the task of a model that is to be trained on some data. Raises a UserError if there is no
             such model.
         beside: the path of data in a folder if it lies there, else the name as it stands.
-        task: what models of some data are for, by the name of the data.
+        task: what is asked of a model on some data, by the names of both.
         data: a data set by its name, described; the second argument allows to download it.
         settings: all training arguments, the host's own where none is given. Raises a UserError for one that it does
             not know.
@@ -206,7 +208,7 @@ class Host:
     made_for: Callable[[str, Data], str]
 
     beside: Callable[[str, Path], str]
-    task: Callable[[str], Task]
+    task: Callable[[str, str], Task]
     data: Callable[[str, bool], Data]
 
     settings: Callable[[Mapping[str, Any]], dict[str, Any]]

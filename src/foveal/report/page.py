@@ -17,7 +17,6 @@ from pathlib import Path
 from markupsafe import Markup, escape
 
 from ..errors import UserError
-from ..evidence import METRICS
 from ..files import write_text
 from ..pages import Number, charts, html, look_up, shown
 from ..results import ArmResults, ArmVerdict, ImageScores, Part, StudyResults
@@ -70,7 +69,8 @@ class Page:
         phrases = json.loads((TEMPLATES / "phrases.json").read_text(encoding="utf-8"))
         self.phrases = {key: pair[language] for key, pair in phrases.items()}
         self.results, self.arms, self.language = results, results.arms, language
-        self.task, self.metric = results.task, METRICS[results.task]
+        self.task, self.metrics = results.task, results.metrics
+        self.metric = self.metrics[0]
         self.baseline = self.arms.index(results.baseline)
         # Many names would cover each other in a chart: numbers stand for them.
         self.keys = [str(1 + index) if len(self.arms) > 5 else "" for index in range(len(self.arms))]
@@ -131,14 +131,18 @@ class Page:
         """What the metric is called for one class."""
         return self.say(f"part_{self.metric.part}")
 
-    def average(self, key: str) -> Markup:
-        """The name of one of the two averages, as a heading."""
-        name = self.metric.name if key == self.metric.key else self.metric.second
-        return self.say(f"metric_{key}", name=name).strip()
+    @property
+    def kind(self) -> str:
+        """By what detections are matched, or "class" of classifiers."""
+        return self.metric.of or "class"
+
+    def average(self, name: str) -> Markup:
+        """The name of an average, as a heading."""
+        return self.say(f"metric_{name}", name=name).strip()
 
     def judged(self) -> Markup:
         """The name of the average that decides, within a sentence."""
-        return self.say(f"metric_{self.metric.key}", name=self.number("statistics.metric", "text"))
+        return self.say(f"metric_{self.metric.name}", name=self.number("statistics.metric", "text"))
 
     def rehearsal(self) -> Markup:
         """What a reader of a rehearsal must know first."""
@@ -256,7 +260,7 @@ class Page:
             drawn = []
             plots = (("metric", "learning_metric", 100, 170), ("loss", "learning_loss", 1, 110))
             for key, phrase, factor, height in plots:
-                axis = self.say(phrase, metric=self.average(self.metric.key)).unescape()
+                axis = self.say(phrase, metric=self.average(self.metric.name)).unescape()
                 pair = [baseline, *([arm] if arm is not baseline else [])]
                 curves = [curve for each in pair if (curve := _curve(each, key, factor))]
                 if any(curve.name == arm.name for curve in curves):

@@ -3,7 +3,6 @@
 import csv
 import io
 
-from ..evidence import METRICS
 from ..pages import NOTHING, look_up, shown
 from ..results import ArmResults, StudyResults
 from ..verdict import Outcome
@@ -18,10 +17,12 @@ def paired(arm: ArmResults, baseline: ArmResults, key: str) -> dict[int, float]:
 
 def for_a_paper(results: StudyResults) -> str:
     """Markdown, one row for each arm."""
-    level, metric = shown(results.statistics.level, "coverage"), METRICS[results.task]
-    heads = ["Arm", "Seeds", metric.name, metric.second, f"Difference [{level} % interval]", "p", "Verdict"]
+    level, metric = shown(results.statistics.level, "coverage"), results.metrics[0]
+    beside = results.metrics[1:]
+    heads = ["Arm", "Seeds", metric.name, metric.second, *(other.name for other in beside)]
+    heads += [f"Difference [{level} % interval]", "p", "Verdict"]
     heads += ["Parameters", "GFLOPs", "Latency (ms)"]
-    lines = [heads, [":--", "--:", "--:", "--:", "--:", "--:", ":--", "--:", "--:", "--:"]]
+    lines = [heads, [":--", "--:", "--:", "--:", *("--:" for _ in beside), "--:", "--:", ":--", "--:", "--:", "--:"]]
     for arm in results.arms:
 
         def cell(path: str, form: str, arm: ArmResults = arm) -> str:
@@ -39,7 +40,8 @@ def for_a_paper(results: StudyResults) -> str:
         if arm.seeds[1:]:
             average += f" ± {cell(score, 'deviation-points')}"
         name = " ".join(arm.name.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-        row = [name, cell("seeds", "count"), average, cell(f"scores.{metric.second_key}", "mean-points"), difference]
+        row = [name, cell("seeds", "count"), average, cell(f"scores.{metric.second_key}", "mean-points")]
+        row += [*(cell(f"scores.{other.key}", "mean-points") for other in beside), difference]
         row += [cell("verdict.p", "p"), outcome, cell("cost.parameters", "integer")]
         lines.append([*row, cell("cost.flops", "giga"), cell("cost.milliseconds.1", "milliseconds")])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -49,8 +51,8 @@ def for_pandas(results: StudyResults) -> str:
     """CSV, one row for each arm and finished seed, all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    metric = METRICS[results.task]
-    keys = (metric.key, metric.second_key, metric.last)
+    metric, *beside = results.metrics
+    keys = (metric.key, metric.second_key, metric.last, *(key for one in beside for key in (one.key, one.second_key)))
     writer.writerow(("arm", "role", "seed", *keys, "difference", "train_seconds"))
     for arm in results.arms:
         differences = {} if arm is results.baseline else paired(arm, results.baseline, metric.key)

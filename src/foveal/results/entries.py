@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..evidence import Answers, Detections, Metric, Says, averages, over_classes
+from ..evidence import Answers, Detections, Metric, Says, Task, averages, over_classes
 from ..study import WEIGHTS, Arm, Averages, Plan, Result, Study, differences, overall, rows, verdicts
 from ..verdict import interval, mcnemar
 from .gates import Gallery
@@ -78,13 +78,14 @@ def arms(finished: Finished, cost: Mapping[str, Cost]) -> tuple[ArmResults, ...]
                 name=arm.name,
                 role=arm.role,
                 seeds=tuple(pairs),
-                scores=_scores(finished, arm.name, pairs, plan.metric),
+                scores=_scores(finished, arm.name, pairs, plan.task),
                 control=arm.control,
                 verdict=_verdict(best.get(arm.name)),
                 verdict_last=_verdict(last.get(arm.name)),
                 over_placebo=_over_placebo(finished, arm.name, placebo) if treatment and placebo else None,
                 classes=_classes(finished, arm, names),
                 sizes=tuple(_part(finished, arm, size, size, None, objects) for size, objects in sizes.items()),
+                beside=tuple(_beside(finished, arm, metric) for metric in plan.task.metrics[1:]),
                 curves=_curves([finished.folders[arm.name, pair] for pair in pairs], plan.metric),
                 images=_images(finished, arm, shared) if treatment and shared else None,
                 mcnemar=_mcnemar(arm.name, shared, finished.judged) if answers else None,
@@ -96,9 +97,10 @@ def arms(finished: Finished, cost: Mapping[str, Cost]) -> tuple[ArmResults, ...]
     return tuple(found)
 
 
-def _scores(finished: Finished, arm: str, pairs: Sequence[int], metric: Metric) -> dict[str, tuple[float, ...]]:
+def _scores(finished: Finished, arm: str, pairs: Sequence[int], task: Task) -> dict[str, tuple[float, ...]]:
     mine = [finished.results[arm, pair].scores for pair in pairs]
-    return {key: tuple(scores[key] for scores in mine) for key in (metric.key, metric.second_key, metric.last)}
+    keys = (key for metric in task.metrics for key in (metric.key, metric.second_key))
+    return {key: tuple(scores[key] for scores in mine) for key in (*keys, task.metric.last)}
 
 
 def _verdict(said: verdicts.Judged | None) -> ArmVerdict | None:
@@ -132,6 +134,15 @@ def _part(finished: Finished, arm: Arm, name: str, key: str, column: int | None,
     def value(of: Mapping[str, Mapping[str, NDArray]]) -> NDArray:
         return over_classes(of["best"][key]) if column is None else of["best"][key][:, column]
 
+    return _compared(finished, arm, name, value, objects)
+
+
+def _beside(finished: Finished, arm: Arm, metric: Metric) -> Part:
+    """A metric that decides nothing."""
+    return _compared(finished, arm, metric.name, lambda of: of["best"][f"overall_{metric.key}"])
+
+
+def _compared(finished: Finished, arm: Arm, name: str, value: verdicts.Value, objects: int | None = None) -> Part:
     each = [value(finished.averages[arm.name, pair])[0] for pair in finished.pairs(arm.name)]
     average = float(np.mean(each)) if each else math.nan
     compared = None if arm.role == "baseline" else differences(arm.name, "baseline", finished.averages, value)
@@ -164,16 +175,17 @@ def _curves(folders: Sequence[Path], metric: Metric) -> Curves:
     return Curves(all_epochs, tuple(metrics), tuple(losses))
 
 
-def won_and_lost(arm: str, pairs: Sequence[int], judged: _Judged) -> Images:
+def won_and_lost(arm: str, pairs: Sequence[int], judged: _Judged, of: str = "box") -> Images:
     """Images on which an arm did better or worse than the baseline, by their scores averaged over pairs.
 
     Args:
         arm: its name.
         pairs: seeds that both have finished.
         judged: what was said, by arm and pair.
+        of: by what detections are matched.
     """
     names = judged(arm, pairs[0]).name
-    theirs, mine = (np.mean([judged(name, pair).scores() for pair in pairs], 0) for name in ("baseline", arm))
+    theirs, mine = (np.mean([judged(name, pair).scores(of) for pair in pairs], 0) for name in ("baseline", arm))
     difference = mine - theirs
     order = np.argsort(-difference, kind="stable")
     better, worse = int((difference > 1e-9).sum()), int((difference < -1e-9).sum())
@@ -187,7 +199,7 @@ def won_and_lost(arm: str, pairs: Sequence[int], judged: _Judged) -> Images:
 
 def _images(finished: Finished, arm: Arm, pairs: Sequence[int]) -> Images:
     gallery = Gallery(finished.study, arm, finished.pairs(arm.name)[0])
-    return gallery.linked(won_and_lost(arm.name, pairs, finished.judged))
+    return gallery.linked(won_and_lost(arm.name, pairs, finished.judged, finished.plan.metric.of))
 
 
 def _mcnemar(arm: str, pairs: Sequence[int], judged: _Judged) -> tuple[Discordance, ...]:

@@ -94,7 +94,7 @@ def frozen(changed: Mapping[str, tuple[object, object]] | None) -> Finding:
     if changed is None:
         return Finding("frozen", None, "whether the plan was changed is not known")
     if not changed:
-        return Finding("frozen", True, "arms, looks, margin and split are those that the study began with")
+        return Finding("frozen", True, "arms, looks, margin, metric and split are those that the study began with")
     told = "; ".join(f"{key} {was} when the study began, {now} now" for key, (was, now) in changed.items())
     return Finding("frozen", False, f"after results were there: {told}. The error rate is that of the first plan")
 

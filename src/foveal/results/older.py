@@ -13,7 +13,7 @@ import scipy  # whose parts load when they are first used
 from msgspec import ValidationError
 from numpy.typing import NDArray
 
-from ..evidence import METRICS, Metric
+from ..evidence import TASKS, Metric
 from ..verdict import LEARNED, LEVEL, Looks, Outcome, judge_families
 from .schema import SCHEMA_VERSION
 
@@ -27,7 +27,7 @@ def upgraded(found: dict) -> dict:
         ValidationError: they are damaged.
     """
     try:
-        metric = METRICS[found.get("task", "detect")]  # the only one of the oldest releases
+        metric = TASKS[found.get("task", "detect")].metric  # the only one of the oldest releases
         arms = [_arm(arm, metric) for arm in found["arms"]]
         results = {"task": "detect", **found, "schema_version": SCHEMA_VERSION, "arms": arms}
         if found["verdict"]:

@@ -7,6 +7,7 @@ names say. A value that is not known is None.
 from dataclasses import dataclass
 
 from ..bench import timing
+from ..evidence import TASKS, Metric
 from ..verdict import Outcome, Verdict
 
 SCHEMA_VERSION = 2  # rises when a name changes its meaning or its place; 1 had none
@@ -132,15 +133,15 @@ class OverPlacebo:
 
 @dataclass(frozen=True)
 class Part:
-    """An arm on one class, or on objects of one size.
+    """An arm on one class, or on objects of one size, or by another metric.
 
     Attributes:
-        name: of the class or size.
+        name: of the class or size or metric.
         average: of its metric over seeds.
         difference: to the baseline's, over pairs.
         low: lower bound of its interval.
         high: upper bound.
-        objects: of this size; None of a class.
+        objects: of this size; else None.
     """
 
     name: str
@@ -250,12 +251,13 @@ class ArmResults:
         role: "baseline", "treatment" or "control".
         control: "A/A", "placebo" or "other"; None for what is no control.
         seeds: that are finished.
-        scores: by metric, at each seed: of best.pt, and with `_last` of last.pt.
+        scores: by metric, at each seed: of best.pt, and with `_last` of last.pt, which only the first metric has.
         verdict: on best.pt; None for the baseline, and with fewer than two pairs.
         verdict_last: on last.pt.
         over_placebo: of a treatment, where the study has a placebo.
         classes: the metric of each.
         sizes: the metric of objects of each size; none for classifiers.
+        beside: by their names, the metrics that stand beside the one that decides.
         curves: of learning; None where nothing is known.
         images: won and lost, of a treatment.
         mcnemar: of classifiers, for each seed.
@@ -274,6 +276,7 @@ class ArmResults:
     over_placebo: OverPlacebo | None = None
     classes: tuple[Part, ...] = ()
     sizes: tuple[Part, ...] = ()
+    beside: tuple[Part, ...] = ()
     curves: Curves | None = None
     images: Images | None = None
     mcnemar: tuple[Discordance, ...] | None = None
@@ -325,6 +328,11 @@ class StudyResults:
     arms: tuple[ArmResults, ...]
     scale: float | None = None
     paper: Paper | None = None
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metric that decides, and those that stand beside it."""
+        return TASKS[self.task].judged(self.statistics.metric).metrics
 
     @property
     def baseline(self) -> ArmResults:

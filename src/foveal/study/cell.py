@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ..checks import is_a
 from ..errors import UserError, shown
-from ..evidence import METRICS
+from ..evidence import TASKS
 from ..files import write_text
 from ..hosts import Contents, Data, Refused, Training, contents
 from ..surgery import opened
@@ -28,8 +28,13 @@ PLAN, CELLS, DATA, REFUSED, RESULT, FAILURE, LOCK, LOG = (
     *("plan.yaml", "cells", "data.json", "refused.json", "result.json", "failure.json", "lock", "log.txt"),
 )
 WEIGHTS = {"best": "", "last": "_last"}  # of weights that are judged, and what that adds to the key of a score
-SCORES = [{key + end for key in (m.key, m.second_key) for end in WEIGHTS.values()} for m in METRICS.values()]
-JUDGING = ("imgsz", "batch", "workers", "single_cls", "max_det")  # arguments of the training that evaluations share
+SCORES = [
+    {key + end for metric in task.metrics for key in (metric.key, metric.second_key) for end in WEIGHTS.values()}
+    for task in TASKS.values()
+    if task.metrics
+]
+# Arguments of the training that evaluations share.
+JUDGING = ("imgsz", "batch", "workers", "single_cls", "max_det", "overlap_mask", "mask_ratio")
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,9 @@ class Result:
         arm: name of the arm.
         pair: the seed by which it is paired.
         seed: the seed it drew from.
-        scores: the metric of best.pt on the split judged by its key, that of last.pt by the same with `_last`, and
-            both for the second metric: map, map_last, map50, map50_last; or top1, top1_last, top5, top5_last.
-        disagreement: largest difference of the four to those computed again from what is stored.
+        scores: the metrics of best.pt on the split judged by their keys, those of last.pt by the same with `_last`, and
+            both for their second averages: map, map_last, map50, map50_last; or top1, top1_last, top5, top5_last.
+        disagreement: largest difference of all of them to those computed again from what is stored.
         epochs: trained.
         batch: images in a batch, which the host may have lowered for want of memory.
         batches: a digest of all batches, for each epoch.
@@ -214,7 +219,7 @@ def scan(plan: Plan, study: Path) -> None:
     """
     needed = {"train", plan.split, chosen_on(plan.dataset)}
     with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
-        found = plan.dataset.scan(needed, bool(plan.train.get("single_cls")))
+        found = plan.dataset.scan(needed, bool(plan.train.get("single_cls")), plan.task.name)
         write_text(study / REFUSED, json.dumps({split: dataclasses.asdict(of) for split, of in found.items()}))
 
 

@@ -171,7 +171,8 @@ class StudyFolder:
     def _decisive(self) -> dict[str, object]:
         plan = self.plan
         arms = sorted(arm.name for arm in plan.arms)
-        return {"arms": arms, "looks": list(plan.looks), "margin": plan.margin, "split": plan.split}
+        metric = {"metric": plan.metric.of} if len(plan.task.metrics) > 1 else {}
+        return {"arms": arms, "looks": list(plan.looks), "margin": plan.margin, "split": plan.split, **metric}
 
     def news(self) -> list[str]:
         """What is another than when this study last ran, and which finished cells count; a sentence each."""

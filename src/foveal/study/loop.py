@@ -59,7 +59,7 @@ class Study(StudyFolder):
         for model in dict.fromkeys(arm.model for arm in plan.arms):
             if (task := plan.host.made_for(model, plan.dataset)) != plan.task.name:
                 said = f"{model} is a model for the task {task!r}, and a study of {plan.data} is for {plan.task.name!r}"
-                raise UserError(said, "a data file is for detectors, a folder with train and val for classifiers")
+                raise UserError(said, "a folder with train and val is for classifiers, a data file for what has boxes")
         folder.mkdir(parents=True, exist_ok=True)
         moved = _seen_from(folder, dict(written), beside)
         if not (folder / PLAN).is_file() or load(folder / PLAN) != moved:  # else comments would be lost

@@ -16,7 +16,7 @@ import yaml
 
 from ..checks import endless
 from ..errors import UserError, shown
-from ..evidence import Metric, Says, Task
+from ..evidence import TASKS, Metric, Says, Task
 from ..files import beside
 from ..hosts import Data, Host, Recipe, host_of
 from ..verdict import LEVEL, Looks, fewest_seeds
@@ -42,7 +42,10 @@ UNFAIR = {
 }
 # Training arguments that stand elsewhere in a plan, or that a study sets itself.
 ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
-KEYS = ("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal", "resume_period")
+KEYS = (
+    *("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal", "resume_period"),
+    "metric",
+)
 PROTOCOL = 1  # of how a cell is trained and judged: cells of another one do not count
 UNNUMBERED = 1, "0.1.0"  # the protocol of cells from before there were numbers, and foveal's version in their keys
 
@@ -66,6 +69,7 @@ class Plan:
         text: as it was written, for files and reports.
         looks: how many seeds there are each time that arms are judged; an arm that has its word is trained no more.
         resume_period: epochs from one state in full precision, from which a killed training goes on, to the next.
+        by: which of the task's metrics decides; the first if that is not said.
     """
 
     model: str
@@ -82,6 +86,7 @@ class Plan:
     text: dict[str, Any] = field(default_factory=dict)
     looks: tuple[int, ...] = ()
     resume_period: int = 1
+    by: str = ""
 
     @classmethod
     def read(cls, path: Path, download: bool = False) -> "Plan":
@@ -101,10 +106,10 @@ class Plan:
         """Who trains the models."""
         return host_of(self.model)
 
-    @property
+    @functools.cached_property
     def task(self) -> Task:
-        """What the models that are compared are for."""
-        return self.host.task(self.data)
+        """What the models that are compared are for, and by which metric they are."""
+        return _task(self.host, self.model, self.data, self.by)
 
     @functools.cached_property
     def dataset(self) -> Data:
@@ -118,7 +123,6 @@ class Plan:
     @property
     def metric(self) -> Metric:
         """The averages by which arms are judged."""
-        assert self.task.metric  # a host has no other tasks for a study
         return self.task.metric
 
     @classmethod
@@ -144,8 +148,8 @@ class Plan:
         model = beside(_text("model", written["model"]), folder)
         host = host_of(model)
         data = host.beside(_text("data", written["data"]), folder)
-        task = host.task(data)
-        assert task.metric  # a host has no other tasks for a study
+        by: Any = written.get("metric") or ""
+        task = _task(host, model, data, by)
         (train, settings), names = _train(written.get("train"), task, host), written["arms"]
         listed = arm_names.split(names) if isinstance(names, str) else names
         arms = arm_names.read(listed, model, folder, settings["epochs"])
@@ -179,9 +183,11 @@ class Plan:
             text={**written, "arms": names, "split": split},
             looks=looks,
             resume_period=_period(written.get("resume_period", 1)),
+            by=by,
         )
+        vars(plan)["task"] = task  # where the cached property keeps it
         if found:
-            vars(plan)["dataset"] = found  # where the cached property keeps it
+            vars(plan)["dataset"] = found  # likewise
         return plan
 
     def arguments(self, arm: Arm) -> dict[str, Any]:
@@ -275,6 +281,14 @@ def deciding(of: Mapping[str, str]) -> dict[str, str]:
 
 
 # Values -------------------------------------------------------------------------------------------------------------
+
+
+def _task(host: Host, model: str, data: str, by: str) -> Task:
+    task = host.task(model, data)
+    if not task.metrics:
+        said = f"{model} is a model for {task.name}, of which a study keeps nothing to be judged by"
+        raise UserError(said, f"a study is for {', '.join(one.name for one in TASKS.values() if one.metrics)}")
+    return task.judged(by) if by else task
 
 
 def _text(key: str, value: object) -> str:

@@ -65,7 +65,7 @@ def _copied(data: Data, classified: bool, folder: Path, share: float) -> Path:
         for split in splits:
             (_copy_classes if classified else _copy_labelled)(data, part, split, share)
         if not classified:
-            text = yaml.safe_dump({**splits, "names": data.names}, sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump({**splits, "names": data.names, **data.more}, sort_keys=False, allow_unicode=True)
             (part / "data.yaml").write_text(text, encoding="utf-8")
         (part / ORIGIN).write_text(origin, encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)

@@ -46,6 +46,8 @@ HEADERS = {
 }
 # Of pages that lie in the folder: each has pictures and style in itself, and needs no script.
 PAGE_POLICY = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox; {_NOTHING_ELSE}"
+# What is drawn on a study's images, by task; else boxes.
+THINGS = {"segment": "masks", "pose": "key points", "obb": "rotated boxes"}
 # What browsers show, and how such files begin.
 SHOWN = {
     "jpeg": rb"\xff\xd8\xff",
@@ -86,7 +88,9 @@ def application(folder: Path) -> Starlette:
     """
     shown = _open(folder)
     template = html.environment(STATIC).get_template("view.html")
-    page = template.render(kind=shown.kind, boxes=shown.task.says is not Says.CLASS, name=folder.resolve().name)
+    of = shown.task.name if shown.kind == "study" else ""  # foveal explain draws boxes only
+    boxes, things = shown.task.says is not Says.CLASS, THINGS.get(of, "boxes")
+    page = template.render(kind=shown.kind, boxes=boxes, things=things, name=folder.resolve().name)
 
     def data(request: Request) -> Response:
         found = shown.data(*request.path_params["what"].split("/"))

@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 
 from .. import report, results
 from ..errors import UserError
-from ..evidence import THRESHOLDS, Answers, Detections, Task, averages, iou, match
+from ..evidence import DRAWN, Answers, Detections, Task, averages
 from ..explain import MALFORMED, MANIFEST, album, index, inside, stamp
 from ..study import PLAN, Cell, State, Status, StudyFolder, in_words, rows
 
-FAINTEST = 0.05  # detections below are not sent
+SCORES = {  # of images, by what detections are matched
+    "box": "F1 at IoU 0.5 and confidence 0.25",
+    "mask": "F1 of masks at IoU 0.5 and confidence 0.25",
+    "keypoints": "F1 of key points at a similarity (OKS) of 0.5 and confidence 0.25",
+    "": "whether the first answer is right",
+}
 EXPLAINED = 4  # images won, and lost, in the command that makes gates
 
 
@@ -105,6 +110,7 @@ class Watched:
             "seeds": list(study.plan.seeds),
             "split": study.plan.split,
             "metric": study.plan.metric.name,
+            "score": SCORES[study.plan.metric.of],
             "cells": [_cell(state, study) for state in states],
             "left": in_words(left) if left and math.isfinite(left) else None,
             "stale": study.stale(),
@@ -152,7 +158,7 @@ class Watched:
         if image >= len(found[0].name):
             return None
         photo = study.photos.number(found[0].name, image)
-        true, side = _SHOWN[type(found[0])]
+        true, side = _ANSWERED if isinstance(found[0], Answers) else _FOUND
         return {
             "name": str(found[0].name[image]),
             "photo": None if photo is None else f"picture/photo/{photo}",
@@ -278,17 +284,16 @@ def _scores(cell: Path, task: Task) -> NDArray:
 
 @functools.lru_cache(256)
 def _scored(path: Path, task: Task, written: object) -> NDArray:
-    return _load(path, task, written).scores()
-
-
-def _of(image: int, images: NDArray, *arrays: NDArray) -> list[NDArray]:
-    chosen = images == image
-    return [array[chosen] for array in arrays]
+    return _load(path, task, written).scores(task.metric.of)
 
 
 def _objects(found: Detections, image: int, study: _Shown) -> list[dict[str, object]]:
-    true = _of(image, found.true_image, found.true_box, found.true_label)
-    return [{"box": box.tolist(), "label": study.named(label)} for box, label in zip(*true, strict=True)]
+    there = np.flatnonzero(found.true_image == image)
+    boxes = found.upright(found.true_box[there]).tolist()
+    return [
+        {"box": box, "label": study.named(found.true_label[thing]), **found.true_drawn(int(thing))}
+        for thing, box in zip(there, boxes, strict=True)
+    ]
 
 
 def _class(found: Answers, image: int, study: _Shown) -> str:
@@ -302,25 +307,22 @@ def _ranked(found: Answers, image: int, study: _Shown) -> dict[str, object]:
 
 
 def _side(found: Detections, image: int, study: _Shown) -> dict[str, object]:
-    """An arm's boxes, each with the number of the object it finds, -1 for none.
+    """An arm's detections, each with the number of the object it finds, -1 for none.
 
     Objects go to detections by falling confidence, so that leaving out faint ones changes nothing for the others: the
     page can do that without asking again.
     """
-    boxes, confidences, labels = _of(image, found.image, found.box, found.confidence, found.label)
-    true_boxes, true_labels = _of(image, found.true_image, found.true_box, found.true_label)
-    taken = np.full(len(boxes), -1)
-    for label in np.unique(labels):
-        mine, theirs = np.flatnonzero(labels == label), np.flatnonzero(true_labels == label)
-        mine = mine[np.argsort(-confidences[mine], kind="stable")]
-        if len(theirs):
-            hits = match(iou(boxes[mine], true_boxes[theirs]), np.zeros(len(theirs), bool), THRESHOLDS[:1])[:, 0]
-            taken[mine] = np.where(hits >= 0, theirs[hits], -1)
+    shown = np.flatnonzero((found.image == image) & (found.confidence >= DRAWN))
+    place = np.full(len(found.true_image) + 1, -1)  # in the last place where nothing is found
+    there = np.flatnonzero(found.true_image == image)
+    place[there] = np.arange(len(there))
+    things = place[found.taken(shown, study.plan.metric.of)]
+    boxes = found.upright(found.box[shown]).tolist()
     return {
         "boxes": [
-            {"box": boxes[i].tolist(), "label": study.named(labels[i])}
-            | {"confidence": float(confidences[i]), "object": int(taken[i])}
-            for i in np.flatnonzero(confidences >= FAINTEST)
+            {"box": box, "label": study.named(found.label[one]), "confidence": float(found.confidence[one])}
+            | {"object": int(thing), **found.drawn(int(one))}
+            for one, box, thing in zip(shown, boxes, things, strict=True)
         ]
     }
 
@@ -330,7 +332,5 @@ def _prefixed(prefix: str, number: int | None) -> str | None:
 
 
 # How the truth of an image is told, and what a model said of it.
-_SHOWN: dict[type, tuple[Callable[..., object], Callable[..., dict]]] = {
-    Answers: (_class, _ranked),
-    Detections: (_objects, _side),
-}
+_ANSWERED: tuple[Callable[..., object], Callable[..., dict]] = _class, _ranked
+_FOUND: tuple[Callable[..., object], Callable[..., dict]] = _objects, _side

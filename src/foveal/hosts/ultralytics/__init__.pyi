@@ -24,6 +24,7 @@ from .exporter import final_boxes as final_boxes
 from .exporter import rows_of as rows_of
 from .exporter import to_corners as to_corners
 from .installed import ultralytics as ultralytics
+from .matching import AVERAGE_PRECISION as AVERAGE_PRECISION
 from .models import RTDETR as RTDETR
 from .models import YOLO as YOLO
 from .models import Network as Network
@@ -47,5 +48,4 @@ from .releases import numbers as numbers
 from .runtime import Outputs as Outputs
 from .stock import command as command
 from .trainers import MODELS as MODELS
-from .validators import AVERAGE_PRECISION as AVERAGE_PRECISION
 from .validators import fitness as fitness

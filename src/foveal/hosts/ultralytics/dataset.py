@@ -29,6 +29,13 @@ from ultralytics.data.utils import (
 )
 from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG
 
+# Keys of a data file that change what is read, beside its splits and names.
+READ = ("channels", "kpt_shape", "flip_idx", "kpt_names", "kpt_oks_sigmas")
+OUTLINED = {
+    "segment": "an outline",
+    "obb": "the corners of a box",
+}  # tasks whose labels are no boxes, and what they are
+
 
 def is_classified(data: str) -> bool:
     """Whether `data` is for classifiers: no data file."""
@@ -94,6 +101,7 @@ class Data:
         self._found = described(name, download)
         self.root, self.names, self.absent = Path(self._found["path"]), self._found["names"], self._found.get("absent")
         self.splits = tuple(split for split in SPLITS if self._found.get(split))
+        self.more = {key: self._found[key] for key in READ if key in self._found}
 
     def images(self, split: str) -> list[Path]:
         """The files of a split, as they are now; of a data file those of the folders or lists of files that it names.
@@ -133,26 +141,35 @@ class Data:
         """The images of a split, by the numbers that they have in evidence."""
         return Photographs(self.images(split), folders=int(self.classified))
 
-    def scan(self, splits: Collection[str] = SPLITS, single_cls: bool = False) -> dict[str, Refused]:
+    def scan(
+        self, splits: Collection[str] = SPLITS, single_cls: bool = False, task: str = "detect"
+    ) -> dict[str, Refused]:
         """Let the host verify all images and labels once, as training does; it keeps caches beside the labels.
 
         Args:
             splits: those that are verified if they are there.
             single_cls: as in the training.
+            task: of the models.
 
         Returns:
             What the host leaves out, by split.
 
         Raises:
-            UserError: of a split no image is left.
+            UserError: of a split no image is left, or its labels are for another task.
         """
+        if task == "pose" and "kpt_shape" not in self.more:
+            said = f"{self.name} has no key points: the data file does not say how many an object has"
+            raise UserError(said, "kpt_shape: [17, 3]")
         refused = {}
         for split in self.splits:
             if split not in splits:
                 continue
             with host.silent():  # which has a line for each of them
-                verify = _verified_classes if self.classified else _verified
-                noted = verify(self._found, split, single_cls)
+                noted = (
+                    _verified_classes(self._found, split)
+                    if self.classified
+                    else _verified(self._found, split, single_cls, task)
+                )
             if noted and noted.count == noted.of:
                 raise UserError(
                     f"no image of {split} in {self.name} is usable: Ultralytics refuses all {noted.of}, {noted.first} "
@@ -238,15 +255,21 @@ class _Verified(YOLODataset):
         return labels
 
 
-def _verified(found: dict, split: str, single_cls: bool) -> Refused | None:
-    settings = {"data": found, "task": "detect", "augment": split == "train", "hyp": copy.copy(DEFAULT_CFG)}
+def _verified(found: dict, split: str, single_cls: bool, task: str) -> Refused | None:
+    settings = {"data": found, "task": task, "augment": split == "train", "hyp": copy.copy(DEFAULT_CFG)}
     try:
-        return _Verified(found[split], single_cls=single_cls, **settings).refused
+        verified = _Verified(found[split], single_cls=single_cls, **settings)
     except host.UNREADABLE_MODEL as error:  # no labels at all, say
         raise _refused(f"split {split!r} of {found['path']}", error) from None
+    if task in OUTLINED and not any(len(label["segments"]) for label in verified.labels):
+        if any(len(label["cls"]) for label in verified.labels):
+            kind = OUTLINED[task]
+            said = f"{split} of {found['path']} cannot be used for {task}: not every label of it is {kind}"
+            raise UserError(said, "a line of a label is: class x1 y1 x2 y2 x3 y3 and so on, from 0 to 1")
+    return verified.refused
 
 
-def _verified_classes(found: dict, split: str, single_cls: bool) -> Refused | None:
+def _verified_classes(found: dict, split: str) -> Refused | None:
     folder = Path(found[split])
     try:
         left = ClassificationDataset(str(folder), DEFAULT_CFG, prefix=split).samples

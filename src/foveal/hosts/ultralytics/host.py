@@ -46,9 +46,11 @@ def _larger(model: str) -> str | None:
     return Path(larger).name if suffix == ".pt" and not Path(larger).is_file() else larger
 
 
-def _task(data: str) -> Task:
-    says = Says.CLASS if dataset.is_classified(data) else Says.BOXES
-    return next(task for task in TASKS.values() if task.says is says and task.evidence)
+def _task(model: str, data: str) -> Task:
+    if dataset.is_classified(data):
+        return TASKS["classify"]
+    found = TASKS["classify"] if zoo.is_name(model) else models.task(model)
+    return TASKS["detect"] if found.says is Says.CLASS else found  # which no classifier fits
 
 
 def _made_for(model: str, data: dataset.Data) -> str:
@@ -56,7 +58,7 @@ def _made_for(model: str, data: dataset.Data) -> str:
         return models.load(model).task
     if data.classified:
         zoo.load(model, len(data.names))  # whether there is one
-    return next(task.name for task in TASKS.values() if task.says is Says.CLASS)
+    return "classify"
 
 
 def _identity(model: str) -> str:
@@ -90,7 +92,7 @@ def _train(asked: Training) -> Record:
         settings: dict[str, Any] = {"resume": str(folder / recorder.RESUME), "device": asked.device}
     else:
         settings = _from_the_start(asked)
-    trainer = recorder.trainer(asked.model, _task(asked.data.name))
+    trainer = recorder.trainer(asked.model, _task(asked.model, asked.data.name))
     trainer(overrides={**settings, "data": asked.data.name}).train()
     return _record(recorder.resumable(folder))
 
@@ -176,7 +178,8 @@ def _step(
     with tempfile.TemporaryDirectory() as folder, quiet, models.silent():
         network = models.load(start(model, spec, 0, Path(folder), names)).model.to(device)
     network.args = SimpleNamespace(**settings)  # its loss reads its weights there
-    batch = steps.labelled(task, images, size, 0, models.channels(network))
+    points = getattr(network, "kpt_shape", (0, 0))
+    batch = steps.labelled(task, images, size, 0, models.channels(network), points)
     train, image = steps.step(network, batch, dtype, device), batch["img"].to(device)
 
     def training() -> None:

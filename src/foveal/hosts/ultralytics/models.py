@@ -20,8 +20,9 @@ from pathlib import Path
 import yaml
 from torch import nn
 
-from ...checkpoints import foreign, require_harmless
+from ...checkpoints import foreign, require_harmless, unpickling
 from ...errors import UserError
+from ...evidence import Task
 from . import parser
 from .installed import ultralytics
 from .parser import Network, Registered, silent, split, without_lines  # noqa: F401  (`Registered` by checkpoints)
@@ -31,11 +32,23 @@ parser.register()  # whose refusal of another parser comes before all that such 
 from ultralytics.models.rtdetr.val import RTDETRValidator  # noqa: E402, F401
 from ultralytics.models.yolo.classify import ClassificationValidator  # noqa: E402, F401
 from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402, F401
-from ultralytics.nn import tasks  # noqa: E402, F401  (for rooms that have no other door to the host)
+from ultralytics.models.yolo.obb import OBBValidator  # noqa: E402, F401
+from ultralytics.models.yolo.pose import PoseValidator  # noqa: E402, F401
+from ultralytics.models.yolo.segment import SegmentationValidator  # noqa: E402, F401
+from ultralytics.nn import tasks  # noqa: E402  (for rooms that have no other door to the host)
 from ultralytics.utils import ASSETS  # noqa: E402
 
 from .trainers import *  # noqa: E402, F403  (the host's trainers by name, and its models that have trainers)
-from .trainers import RTDETR, YOLO, ClassificationTrainer, DetectionTrainer, RTDETRTrainer  # noqa: E402, F401
+from .trainers import (  # noqa: E402, F401
+    RTDETR,
+    YOLO,
+    ClassificationTrainer,
+    DetectionTrainer,
+    OBBTrainer,
+    PoseTrainer,
+    RTDETRTrainer,
+    SegmentationTrainer,
+)
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
 
@@ -112,6 +125,30 @@ def is_rtdetr(source: str) -> bool:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return path.suffix != ".pt" and "RTDETRDecoder" in path.read_text(encoding="utf-8")
     return False
+
+
+# How the names of models that the host knows end, by task.
+_ENDINGS = {"cls": "classify", "seg": "segment", "pose": "pose", "obb": "obb", "sem": "semantic", "depth": "depth"}
+
+
+def task(source: str) -> Task:
+    """What the model in a file is for, of which nothing is run or built; by its name where there is no such file yet.
+
+    Raises:
+        UserError: the file is damaged or no model's.
+    """
+    path, rows = Path(source), None
+    if path.suffix != ".pt":
+        with contextlib.suppress(*UNREADABLE_MODEL):
+            rows = tasks.yaml_model_load(source)
+    elif path.is_file():
+        with refusing(source):
+            saved = unpickling.read(path, tensors=False).saved
+            rows = (saved.get("ema") or saved["model"]).state["yaml"]
+    if rows:
+        with refusing(source):
+            return Task.of(tasks.guess_model_task(rows) or "detect")
+    return Task.of(next((of for end, of in _ENDINGS.items() if f"-{end}" in path.stem), "detect"))
 
 
 def rebuild(model: nn.Module, cfg: dict) -> nn.Module:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ...checkpoints import Unwanted, require_harmless
 from ...errors import UserError
-from ...evidence import Says, Task
+from ...evidence import Task
 from ...files import require_intact, write_text, write_whole
 from .. import Recipe
 from . import models as host
@@ -103,7 +103,8 @@ class _Recording(host.parser.Mixed):
         self._position += 1
         for name in batch.get("im_file", ()):
             self._digest.update(Path(name).name.encode())
-        for part in (batch["img"][..., ::8, ::8], batch["cls"], batch.get("bboxes")):
+        shapes = (batch.get(name) for name in ("bboxes", "masks", "keypoints"))
+        for part in (batch["img"][..., ::8, ::8], batch["cls"], *shapes):
             if part is not None:  # a classifier's batch has neither names nor boxes
                 self._digest.update(part.contiguous().cpu().numpy().tobytes())
         if not self._steps_in_time:
@@ -205,6 +206,18 @@ class DetectionTrainer(_Recording, host.DetectionTrainer):
     """Ultralytics' trainer for `detect`, recording."""
 
 
+class SegmentationTrainer(_Recording, host.SegmentationTrainer):
+    """Ultralytics' trainer for `segment`, recording."""
+
+
+class PoseTrainer(_Recording, host.PoseTrainer):
+    """Ultralytics' trainer for `pose`, recording."""
+
+
+class OBBTrainer(_Recording, host.OBBTrainer):
+    """Ultralytics' trainer for `obb`, recording."""
+
+
 class RTDETRTrainer(_Recording, host.RTDETRTrainer):
     """Ultralytics' trainer for RT-DETR, recording."""
 
@@ -245,9 +258,16 @@ class ClassificationTrainer(_Recording, host.ClassificationTrainer):
 
 def trainer(model: str, task: Task) -> type[_Recording]:
     """The trainer for a model file or name, and its task."""
-    if task.says is Says.CLASS:
-        return ClassificationTrainer
-    return RTDETRTrainer if host.is_rtdetr(model) else DetectionTrainer
+    return RTDETRTrainer if host.is_rtdetr(model) else _TRAINERS[task.name]
+
+
+_TRAINERS: dict[str, type[_Recording]] = {
+    "detect": DetectionTrainer,
+    "segment": SegmentationTrainer,
+    "pose": PoseTrainer,
+    "obb": OBBTrainer,
+    "classify": ClassificationTrainer,
+}
 
 
 def _crop(transforms: list, size: int, padding: int) -> None:

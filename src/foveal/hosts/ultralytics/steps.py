@@ -1,6 +1,6 @@
 """A step of training on drawn images, with the losses of Ultralytics: to be timed, nothing is learned from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,12 @@ from torch import Tensor, nn
 from ...evidence import Says, Task
 
 OBJECTS = 8  # in each drawn image
+MASKS = 4  # pixels to a cell of their grid
 
 
-def labelled(task: Task, images: int, size: int, seed: int, channels: int) -> dict[str, Tensor]:
+def labelled(
+    task: Task, images: int, size: int, seed: int, channels: int, points: Sequence[int] = (0, 0)
+) -> dict[str, Tensor]:
     """A drawn batch as the host's losses take it.
 
     Args:
@@ -19,6 +22,7 @@ def labelled(task: Task, images: int, size: int, seed: int, channels: int) -> di
         size: of each, in pixels.
         seed: of what is drawn.
         channels: of each image.
+        points: how many key points an object has, and numbers each of them.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn_images = torch.rand((images, channels, size, size), generator=generator)
@@ -26,12 +30,21 @@ def labelled(task: Task, images: int, size: int, seed: int, channels: int) -> di
         labels = torch.zeros(images, dtype=torch.long)
         return {"img": drawn_images, "cls": labels}
     boxes = torch.rand((images * OBJECTS, 4), generator=generator) * 0.3 + 0.2  # centre and size as shares of the image
-    return {
+    batch = {
         "img": drawn_images,
         "cls": torch.zeros(images * OBJECTS, 1),
         "bboxes": boxes,
         "batch_idx": torch.arange(images).repeat_interleave(OBJECTS).float(),
     }
+    if task.name == "obb":
+        batch["bboxes"] = torch.cat([boxes, torch.rand((len(boxes), 1), generator=generator)], 1)  # the angle last
+    elif task.name == "pose":
+        batch["keypoints"] = torch.ones(len(boxes), points[0], 3) / 2
+    elif task.name == "segment":  # in each image the number of an object at each place, from 1, and classes at each
+        shape = (images, size // MASKS, size // MASKS)
+        batch["masks"] = torch.randint(0, OBJECTS + 1, shape, generator=generator).float()
+        batch["sem_masks"] = torch.zeros(shape)
+    return batch
 
 
 def step(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> Callable[[], object]:

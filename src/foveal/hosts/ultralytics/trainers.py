@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # ours, which are made below, have the same names
     from ultralytics.models.rtdetr import RTDETRTrainer as RTDETRTrainer
     from ultralytics.models.yolo.classify import ClassificationTrainer as ClassificationTrainer
     from ultralytics.models.yolo.detect import DetectionTrainer as DetectionTrainer
+    from ultralytics.models.yolo.obb import OBBTrainer as OBBTrainer
+    from ultralytics.models.yolo.pose import PoseTrainer as PoseTrainer
+    from ultralytics.models.yolo.segment import SegmentationTrainer as SegmentationTrainer
 
 _HOME = "foveal.yolo"
 

@@ -6,14 +6,12 @@ import numpy as np
 import torch
 
 from ...errors import UserError
-from ...evidence import Answers, Detections, Says, Task
+from ...evidence import KEYS, Answers, Detections
+from . import matching
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 
 # isort: split
-from ultralytics.utils.metrics import Metric, compute_ap
-
-# How this release ends a curve that reaches recall 0.5 at full precision: see `verdict.average_precision`.
-AVERAGE_PRECISION = "ultralytics" if compute_ap([0.5], [1.0])[0] < 0.6 else "ultralytics-8.3"
+from ultralytics.utils.metrics import Metric
 
 
 def fitness(precision: float, recall: float, map50: float, map50_95: float) -> float:
@@ -21,52 +19,6 @@ def fitness(precision: float, recall: float, map50: float, map50_95: float) -> f
     judged = Metric()
     judged.mean_results = lambda: [precision, recall, map50, map50_95]
     return float(judged.fitness())
-
-
-class _Detecting(host.parser.Mixed):
-    """Mixed into a validator of the host: keeps every detection and its match."""
-
-    def init_metrics(self, model):
-        """The host's start of an evaluation."""
-        super().init_metrics(model)
-        self._kept = []
-
-    def _process_batch(self, preds, batch):
-        """The host's matching of one image."""
-        matched = super()._process_batch(preds, batch)
-        boxes, true_boxes = (self.scale_preds({"bboxes": b["bboxes"]}, batch)["bboxes"] for b in (preds, batch))
-        tensors = (boxes, preds["conf"], preds["cls"], true_boxes, batch["cls"])
-        self._kept.append((batch["im_file"], matched["tp"], *(t.cpu().numpy() for t in tensors)))
-        return matched
-
-    def detections(self) -> Detections:
-        """What was found: images by name, detections by falling confidence, equal ones in the host's order."""
-        paths, hits, boxes, confidences, labels, true_boxes, true_labels = zip(*self._kept, strict=True)
-        by_name = sorted(range(len(paths)), key=paths.__getitem__)
-        place = np.empty(len(paths), int)
-        place[by_name] = np.arange(len(paths))
-        confidence = np.concatenate(confidences).astype(np.float32)
-        order = np.argsort(-confidence)  # as in the host's `ap_per_class`, so that averages of it are the host's
-        return Detections(
-            name=np.array([Path(paths[index]).name for index in by_name]),
-            image=np.repeat(place, [len(of) for of in labels])[order],
-            box=np.concatenate([b.reshape(-1, 4) for b in boxes]).astype(np.float32)[order],
-            confidence=confidence[order],
-            label=np.concatenate(labels).astype(np.int32)[order],
-            hit=np.concatenate(hits)[order],
-            true_image=np.repeat(place, [len(of) for of in true_labels]),
-            true_box=np.concatenate([b.reshape(-1, 4) for b in true_boxes]).astype(np.float32),
-            true_label=np.concatenate(true_labels).astype(np.int32),
-            rule=np.array(AVERAGE_PRECISION),
-        )
-
-
-class _DetectionValidator(_Detecting, host.DetectionValidator):
-    pass
-
-
-class _RTDETRValidator(_Detecting, host.RTDETRValidator):
-    pass
 
 
 class _Answering(host.parser.Mixed):
@@ -109,22 +61,47 @@ def evaluate(
         settings: `imgsz`, `batch`, `device`, ...
 
     Returns:
-        The detections, and `map50` and `map` (mAP50-95) as fractions; or the answers, and `top1` and `top5`.
+        What was found, and both averages of each way to match it, by `evidence.KEYS`, as fractions; or the answers,
+        and `top1` and `top5`.
+
+    Raises:
+        UserError: nothing is kept of what such a model says.
     """
     model = host.load(weights, trust)
-    answers = Task.of(model.task).says is Says.CLASS
-    if answers:
-        kind = _ClassificationValidator
-    else:
-        kind = _RTDETRValidator if isinstance(model, host.RTDETR) else _DetectionValidator
+    kind = _validator(model)
+    if kind is not _ClassificationValidator:
         settings = {"rect": True, **settings}
     settings = {"plots": False, "save_json": False, "verbose": False, **settings}
     settings |= {"data": data, "split": split, "mode": "val", "model": str(weights)}
     settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
     validator = kind(args=settings)
     validator(model=model.model)
-    if answers:
-        metrics = validator.metrics
+    metrics = validator.metrics
+    if kind is _ClassificationValidator:
         return validator.answers(), {"top1": float(metrics.top1), "top5": float(metrics.top5)}
-    box = validator.metrics.box
-    return validator.detections(), {"map50": float(box.map50), "map": float(box.map)}
+    found = validator.found()
+    theirs: dict[str, float] = {}
+    for of in found.matched_by:
+        judged = getattr(metrics, _PART[of])
+        theirs |= dict(zip(KEYS[of], (float(judged.map), float(judged.map50)), strict=True))
+    return found, theirs
+
+
+_PART = {"box": "box", "mask": "seg", "keypoints": "pose"}  # of the host's metrics, by what detections are matched
+_VALIDATORS = {
+    "classify": _ClassificationValidator,
+    "detect": matching.DetectionValidator,
+    "segment": matching.SegmentationValidator,
+    "pose": matching.PoseValidator,
+    "obb": matching.OBBValidator,
+}
+
+
+def _validator(model: host.YOLO | host.RTDETR) -> type:
+    if isinstance(model, host.RTDETR):
+        return matching.RTDETRValidator
+    if model.task not in _VALIDATORS:
+        raise UserError(
+            f"what a model for {model.task} says is not judged here", f"judge it with yolo {model.task} val"
+        )
+    return _VALIDATORS[model.task]

@@ -2,14 +2,15 @@
 // The page of `foveal view`. All text from the folder goes in as text, never as HTML.
 
 const study = document.body.dataset.kind === "study";
-const answered = document.body.dataset.says === "class"; // else there are boxes
+const says = document.body.dataset.says; // "class", or what is drawn on images: boxes, masks, key points, rotated boxes
+const answered = says === "class";
 const at = (id) => document.getElementById(id);
 const OFTEN = 2000, SELDOM = 10000; // milliseconds between looks at a study under way, and at one where nothing runs
 const now = { arm: 0, seed: 0, image: null, alone: null, map: null, pinned: false, found: null };
 let progress = null, images = [], album = null, asked = 0;
 
 function made(name, attributes = {}, ...children) {
-  const svg = ["svg", "rect", "text", "title", "path", "polyline"].includes(name);
+  const svg = ["svg", "rect", "text", "title", "path", "polyline", "circle"].includes(name);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
@@ -134,7 +135,7 @@ async function chooseArm(fresh = true) {
     const count = (word) => images.filter((image) => sign(image.difference) === word).length;
     at("count").textContent = images.length
       ? `${images.length} images of ${progress.split}: ${name} does better than the baseline on ${count("won")}, worse on ${count("lost")}, equally well on ${count("even")}. ` +
-        `By ${answered ? "whether the first answer is right" : "F1 at IoU 0.5 and confidence 0.25"}, averaged over ${found.seeds.length} seed${found.seeds.length > 1 ? "s" : ""}; those won most come first.`
+        `By ${progress.score}, averaged over ${found.seeds.length} seed${found.seeds.length > 1 ? "s" : ""}; those won most come first.`
       : `No seed is finished yet for both the baseline and ${name}.`;
     showList();
     const kept = !fresh && images.some((image) => image.image === now.image);
@@ -265,8 +266,12 @@ function drawBoxes() {
     const taken = new Set(kept.map((one) => one.object).filter((object) => object >= 0));
     const put = (one, kind, words) => {
       const [left, top, right, bottom] = one.box;
-      const place = { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) };
-      svg.append(made("rect", { ...place, class: "halo" }), made("rect", { ...place, class: kind }, made("title", {}, words)));
+      const lines = one.lines ?? (one.corners && [one.corners]); // of a mask, or of a rotated box; else the box is upright
+      const d = lines?.map((line) => `M${line.map((point) => point.join(" ")).join("L")}Z`).join("");
+      const place = lines ? { d } : { x: left, y: top, width: Math.max(0, right - left), height: Math.max(0, bottom - top) };
+      const shape = lines ? "path" : "rect";
+      svg.append(made(shape, { ...place, class: "halo" }), made(shape, { ...place, class: `${kind} ${says === "masks" ? "filled" : ""}` }, made("title", {}, words)));
+      for (const [x, y] of one.points ?? []) svg.append(made("circle", { cx: x, cy: y, r: 3.5 * unit, class: `point ${kind}` }, made("title", {}, words)));
       if (!named || kind === "true") return;
       const size = 11 * unit, y = top > size ? top - 3 * unit : Math.min(height, top + size);
       const text = made("text", { x: Math.max(0, left), y, "font-size": size, "stroke-width": 3 * unit }, words);
@@ -277,7 +282,7 @@ function drawBoxes() {
     if (truth) now.found.true.forEach((one, i) => put(one, study && !taken.has(i) ? "missed" : "true", study && !taken.has(i) ? `${one.label} missed` : one.label));
     for (const one of kept) put(one, !study || one.object >= 0 ? "found" : "wrong", one.confidence === null ? one.label : `${one.label} ${one.confidence.toFixed(2)}`);
     const wrong = kept.length - taken.size, all = now.found.true.length;
-    let words = `${kept.length} detected` + (all ? `, ${all} true boxes` : "");
+    let words = `${kept.length} detected` + (all ? `, ${all} true ${says}` : "");
     if (study) {
       const score = kept.length + all ? (2 * taken.size) / (kept.length + all) : 1;
       words = `${taken.size} found, ${wrong} wrong, ${all - taken.size} missed; F1 ${score.toFixed(2)} with seed ${progress.seeds[now.found.seed]}`;
