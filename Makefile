@@ -61,6 +61,7 @@ format: $(VENV)/ready ## Apply the format
 	$(BIN)/ruff format .
 
 docs: $(VENV)/ready ## Write docs/attentions.md from the cards, and the tables of times from benchmarks/results
+	$(BIN)/python docs/cards.py
 	$(BIN)/python docs/attentions.py > docs/attentions.md
 	$(BIN)/python docs/releases.py > docs/releases.md
 	$(BIN)/python docs/calibration.py > docs/calibration.md
