@@ -33,8 +33,9 @@ def counted(call: Callable[[], _Result]) -> tuple[_Result, int]:
     """What a call returns, and its floating-point operations by torch's formulas; a multiply-accumulate counts as two.
 
     Convolutions and matrix products have formulas; element-wise work, norms and pooling have none and count as nothing.
+    Not under `torch.inference_mode`, in which operations that are made of others arrive whole, and have none.
     """
-    with _Counter() as counter:
+    with _Counter() as counter:  # type: ignore[no-untyped-call]  # torch wrote its constructor without types
         result = call()
     return result, counter.flops
 
