@@ -61,7 +61,8 @@ format: $(VENV)/ready ## Apply the format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/ready ## Write docs/attentions.md from the cards, and the tables of times from benchmarks/results
+docs: $(VENV)/ready ## Write what foveal list and docs/attentions.md say from the cards, and tables from benchmarks/results
+	$(BIN)/python docs/cards.py
 	$(BIN)/python docs/attentions.py > docs/attentions.md
 	$(BIN)/python docs/releases.py > docs/releases.md
 	$(BIN)/python docs/calibration.py > docs/calibration.md

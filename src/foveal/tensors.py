@@ -1,7 +1,14 @@
 """What several wings ask of tensors and of modules that hold them."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+_Result = TypeVar("_Result")
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -19,3 +26,32 @@ def count(module: nn.Module) -> int:
 def is_finite(module: nn.Module) -> bool:
     """Whether all tensors of a module's state are."""
     return all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
+
+
+@torch.no_grad()
+def counted(call: Callable[[], _Result]) -> tuple[_Result, int]:
+    """What a call returns, and its floating-point operations by torch's formulas; a multiply-accumulate counts as two.
+
+    Convolutions and matrix products have formulas; element-wise work, norms and pooling have none and count as nothing.
+    Not under `torch.inference_mode`, in which operations that are made of others arrive whole, and have none.
+    """
+    with _Counter() as counter:  # type: ignore[no-untyped-call]  # torch wrote its constructor without types
+        result = call()
+    return result, counter.flops
+
+
+class _Counter(TorchDispatchMode):
+    """What torch's own `FlopCounterMode` counts without gradients, which loads torch's compiler and SymPy for it."""
+
+    supports_higher_order_operators = True
+    flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the compiler is loaded, 2 seconds of a core, so that it can be told to skip this
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if formula := flop_registry.get(getattr(func, "_overloadpacket", func)):
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out

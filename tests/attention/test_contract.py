@@ -9,10 +9,12 @@ import warnings
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import foveal
 from foveal import ATTENTIONS, UserError
 from foveal.attention import PLAIN, BatchNorm, forms, mathematics
+from foveal.tensors import counted
 from helpers import draw, filled, fitting, run_form, swept
 
 SHAPES = [(2, 64, 7, 13), (1, 64, 8, 8), (2, 64, 1, 9), (3, 64, 9, 1), (2, 64, 1, 1), (1, 256, 5, 4), (2, 32, 6, 5)]
@@ -48,6 +50,19 @@ def error(got: torch.Tensor, true: torch.Tensor) -> float:
 def test_builds_at_every_width_of_yolo11_or_says_what_fits(cls, channels):
     module = fitting(cls, channels).eval()
     assert module(torch.ones(1, channels, 3, 4)).shape == (1, channels, 3, 4)
+
+
+@attentions
+@torch.no_grad()
+def test_operations_are_those_that_torch_counts(cls):
+    module, x, _ = make(cls, (1, 64, 8, 8))
+    for form in {*PLAIN} & {*forms(cls)}:
+        run = getattr(module, form)
+        with FlopCounterMode(display=False) as counter:
+            expected = run(x)
+        result, flops = counted(lambda run=run: run(x))
+        assert torch.equal(result, expected)
+        assert flops == counter.get_total_flops()
 
 
 @attentions

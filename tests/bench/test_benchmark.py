@@ -4,6 +4,7 @@ import gc
 import importlib
 import itertools
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from foveal import Attention, UserError, attention
-from foveal.bench import bench, rivals, shapes, timing
+from foveal.bench import asked, bench, rivals, shapes, timing
 from foveal.bench import benchmark as room
 from foveal.cli import app
 from helpers import filled, in_fresh_process, run_form
@@ -69,7 +70,7 @@ def register(monkeypatch):
     """A function that makes the only attention there is: `Toy` with other forms."""
     for name in ("ATTENTIONS", "_NAMES"):
         monkeypatch.setattr(attention, name, {})
-    monkeypatch.setattr(room, "ATTENTIONS", attention.ATTENTIONS)
+    monkeypatch.setattr(asked, "ATTENTIONS", attention.ATTENTIONS)
 
     def make(name: str = "toy", **methods) -> None:
         cls = type("OtherToy", (Toy,), methods)
@@ -90,10 +91,10 @@ def foveal(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     return left.value.code or 0, *capsys.readouterr()
 
 
-@pytest.mark.parametrize("dtype", room.DTYPES)
+@pytest.mark.parametrize("dtype", asked.DTYPES)
 def test_every_form_of_an_attention_is_timed_in_both_modes(dtype):
     measured = bench("ema(groups=8)@neck", **TINY, batch=2, dtype=dtype, rounds=2)
-    assert [(row.mode, row.contender) for row in measured.rows] == [(m, c) for m in room.PASSES for c in EMA]
+    assert [(row.mode, row.contender) for row in measured.rows] == [(m, c) for m in asked.PASSES for c in EMA]
     for row in measured.rows:
         assert (row.attention, row.shape, row.batch, row.dtype) == ("ema(groups=8)", (32, 3, 4), 2, dtype)
         if row.why_not:
@@ -343,7 +344,7 @@ def test_compiled_rivals_are_judged_and_others_only_timed(monkeypatch):
     monkeypatch.setattr(rivals, "why_not_compiled", lambda device: "")
     monkeypatch.setattr(rivals, "compiled", lambda module: torch.compile(module, backend="eager", dynamic=False))
     rows = {(r.contender, r.mode): r for r in bench("ema", shapes="64x6x6", rounds=1, with_rivals=True).rows}
-    for mode in room.PASSES:
+    for mode in asked.PASSES:
         compiled = rows["article compiled", mode]
         assert (compiled.disagreement, compiled.flops) == ("", None)
         assert compiled.error < 1e-5
@@ -438,7 +439,7 @@ def test_a_full_disk_leaves_no_file(register, monkeypatch, tmp_path):
         raise OSError(28, "No space left on device")
 
     register()
-    monkeypatch.setattr(room.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match=r"cannot write .*No space left"):
         bench("toy", **FORWARD, output=tmp_path / "x.json")
     assert [*tmp_path.iterdir()] == []
@@ -457,14 +458,14 @@ def test_command_prints_and_writes_the_same(monkeypatch, capsys, tmp_path):
     file.write_text("older")
     code, out, err = foveal(monkeypatch, capsys, "bench", "ema", "--shapes", "32x3x3", "-o", file, "--json")
     assert code == 0
-    assert err.splitlines() == [f"ema {mode}, 32x3x3, batch 1, float32, contiguous" for mode in room.PASSES]
+    assert err.splitlines() == [f"ema {mode}, 32x3x3, batch 1, float32, contiguous" for mode in asked.PASSES]
     written = json.loads(file.read_text())
     assert written == json.loads(out)
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
     known = {"foveal", "commit", "torch", "platform", "cpu", "cores", "threads", "gpu", "date"}
     assert known <= {*written["environment"]}
     assert (written["schema"], written["settings"]["attentions"]) == (1, ["ema"])
-    assert [(row["mode"], row["contender"]) for row in written["rows"]] == [(m, c) for m in room.PASSES for c in EMA]
+    assert [(row["mode"], row["contender"]) for row in written["rows"]] == [(m, c) for m in asked.PASSES for c in EMA]
     checker = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
     schema = json.loads((ROOT / "benchmarks" / "schema.json").read_text())
     checker.validate(written, schema)
@@ -490,7 +491,7 @@ def test_command_leaves_with_1_if_a_form_disagrees(register, monkeypatch, capsys
     lines = out.splitlines()
     assert lines[0].split()[:5] == ["attention", "case", "mode", "contender", "milliseconds"]
     assert [(line.split()[4], line.split()[5].strip("*")) for line in lines[1:]] == [
-        (mode, form) for mode in room.PASSES for form in ("reference", "fast")
+        (mode, form) for mode in asked.PASSES for form in ("reference", "fast")
     ]
     assert "not timed" in lines[2]
     assert "(1.00 to 1.00)" in lines[1]

@@ -122,13 +122,16 @@ def test_add_prints_the_proof(tmp_path):
 def test_add_json_has_stdout_to_itself(tmp_path):
     # As for a user of the first day: the host then tells of the settings file it makes.
     (tmp_path / "new").mkdir()
-    first_day = {"YOLO_CONFIG_DIR": str(tmp_path / "new")}
+    first_day = {"YOLO_CONFIG_DIR": str(tmp_path / "new"), "PYTHONPROFILEIMPORTTIME": "1"}
     done = from_nothing("add", "yolo11n.yaml", "ema(groups=8)", "--own-row", "--json", cwd=tmp_path, **first_day)
     assert "Ultralytics Settings" in done.stderr
     added = json.loads(done.stdout)
     assert added["output"] == "yolo11n-ema.yaml"
     assert added["tensors"] == [499, 499]
     assert {change["after"] for change in added["changes"]} >= {"[-1, 1, foveal.ema, [{groups: 8, start: identity}]]"}
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "torch" in loaded
+    assert not loaded & {"torch._dynamo", "torch.onnx", "sympy"}, "seconds for nothing"
 
 
 def test_yolo_hands_over_to_the_stock_grammar(tmp_path):

@@ -21,6 +21,7 @@ from foveal.cli import doctor
 from foveal.cli.doctor import BROKEN, MISSING, OK, Finding
 from foveal.hosts.ultralytics import NEWEST, OLDEST
 from foveal.kernels.ema import cpu as ema_cpu
+from foveal.kernels.ema import library
 from helpers import swept
 
 ROOT = Path(__file__).parents[2]
@@ -122,10 +123,10 @@ def kernel() -> Finding:
 
 def test_a_kernel_that_was_not_built_is_missing_and_one_that_does_not_load_is_broken(monkeypatch, tmp_path):
     monkeypatch.setattr(ema_cpu, "_LIBRARY", None)
-    monkeypatch.setattr(ema_cpu, "LIBRARY", tmp_path / "libema_cpu.so")
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libema_cpu.so")
     assert kernel().state == MISSING
     assert "installed without a C++ compiler" in kernel().said
-    ema_cpu.LIBRARY.write_bytes(b"of another machine")
+    library.LIBRARY.write_bytes(b"of another machine")
     assert kernel().state == BROKEN
     assert "install foveal again with a C++ compiler" in kernel().said
 

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from foveal import EMAttention, IdentityStart, UserError
 from foveal.kernels.ema import cpu as ema_cpu
+from foveal.kernels.ema import library
 from helpers import draw, filled, in_fork, in_fresh_process, run, run_forked, run_form
 
 ROOT = Path(__file__).parents[2]
@@ -309,10 +310,10 @@ def test_what_cannot_run_says_why_and_auto_goes_on(monkeypatch):
 
 
 def test_a_library_of_another_version_is_not_called(monkeypatch):
-    monkeypatch.setattr(ema_cpu, "VERSION", 0)
-    assert ema_cpu._load() is None
-    monkeypatch.setattr(ema_cpu, "LIBRARY", ROOT / "nothing.so")
-    assert ema_cpu._load() is None
+    monkeypatch.setattr(library, "VERSION", 0)
+    assert library.load() is None
+    monkeypatch.setattr(library, "LIBRARY", ROOT / "nothing.so")
+    assert library.load() is None
 
 
 def test_without_triton_a_gpu_is_told_so(tmp_path):

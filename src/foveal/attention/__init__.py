@@ -1,7 +1,8 @@
 """The attentions: one file, one class, one card each.
 
-To add one, write its file and name its class in the tuple below; commands, YAML names and tests follow from it. A class
-of somebody else is found by its address, see `_sources`, and is then an attention like ours, see `_custom`.
+To add one, write its file and name its class in the tuple below; commands, YAML names and tests follow from it, and
+`make docs` writes its card into the table that `foveal list` reads. A class of somebody else is found by its address,
+see `_sources`, and is then an attention like ours, see `_custom`.
 """
 
 import difflib

@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UserError
-from ..tensors import count, memory_format
+from ..tensors import count, counted, memory_format
 
 FORMS = ("reference", "fast", "kernel")
 PLAIN = FORMS[:2]  # in plain torch operations, for every dtype and device
@@ -283,7 +282,8 @@ def size(tensor: Tensor, dim: int) -> int:
 
 def exporting() -> bool:
     """Whether what runs is being written down for another program, which knows neither our kernels nor gradients."""
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or _is_exporting()
+    # Not `torch.onnx.is_in_onnx_export`: whatever writes ONNX traces or exports, and asking loads all of `torch.onnx`.
+    return torch.jit.is_tracing() or _is_exporting()
 
 
 # Before torch 2.7 an export cannot be told from a compilation.
@@ -295,7 +295,6 @@ def forms(cls: type[Attention]) -> list[str]:
     return [form for form in FORMS if getattr(cls, form) is not getattr(Attention, form)]
 
 
-@torch.no_grad()
 def costs(cls: type[Attention], channels: int = 256, size: int = 40, **arguments: Any) -> dict[str, int]:
     """Parameters, and floating-point operations of each form, on a (1, channels, size, size) input.
 
@@ -307,9 +306,8 @@ def costs(cls: type[Attention], channels: int = 256, size: int = 40, **arguments
     counts = {"parameters": count(module)}
     for form in PLAIN:
         if form in forms(cls):
-            with FlopCounterMode(display=False) as counter:
-                getattr(module, form)(x)
-        counts[f"flops_{form}"] = counter.get_total_flops()
+            _, flops = counted(functools.partial(getattr(module, form), x))
+        counts[f"flops_{form}"] = flops
     return counts
 
 

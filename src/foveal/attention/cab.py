@@ -12,8 +12,7 @@ Multiply-accumulates: 18*C*(C // beta)*H*W. There is no `fast` form of its own: 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ._base import Attention, Card, Form, Number
+from ._base import Attention, Card, Form, Number, require_hidden
 
 
 class ChannelAttentionBlock(Attention):
@@ -55,12 +54,8 @@ class ChannelAttentionBlock(Attention):
 
     def __init__(self, channels: int, *, compress_ratio: int = 3, squeeze_factor: int = 30):
         super().__init__(channels)
-        for name, value in (("compress_ratio", compress_ratio), ("squeeze_factor", squeeze_factor)):
-            if not 1 <= value <= channels:
-                raise UserError(
-                    f"{type(self).__name__}(channels={channels}, {name}={value}): channels // {name} is not positive",
-                    f"{name}={channels if value > channels else 1} fits",
-                )
+        require_hidden(type(self), channels, "compress_ratio", compress_ratio, usual=3)
+        require_hidden(type(self), channels, "squeeze_factor", squeeze_factor, usual=30)
         self.conv1 = nn.Conv2d(channels, channels // compress_ratio, 3, padding=1)
         self.conv2 = nn.Conv2d(channels // compress_ratio, channels, 3, padding=1)
         self.fc1 = nn.Conv2d(channels, channels // squeeze_factor, 1)

@@ -21,21 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..attention import ATTENTIONS, Attention, find, forms
-from ..errors import UserError
+from ..attention import Attention, find, forms
 from ..files import write_text
 from ..surgery import Spec
-from . import detectors, revision, rivals, timing
+from . import asked, detectors, revision, rivals, timing
 from .agreement import Evaluation, Tolerance, drawn
-from .shapes import Shape, read
+from .asked import LAYOUTS, PASSES
+from .shapes import Shape
 from .timing import Quartiles, environment
 
 SCHEMA = 1
-LARGEST = 4e9  # values of an input: beyond, times of pages that come and go
-DTYPES = ("float32", "bfloat16", "float16")
-LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-PASSES = ("forward", "train")
-SHAPES = "256x40x40"
 # Tensors as large as the input that must be read or written: x and y, and then x, dy and dx.
 LEAST_TRAFFIC = {"forward": 2, "train": 5}
 
@@ -51,7 +46,7 @@ class Row:
         shape: C, H, W.
         batch: B.
         dtype: of input and parameters.
-        layout: one of `LAYOUTS`.
+        layout: one of `asked.LAYOUTS`.
         why_not: why it was not run, or "".
         disagreement: which result is wrong and by how much, or "". A form that disagrees is not timed.
         error: largest error of the output against the reference in fp64, relative to the largest value of the output
@@ -152,11 +147,11 @@ def bench(
         names: such as "ema" or "ema(groups=8)", places and start used in whole models only; by default all that have a
             form besides `reference`, and in whole models "ema".
         shapes: of inputs, such as "256x40x40" (C x H x W), "yolo11x" (what its head reads at 640) or "yolo11x:P3"; by
-            default `SHAPES`, and none if models are given.
+            default `asked.SHAPES`, and none if models are given.
         batch: sizes of the batch.
-        dtype: some of `DTYPES`.
-        layout: some of `LAYOUTS`.
-        passes: some of `PASSES`.
+        dtype: some of `asked.DTYPES`.
+        layout: some of `asked.LAYOUTS`.
+        passes: some of `asked.PASSES`.
         models: whole models with and without the attentions, such as "yolo11n"; see `whole.measure`.
         with_rivals: time compiled baselines and Ultralytics' own attention blocks, too.
         device: "cpu", "cuda" or "cuda:1".
@@ -170,65 +165,36 @@ def bench(
     Raises:
         UserError: anything given that cannot work; nothing is written then.
     """
-    models, specs = _items(models), _specs(names, bool(models))
-    for name, value in {"threads": threads, "rounds": rounds}.items():
-        if value is not None:
-            _at_least_1(name, value)
-    settings = {
-        "attentions": [str(spec) for spec in specs],
-        "shapes": _items(shapes) or ([] if models else [SHAPES]),
-        "batch": [_at_least_1("batch", size) for size in _items(batch)] or [1],
-        "dtype": _known("dtype", dtype, DTYPES),
-        "layout": _known("layout", layout, LAYOUTS),
-        "passes": _known("passes", passes, PASSES),
-        "models": models,
-        "rivals": with_rivals,
-        "device": device,
-        "threads": threads,
-        "rounds": rounds,
-        "seed": seed,
-        "base": base,
-    }
-    cases = _cases(settings)
-    place, target = timing.device_named(device), output and _target(Path(output))
-    # All are built before any is timed, so that a mistake in the last one shows at once.
-    bare = [Spec(spec.name, spec.arguments) for spec in specs]
-    modules = [(str(spec), shape, find(spec.name)(shape[0], **spec.arguments)) for spec in bare for shape in cases]
-
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads or threads_before)
-    try:
-        where = {**environment(place), "commit": revision.here()}
-        if base:
-            compared = revision.measure(base, _arguments(settings), tell)
-            result = Benchmark(SCHEMA, where, settings, (), (), compared)
-        else:
-            rows = [row for start in modules for row in _rows(*start, settings, place, tell)]
-            wholes = detectors.measure(models, specs, settings, place, tell) if models else ()
-            result = Benchmark(SCHEMA, where, settings, tuple(rows), wholes)
-    finally:
-        torch.set_num_threads(threads_before)
+    lists = {"shapes": shapes, "batch": batch, "dtype": dtype, "layout": layout, "passes": passes, "models": models}
+    single = {"rivals": with_rivals, "device": device, "threads": threads, "rounds": rounds, "seed": seed, "base": base}
+    specs = asked.specs(names, models)
+    settings = asked.settings(specs, lists | single)
+    target = output and asked.target(Path(output))
+    result = _measured(specs, settings, tell)
     if target:
         text = json.dumps(asdict(result), indent=1, ensure_ascii=False) + "\n"
         write_text(target, text)
     return result
 
 
-def _specs(names: str | Sequence[str], whole: bool) -> list[Spec]:
-    names = [names] if isinstance(names, str) else list(names)
-    names = names or (["ema"] if whole else [name for name, cls in ATTENTIONS.items() if forms(cls)[1:]])
-    return [Spec.parse(name) for name in names]
-
-
-def _cases(settings: dict) -> list[Shape]:
-    """The shapes of inputs; a UserError for one that cannot be measured."""
-    cases = [shape for text in settings["shapes"] for shape in read(text)]
-    if "train" in settings["passes"] and any(b * h * w == 1 for b in settings["batch"] for _, h, w in cases):
-        raise UserError("a batch norm cannot train on one value per channel", "give batch=2 or a larger map")
-    for number, (c, h, w) in itertools.product(settings["batch"], cases):
-        if number * c * h * w > LARGEST:
-            raise UserError(f"batch={number} of {c}x{h}x{w} has more than {LARGEST:.0e} values", "batch=1 of 256x40x40")
-    return cases
+def _measured(specs: list[Spec], settings: dict, tell: Callable[[str], object]) -> Benchmark:
+    """All that was asked for, with as many threads as were."""
+    cases, place = asked.cases(settings), timing.device_named(settings["device"])
+    # All are built before any is timed, so that a mistake in the last one shows at once.
+    bare = [Spec(spec.name, spec.arguments) for spec in specs]
+    modules = [(str(spec), shape, find(spec.name)(shape[0], **spec.arguments)) for spec in bare for shape in cases]
+    models, base, threads_before = settings["models"], settings["base"], torch.get_num_threads()
+    torch.set_num_threads(settings["threads"] or threads_before)
+    try:
+        where = {**environment(place), "commit": revision.here()}
+        if base:
+            compared = revision.measure(base, asked.arguments(settings), tell)
+            return Benchmark(SCHEMA, where, settings, (), (), compared)
+        rows = [row for start in modules for row in _rows(*start, settings, place, tell)]
+        wholes = detectors.measure(models, specs, settings, place, tell) if models else ()
+        return Benchmark(SCHEMA, where, settings, tuple(rows), wholes)
+    finally:
+        torch.set_num_threads(threads_before)
 
 
 def _rows(
@@ -354,45 +320,3 @@ def _convolution_backward(dy: Shape, x: Shape, weight: Shape, *rest, **_) -> int
 
 
 _FORMULAS = {torch.ops.aten.convolution_backward: _convolution_backward}
-
-
-def _arguments(settings: dict) -> list[str]:
-    """The settings as the command line takes them."""
-    lists = ("shapes", "batch", "dtype", "layout", "passes", "models")
-    words = [*settings["attentions"]]
-    words += [f"--{name}={','.join(map(str, settings[name]))}" for name in lists if settings[name]]
-    words += [f"--{name}={settings[name]}" for name in ("device", "threads", "rounds") if settings[name] is not None]
-    return words + ["--rivals"] * settings["rivals"]
-
-
-def _items(value: object) -> list:
-    """A list given as a sequence, as text with commas, or as a single item."""
-    if isinstance(value, str):
-        return [item.strip() for item in value.split(",") if item.strip()]
-    return list(value) if isinstance(value, Sequence) else [value]
-
-
-def _at_least_1(name: str, value: object) -> int:
-    text = str(value)
-    if not text.isdecimal():
-        raise UserError(f"cannot read {name}={text!r} as a number", f"write {name}=1")
-    if len(text) > 9 or int(text) < 1:
-        small = not int(text)
-        raise UserError(f"{name}={text} is too {'small' if small else 'large'}", f"{name}=1 is the least")
-    return int(text)
-
-
-def _known(name: str, given: object, known: Sequence[str] | dict) -> list[str]:
-    items = _items(given)
-    for item in items:
-        if item not in known:
-            raise UserError(f"cannot measure with {name}={item!r}", f"{name}: some of {','.join(known)}")
-    if not items:
-        raise UserError(f"no {name} is given", f"{name}: some of {','.join(known)}")
-    return items
-
-
-def _target(path: Path) -> Path:
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"cannot write {str(path)!r}", "name a file in a folder that exists and can be written to")
-    return path

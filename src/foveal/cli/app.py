@@ -7,16 +7,13 @@ no answer. Heavy imports stand inside the commands, so that `foveal --help` is i
 import dataclasses
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from ..errors import UserError
-from . import bench, check, deploy, explain, study, view
+from . import bench, cards, check, deploy, explain, study, view
 from .printing import Trust, load_host, only_talk, print_json, print_table
-
-if TYPE_CHECKING:
-    from ..attention import Attention
 
 app = typer.Typer(
     help="Attention for YOLO that keeps your weights.",
@@ -29,60 +26,8 @@ app = typer.Typer(
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command("list")
-def list_attentions(as_json: _Json = False) -> None:
-    """The attentions and what they cost (at 256 channels, 40 x 40)."""
-    from ..attention import ATTENTIONS
-
-    entries = [_entry(cls) for cls in ATTENTIONS.values()]
-    if as_json:
-        return print_json(entries)
-    heads = ("name", "title", "year", "parameters", "MFLOPs", "forms", "place", "licence of the source")
-    body = [
-        (
-            *(e[key] for key in ("name", "title", "year")),
-            f"{e['parameters']:,}",
-            f"{e['flops_reference'] / 1e6:.1f}",
-            *(", ".join(e[key]) for key in ("forms", "places")),
-            e["licence"],
-        )
-        for e in entries
-    ]
-    print_table(heads, body)
-
-
-@app.command()
-def show(
-    name: Annotated[str, typer.Argument(help="Short name, class name or alias: ema.")], as_json: _Json = False
-) -> None:
-    """One attention's card: mathematics, costs, honest notes."""
-    from ..attention import find
-
-    cls = find(name)
-    entry = _entry(cls)
-    if as_json:
-        return print_json(entry)
-    if entry["mathematics"]:
-        print(entry["mathematics"], end="\n\n")
-    for key in ("name", "year", "paper", "source", "licence", "kind"):
-        if entry[key]:  # of somebody else's class most are not known
-            print(f"{key:<12} {entry[key]}")
-    print(f"{'place':<12} {', '.join(entry['places'])}")
-    print(f"{'in YAML':<12} C3k2+{cls.card.name}, or a row [-1, 1, {(*cls.card.aliases, cls.card.name)[0]}, []]")
-    for form in cls.card.rows:
-        print(f"{'in rows':<12} {form}")
-    print(f"{'parameters':<12} {entry['parameters']:,} at 256 channels")
-    for form in entry["forms"]:
-        if flops := entry.get(f"flops_{form}"):
-            print(f"{form:<12} {flops / 1e6:.1f} MFLOPs at 256 channels, 40 x 40")
-        else:
-            print(f"{form:<12} {entry['why_not'] or 'fused; runs on the CPU here'}")
-    print(f"{'auto':<12} {entry['auto']} on the CPU here, at 256 channels, 40 x 40")
-    for key, label in {"constraints": "asks for", "differs": "differs", "copies": "in copies", "notes": "note"}.items():
-        for sentence in entry[key]:
-            print(f"{label:<12} {sentence}")
-    if entry["avoid"]:
-        print(f"{'avoid':<12} {entry['avoid']}")
+app.command("list")(cards.list_attentions)
+app.command()(cards.show)
 
 
 @app.command()
@@ -226,15 +171,3 @@ def _mistaken(message: str, hint: str) -> NoReturn:
     error, hint = (" ".join(text.splitlines()) for text in (message, hint))
     print(f"error: {error}\n\nhint: {hint}", file=sys.stderr)
     sys.exit(2)
-
-
-def _entry(cls: "type[Attention]") -> dict:
-    import torch
-
-    from ..attention import costs, forms, mathematics
-
-    card = dataclasses.asdict(cls.card)
-    more = {"places": cls.card.paper_place.split(","), "forms": forms(cls), "mathematics": mathematics(cls.card.name)}
-    module, x = cls(256), torch.zeros(1, 256, 40, 40)
-    more |= {"auto": module.chosen(x), "why_not": module.why_not(x)}
-    return card | more | costs(cls)

@@ -28,7 +28,7 @@ from ..attention import EMAttention, find, known
 from ..bench import Evaluation, Tolerance, drawn
 from ..errors import UserError
 from ..hosts.ultralytics import NEWEST, OLDEST, RUN, numbers
-from ..kernels.ema import cpu
+from ..kernels.ema import cpu, library
 
 OK, MISSING, BROKEN = "ok", "missing", "broken"
 SIZE = 64  # side of the images of the self-test, in pixels
@@ -91,8 +91,8 @@ def _reason(error: Exception) -> str:
 def _kernels() -> Iterator[Finding]:
     """EMA's kernels: are they there, do they run, and do they compute what the reference computes?"""
     why = cpu.why_not(torch.zeros(1))
-    if why and cpu.LIBRARY.exists():
-        said = f"{cpu.LIBRARY.name} is there but cannot be used: install foveal again with a C++ compiler"
+    if why and library.LIBRARY.exists():
+        said = f"{library.LIBRARY.name} is there but cannot be used: install foveal again with a C++ compiler"
         yield Finding("C++ kernel", BROKEN, f"{said}.")
     elif why:
         yield Finding("C++ kernel", MISSING, f"{why[0].upper()}{why[1:]}, so ema runs in its slower form fast.")

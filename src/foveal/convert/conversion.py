@@ -9,8 +9,9 @@ Rows are a program as well: the host calls whatever a row names, and evaluates t
 name layers only, and that text must be a layer with plain arguments.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def convert(
     target = _target(source, output, force)
     told = {str(key): Said.parse(text) for key, text in (said or {}).items()}
     contents = read(source)
-    try:
+    with _refusing(source):
         which, model = _model(contents, source)
         old, untested = _old(source, which, trust)
         chooser = Chooser(told, old, is_known, untested)
@@ -125,14 +126,6 @@ def convert(
         built = build(model, cfg)
         tensors, shifted, added = carry_over(parts, built, model)
         saved = host.checkpoint(built, _kept(contents.saved))
-    except UserError:
-        raise
-    except UNREADABLE_PICKLE as error:
-        text = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{str(source)!r} cannot be rebuilt ({type(error).__name__}: {text})",
-            "give a checkpoint that Ultralytics wrote, such as best.pt",
-        ) from None
 
     def check(part: Path) -> None:
         read_back = torch.load(part, map_location="cpu", weights_only=False)["model"]
@@ -152,6 +145,21 @@ def convert(
         apart=None if old is None else chooser.apart,
         untested=chooser.untested,
     )
+
+
+@contextlib.contextmanager
+def _refusing(source: Path) -> Iterator[None]:
+    """Say of a checkpoint that it cannot be rebuilt, whatever is wrong with what it holds."""
+    try:
+        yield
+    except UserError:
+        raise
+    except UNREADABLE_PICKLE as error:
+        text = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{str(source)!r} cannot be rebuilt ({type(error).__name__}: {text})",
+            "give a checkpoint that Ultralytics wrote, such as best.pt",
+        ) from None
 
 
 def _replaced(before: str, pasted: Pasted) -> Replaced:

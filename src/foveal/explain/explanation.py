@@ -82,14 +82,7 @@ def explain(
     cam.require()
     target, data = Path(output), None if data is None else str(data)
     _check_target(target)
-    name = Path(model).name if isinstance(model, (str, os.PathLike)) else Path(model.ckpt_path or "model").name
-    loaded = host.load(model, trust) if isinstance(model, (str, os.PathLike)) else model
-    with host.refusing(name):  # a file can hold anything
-        found = ablation.attentions(loaded.model)
-    if not found:
-        raise UserError(f"{name} has no attention to explain", f"put one in: foveal add {name} ema")
-    if not is_finite(loaded.model):
-        raise UserError(f"{name} has weights that are not finite", "give a file of a training that went well")
+    name, loaded = _with_attentions(model, trust)
     files = _files(images) if images else _some(loaded, data, split)
     if data is not None:
         _check_classes(loaded, data, split)
@@ -149,6 +142,23 @@ def _manifest(
 
 
 # What is given -------------------------------------------------------------------------------------------------------
+
+
+def _with_attentions(
+    model: str | os.PathLike | host.YOLO | host.RTDETR, trust: bool
+) -> tuple[str, host.YOLO | host.RTDETR]:
+    """The model and its name; a UserError for one that has nothing to explain."""
+    if isinstance(model, (str, os.PathLike)):
+        name, loaded = Path(model).name, host.load(model, trust)
+    else:
+        name, loaded = Path(model.ckpt_path or "model").name, model
+    with host.refusing(name):  # a file can hold anything
+        found = ablation.attentions(loaded.model)
+    if not found:
+        raise UserError(f"{name} has no attention to explain", f"put one in: foveal add {name} ema")
+    if not is_finite(loaded.model):
+        raise UserError(f"{name} has weights that are not finite", "give a file of a training that went well")
+    return name, loaded
 
 
 def _check_target(target: Path) -> None:

@@ -12,14 +12,13 @@ import torch
 import yaml
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ...attention import Custom, find
 from ...errors import UserError
 from ...evidence import Task
 from ...files import write_whole
 from ...surgery import Spec, inside, model_yaml, read
-from ...tensors import count
+from ...tensors import count, counted
 from . import models as host
 from . import rebuilding
 
@@ -103,42 +102,44 @@ def add(
     image = photograph(size, host.channels(before))
     with host.refusing(model):  # a file can hold anything
         strides = _strides(before)
-        outputs, flops = _counted(before, image)
-    rows = model_yaml.rows(before.yaml)
-    cls = find(spec.name)
-    available, paper = model_yaml.places(before.yaml, strides), cls.card.paper_place
-    places = _there(before, model_yaml.resolve(spec.places, available, paper, len(rows)), spec)
-    cfg, number = model_yaml.with_attention(before.yaml, spec, places, vars(host.tasks), own_row)
-    with host.refusing(model):
-        built = host.rebuild(before, cfg)
-    after = _grafted(before, built, number)
-    attended_outputs, attended_flops = _counted(after, image)
+        outputs, flops = _outputs_and_flops(before, image)
+    after, number = _attended(before, model, spec, strides, own_row)
+    attended_outputs, attended_flops = _outputs_and_flops(after, image)
     if spec.start == "identity" and not rebuilding.same(outputs, attended_outputs):
-        found = rebuilding.first_difference(before, after, image, dict(enumerate(number)))
-        raise UserError(
-            f"with {spec}, {model} would not compute what it does without: {found}; nothing was written",
-            "report it with what foveal doctor prints",
-        )
+        raise _other_outputs(spec, model, rebuilding.first_difference(before, after, image, dict(enumerate(number))))
     carried = rebuilding.require_rebuilt(after, image, attended_outputs) if target.suffix == ".pt" else ()
     _write(after, loaded, target, image, attended_outputs)
     return Added(
         source=model,
         output=str(target),
         spec=str(spec),
-        changes=_changes(before.yaml, cfg, number),
+        changes=_changes(before.yaml, after.yaml, number),
         tensors=_kept(before, after, number),
         parameters=(count(before), count(after)),
         flops=(flops, attended_flops),
         image_size=size,
         difference=_difference(outputs, attended_outputs),
         carried=carried,
-        width=f"{spec.label} {cls.card.constraints[0]}" if issubclass(cls, Custom) else "",
+        width=_width(spec),
     )
 
 
 def _complete(spec: str | Spec | type[nn.Module], at: str | Sequence[str], start: str | None) -> Spec:
     spec = read(spec).given(at, start)
     return replace(spec.started("identity"), places=spec.places or ("neck",))
+
+
+def _attended(
+    before: host.Network, name: str, spec: Spec, strides: Sequence[float | None], own_row: bool
+) -> tuple[host.Network, list[int]]:
+    """The model with the attention at its places, and the number that each of the old rows has in it."""
+    rows, paper = model_yaml.rows(before.yaml), find(spec.name).card.paper_place
+    places = model_yaml.resolve(spec.places, model_yaml.places(before.yaml, strides), paper, len(rows))
+    places = _there(before, places, spec)
+    cfg, number = model_yaml.with_attention(before.yaml, spec, places, vars(host.tasks), own_row)
+    with host.refusing(name):
+        built = host.rebuild(before, cfg)
+    return _grafted(before, built, number), number
 
 
 def _there(model: host.Network, places: Sequence[model_yaml.Place], spec: Spec) -> list[model_yaml.Place]:
@@ -161,6 +162,19 @@ def _there(model: host.Network, places: Sequence[model_yaml.Place], spec: Spec) 
         if not any(place.within == each.within for each in found):
             raise refusal
     return found
+
+
+def _width(spec: Spec) -> str:
+    """How somebody else's class takes its width, in words; "" of foveal's own."""
+    cls = find(spec.name)
+    return f"{spec.label} {cls.card.constraints[0]}" if issubclass(cls, Custom) else ""
+
+
+def _other_outputs(spec: Spec, model: str, found: str) -> UserError:
+    return UserError(
+        f"with {spec}, {model} would not compute what it does without: {found}; nothing was written",
+        "report it with what foveal doctor prints",
+    )
 
 
 def _target(model: str, spec: Spec, output: str | os.PathLike | None, force: bool) -> Path:
@@ -259,11 +273,8 @@ def photograph(size: int, channels: int) -> Tensor:
     return planes[None].contiguous()
 
 
-def _counted(model: nn.Module, image: Tensor) -> tuple[list[Tensor], int]:
-    """A model's outputs and its floating-point operations."""
-    with FlopCounterMode(display=False) as counter:
-        outputs = rebuilding.run(model, image)
-    return outputs, counter.get_total_flops()
+def _outputs_and_flops(model: nn.Module, image: Tensor) -> tuple[list[Tensor], int]:
+    return counted(lambda: rebuilding.run(model, image))
 
 
 def _difference(some: list[Tensor], others: list[Tensor]) -> float:

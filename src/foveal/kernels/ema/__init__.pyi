@@ -1,5 +1,6 @@
 from . import closed_form as closed_form
 from . import cpu as cpu
+from . import library as library
 from .operator import ema as ema
 from .operator import flops as flops
 from .operator import transformed as transformed

@@ -1,29 +1,24 @@
-"""EMA's C++ kernel: finding it, and calling it.
-
-`cpp/ema.cpp` is compiled when foveal is installed, if there is a compiler. It knows nothing of torch, so one build
-serves every release of it.
-"""
+"""EMA's C++ kernel, called with tensors of torch."""
 
 import ctypes
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-LIBRARY = Path(__file__).with_name("libema.so")
-VERSION = 5  # of the interface; a library left over from another one is not called
+from . import library
+
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 STATS = 4  # numbers saved of each channel of each sample
 MAP = 0.25  # the map is saved for the backward pass if it takes at most so much of the input's bytes
 
-_Pointer, _Int = ctypes.c_void_p, ctypes.c_int
+_Pointer = ctypes.c_void_p
 
 
 def why_not(x: Tensor) -> str:
     """Why the kernel cannot run on `x`, in one sentence, or ""."""
     if _LIBRARY is None:
-        return "the C++ kernel was not built: foveal was installed without a C++ compiler (GCC or Clang)"
+        return library.NOT_BUILT
     if x.dtype not in DTYPES:
         return f"the kernel takes float32, bfloat16 and float16, but x is {str(x.dtype).removeprefix('torch.')}"
     return ""
@@ -76,21 +71,8 @@ def backward(
     return dx, *(g.to(tensor.dtype) for g, tensor in zip(gradients, like, strict=True))
 
 
-def _load() -> ctypes.CDLL | None:
-    try:
-        library = ctypes.CDLL(str(LIBRARY))
-    except OSError:
-        return None
-    if library.foveal_ema_version() != VERSION:
-        return None
-    start = _Int, _Int, _Int, _Pointer
-    library.foveal_ema_forward.argtypes = [*start, *[_Pointer] * 6, ctypes.c_float, _Pointer, _Pointer]
-    library.foveal_ema_backward.argtypes = [*start, *[_Pointer] * 8, ctypes.c_float, *[_Pointer] * 3]
-    return library
-
-
 # Loaded with this module: what torch.compile traces must find it there.
-_LIBRARY = _load()
+_LIBRARY = library.load()
 _INSTRUCTIONS = _LIBRARY.foveal_ema_instructions() if _LIBRARY else 0
 
 
