@@ -11,8 +11,8 @@ import yaml
 import data as drawings
 from foveal import UserError, report, results
 from foveal.evidence import TASKS
-from foveal.hosts.ultralytics import models
-from foveal.study import Plan, Study, run
+from foveal.hosts.ultralytics import models, recorder
+from foveal.study import Plan, Study, forecast, run
 from helpers import swept
 
 MODELS = {"segment": "yolo11n-seg.yaml", "pose": "yolo11n-pose.yaml", "obb": "yolo11n-obb.yaml"}
@@ -82,6 +82,48 @@ def test_an_epoch_of_every_kind_of_detector(model, tmp_path):
     assert results.assemble(study).task == task
 
 
+@pytest.mark.host
+@pytest.mark.parametrize("model", swept([*MODELS.values(), "yolo26n-seg.yaml", "yolo26n-pose.yaml"], *MODELS.values()))
+def test_the_hours_of_each_task_are_measured(model, tmp_path):
+    try:
+        task = models.load(model).task
+    except UserError:
+        pytest.skip("this release of Ultralytics does not know it")
+    found = forecast(Plan.of(written(tmp_path, task, model), tmp_path), "cpu")
+    assert set(found.seconds) == {"baseline", "ema@neck"}
+    assert all(value > 0 for value in found.seconds.values())
+
+
+@pytest.mark.host
+@pytest.mark.sweep
+@pytest.mark.parametrize("model", [*MODELS.values(), "yolov8n-rtdetr.yaml", "yolo26n-seg.yaml"])
+def test_a_training_that_was_interrupted_ends_where_an_undisturbed_one_does(model, tmp_path, monkeypatch):
+    task = models.task(model)
+    data = drawings.draw_things(tmp_path / "data", task.name, 8, 3)
+    settings = {**TRAIN, "imgsz": 160, "epochs": 2, "nbs": 8, "model": model, "data": str(data), "device": "cpu"}
+    settings |= {"plots": False, "exist_ok": True, "project": str(tmp_path)}
+    trainer = recorder.trainer(model, task)
+
+    class Stopped(Exception):
+        pass
+
+    class Interrupted(trainer):
+        def save_model(self):
+            super().save_model()
+            if self.epoch == 0:
+                raise Stopped
+
+    undisturbed = trainer(overrides={**settings, "name": "a"})
+    undisturbed.train()
+    with pytest.raises(Stopped):
+        Interrupted(overrides={**settings, "name": "b"}).train()
+    again = trainer(overrides={"resume": str(tmp_path / "b" / recorder.RESUME), "device": "cpu", "data": str(data)})
+    again.train()
+    assert again.record["resumed"] == 1
+    assert again.record["batches"] == undisturbed.record["batches"]
+    assert recorder.digests(again.ema.ema) == recorder.digests(undisturbed.ema.ema)
+
+
 # Plans ---------------------------------------------------------------------------------------------------------------
 
 
@@ -115,6 +157,15 @@ def test_tasks_of_which_nothing_is_kept_are_refused(end, tmp_path):
         f"yolo26n-{end}.pt is a model for {task}, of which a study keeps nothing to be judged by; "
         "a study is for detect, segment, pose, obb, classify"
     )
+
+
+def test_how_key_points_lie_is_part_of_what_names_a_cell(tmp_path):
+    plan = written(tmp_path, "pose", "yolo11n-pose.yaml")
+    before = [cell.key for cell in Plan.of(plan, tmp_path).cells("0")]
+    assert before == [cell.key for cell in Plan.of(plan, tmp_path).cells("0")]
+    data = tmp_path / "data" / "data.yaml"
+    data.write_text(data.read_text().replace("flip_idx: [0, 1]", "flip_idx: [1, 0]"))
+    assert not {*before} & {cell.key for cell in Plan.of(plan, tmp_path).cells("0")}
 
 
 def test_a_rehearsal_keeps_what_says_how_key_points_lie(tmp_path):

@@ -72,4 +72,4 @@ def test_shapes_are_drawn_over_the_image(task, studies, visit):
     assert ours.locator(".filled").count() == (5 if task == "segment" else 0)
     assert page.inner_text("figure:nth-child(2) figcaption span").startswith("2 found, 1 wrong, 0 missed; F1 0.80")
     page.uncheck("#truth")
-    assert page.locator(".missed").count() == 0
+    assert page.locator("#sides .missed").count() == 0
