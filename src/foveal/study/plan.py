@@ -376,6 +376,8 @@ def _keys(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) 
     }
     if plan.recipe != Recipe():
         decides["recipe"] = asdict(plan.recipe)
+    if plan.task.name == "pose":  # how key points lie stands in the data file, which nothing else is a digest of
+        decides["more"] = plan.dataset.more
     slug = re.sub(r"[^a-z0-9]+", "-", Path(arm.name).name.lower()).strip("-")
     now = deciding(versions())
 

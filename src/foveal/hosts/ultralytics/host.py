@@ -178,7 +178,7 @@ def _step(
     with tempfile.TemporaryDirectory() as folder, quiet, models.silent():
         network = models.load(start(model, spec, 0, Path(folder), names)).model.to(device)
     network.args = SimpleNamespace(**settings)  # its loss reads its weights there
-    points = getattr(network, "kpt_shape", (0, 0))
+    points = network.yaml.get("kpt_shape", (0, 0))
     batch = steps.labelled(task, images, size, 0, models.channels(network), points)
     train, image = steps.step(network, batch, dtype, device), batch["img"].to(device)
 
