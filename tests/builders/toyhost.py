@@ -17,14 +17,14 @@ from torch import nn
 from foveal import Spec, UserError
 from foveal.evidence import TASKS, Answers
 from foveal.files import digest, write_text, write_whole
-from foveal.hosts import SPLITS, Host, Photographs, Record, Refused, Training, known
+from foveal.hosts import SPLITS, Host, Inherited, Photographs, Record, Refused, Training, known
 from foveal.surgery.attachment import attach, build
 
 TASK = TASKS["classify"]
 COLOURS = {"blue": (40, 60, 200), "green": (40, 200, 60), "red": (200, 60, 40)}
 DEFAULTS = {"epochs": 4, "imgsz": 8, "batch": 6, "optimizer": "SGD", "lr0": 0.01, "momentum": 0.0, "patience": 0}
 DEFAULTS |= {"warmup_bias_lr": 0.0, "plots": False, "time": None, "save": True, "val": True, "deterministic": True}
-DEFAULTS |= {"pretrained": True, "fraction": 1.0, "amp": False, "pause": 0.0}
+DEFAULTS |= {"pretrained": True, "fraction": 1.0, "amp": False, "pause": 0.0, "teacher": None}
 WIDTH = 8
 
 
@@ -95,6 +95,24 @@ def start(model: nn.Module) -> dict[str, str]:
     }
 
 
+def inherited(model: str, weights: str) -> Inherited:
+    """What fits of the convolution and the layer of classes in a file."""
+    theirs, mine = loaded(Path(weights)).state_dict(), network(None, 0).state_dict()
+    fit = [name for name in mine if name in theirs and theirs[name].shape == mine[name].shape]
+    if not fit:
+        raise UserError(f"nothing in {weights} fits {model}", "leave it out")
+    counts = [sum(theirs[name].numel() for name in names) for names in (fit, theirs)]
+    return Inherited(
+        weights=Path(weights).name,
+        tensors=(len(fit), len(theirs)),
+        parameters=(counts[0], counts[1]),
+        fresh=(len(mine) - len(fit), len(mine)),
+        rows=tuple((row, row) for row in sorted({int(name[0]) for name in fit})),
+        names={name: name for name in fit},
+        digests={name: digest for name, digest in start(loaded(Path(weights))).items() if name in fit},
+    )
+
+
 def settings(given) -> dict:
     """All arguments of a training."""
     if unknown := given.keys() - DEFAULTS.keys():
@@ -106,6 +124,9 @@ def train(asked: Training) -> Record:
     """From the last whole epoch, if that was of the same data; each draws from (seed, epoch) alone."""
     folder, terms, state = asked.folder, asked.settings, asked.folder / "resume.pt"
     model = network(asked.spec, asked.seed, len(asked.data.names))
+    if asked.weights:
+        theirs, fit = loaded(Path(asked.weights)).state_dict(), inherited(asked.model, asked.weights).names
+        model.load_state_dict({name: theirs[name] for name in fit}, strict=False)
     record = {
         "start": start(model),
         "batches": [],
@@ -183,6 +204,7 @@ def step(model, spec, task, terms, images, size, device):
 HOST = Host(
     owns=lambda model: model.endswith(".toy"),
     settings=settings,
+    teachers=("teacher",),
     beside=lambda data, folder: str(folder / data) if (folder / data).is_dir() else data,
     task=lambda model, data: TASK,
     data=Data,
@@ -191,6 +213,7 @@ HOST = Host(
     larger=lambda model: None,
     identity=lambda model: digest(Path(model)) if Path(model).is_file() else model,
     digests=lambda model: {},
+    inherited=inherited,
     train=train,
     leftovers=("resume.pt",),
     judge=judge,

@@ -262,10 +262,10 @@ def test_a_fault_of_ours_is_not_blamed_on_the_file(trained, monkeypatch):
     def broken(model):
         raise TypeError("there is no such thing")
 
-    monkeypatch.setattr(adding, "_strides", broken)  # as code that belongs to the model
+    monkeypatch.setattr(adding, "measured_strides", broken)  # as code that belongs to the model
     with pytest.raises(UserError, match="cannot be used as a model: TypeError: there is no such thing"):
         foveal.add(str(trained), "ema", output="x.pt")
-    monkeypatch.setattr(adding, "_strides", types.FunctionType(broken.__code__, vars(adding)))
+    monkeypatch.setattr(adding, "measured_strides", types.FunctionType(broken.__code__, vars(adding)))
     with pytest.raises(TypeError, match="there is no such thing"):
         foveal.add(str(trained), "ema", output="x.pt")
     assert not os.path.exists("x.pt")

@@ -45,7 +45,7 @@ def test_places_inside_keep_every_tensor_and_output_or_are_said_not_to_be_there(
         monkeypatch.setattr(adding, "Task", SimpleNamespace(of=lambda name: Task(name, image_size=160)))
     model = host.load(name).model.eval()
     layers = [*model.model]
-    available = model_yaml.places(model.yaml, adding._strides(model))
+    available = model_yaml.places(model.yaml, adding.measured_strides(model))
     there = []
     for place in PLACES:
         outer, _, inner = place.rpartition(".")

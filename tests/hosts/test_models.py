@@ -63,7 +63,7 @@ def outputs(model):
 def test_stock_loader_brings_every_tensor_and_identity_start_keeps_the_output(name):
     torch.manual_seed(0)
     plain = build(name)
-    places = model_yaml.places(plain.yaml, adding._strides(plain.eval()))
+    places = model_yaml.places(plain.yaml, adding.measured_strides(plain.eval()))
     attended = build(name, model_yaml.with_suffix(plain.yaml, Spec.parse("ema"), places["neck"]))
     assert len(attentions(attended)) == len(places["neck"]) == (1 if name.endswith("-cls") else 3)
 
@@ -77,7 +77,7 @@ def test_stock_loader_brings_every_tensor_and_identity_start_keeps_the_output(na
 def test_own_rows_keep_every_tensor_under_its_new_number(name):
     torch.manual_seed(0)
     plain = build(name)
-    strides = adding._strides(plain.eval())
+    strides = adding.measured_strides(plain.eval())
     places = model_yaml.places(plain.yaml, strides)
     cfg, number = model_yaml.with_rows(
         plain.yaml, Spec.parse("ema(start=identity)"), places["neck"] + places["backbone"]
@@ -104,7 +104,7 @@ EXPECTED_PLACES = {
 @pytest.mark.parametrize("name", swept(EXPECTED_PLACES, *EXPECTED_PLACES.keys() - {"yolo11x-pose"}))
 def test_places_are_found_by_structure(name):
     model = host.load(f"{name}.yaml").model if "-p" in name and "pose" not in name else build(name)
-    found = model_yaml.places(model.yaml, adding._strides(model.eval()))
+    found = model_yaml.places(model.yaml, adding.measured_strides(model.eval()))
     unnumbered = {place: rows for place, rows in found.items() if place in EXPECTED_PLACES[name]}
     assert unnumbered == EXPECTED_PLACES[name]
     assert not {"sppf", "psa"} & (set(found) - set(EXPECTED_PLACES[name]))

@@ -10,6 +10,7 @@ import torch
 from foveal.evidence import TASKS
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import matching, recorder
+from foveal.hosts.ultralytics.arguments import TEACHERS
 from foveal.study.demo import draw_data
 from foveal.verdict import average_precision, mean_average_precision
 
@@ -98,3 +99,38 @@ def test_equal_confidences_stay_in_the_hosts_order():
     _, ours = average_precision(found.matches(), found.truth(), definition=host.AVERAGE_PRECISION)
     assert mean_average_precision(ours)[1][0] == pytest.approx(theirs.mean(), abs=1e-9)
     assert np.abs(ours[0] - theirs).max() <= 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TEACHERS, reason="this release of Ultralytics has no teachers")
+def test_a_taught_model_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+    """The host keeps the teacher out of its checkpoints, and the student in a model of both."""
+    data, teacher = draw_data(tmp_path / "data", train=8, val=4), tmp_path / "teacher.pt"
+    torch.manual_seed(1)
+    host.load("yolo11n.yaml").save(teacher)
+    terms = {"epochs": 2, "nbs": 4, "warmup_epochs": 0, TEACHERS[0]: str(teacher)}
+    whole = trained(tmp_path / "whole", data, "yolo11n.yaml", **terms)
+
+    def killed(self):
+        if self.epoch:
+            raise KeyboardInterrupt
+        return begin(self)
+
+    begin = recorder._Recording.begin_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder._Recording, "begin_epoch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "part", data, "yolo11n.yaml", **terms)
+    again = recorder.trainer("yolo11n.yaml", TASKS["detect"])(
+        overrides={"resume": str(tmp_path / "part" / recorder.RESUME), "device": "cpu", "data": str(data)}
+    )
+    again.train()
+    assert again.record["resumed"] == 1
+    for key in ("start", "batches"):
+        assert again.record[key] == whole.record[key]
+    mine, theirs = (recorder.digests(host.load(run.best).model) for run in (again, whole))
+    assert mine == theirs
+    assert len(mine) == 499, "the student alone"
+    plain = trained(tmp_path / "plain", data, "yolo11n.yaml", **{**terms, TEACHERS[0]: None})
+    assert plain.record["start"] == whole.record["start"]
+    assert recorder.digests(host.load(plain.best).model) != theirs, "the teacher teaches"

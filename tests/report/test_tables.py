@@ -24,14 +24,20 @@ def test_table_for_a_paper():
     assert rows == golden.splitlines()[1:]
     rows = tables.for_a_paper(results_of(hostile())).splitlines()
     assert len(rows) == 6
-    assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {12}
+    assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {13}
     assert "<" not in "".join(rows)
     heads, _, first, *_ = tables.for_a_paper(results_of(VARIANTS["masks"]())).splitlines()
     assert "| mask mAP50-95 | mask mAP50 | box mAP50-95 |" in heads
     assert len(first.split("|")) == len(heads.split("|"))
     assert "| 54.3 |" in first, "the mean of what stands beside it, 1.07 times 50.8"
+    larger = complete()
+    larger["arms"][2]["cost"]["image_size"] *= 2
+    marked = tables.for_a_paper(results_of(larger)).splitlines()
+    assert [row for row in marked if row not in golden.splitlines()] == [
+        golden.splitlines()[4].replace("6.569", "6.569 (1280 px)")
+    ]
     last = tables.for_a_paper(results_of(half_finished())).splitlines()[-1]
-    assert last == ("| placebo@neck | – | – | – | – | – | – | – | – | – |")
+    assert last == ("| placebo@neck | – | – | – | – | – | – | – | – | – | – |")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

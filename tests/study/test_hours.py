@@ -1,15 +1,20 @@
 """How long a study takes, said before."""
 
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
-from foveal.hosts.ultralytics import dataset
+from foveal import UserError
+from foveal.hosts.ultralytics import dataset, load, steps
+from foveal.hosts.ultralytics.arguments import TEACHERS
 from foveal.study import Plan, hours
 from foveal.study.demo import draw_data
 
+P2 = Path(__file__).parents[2] / "studies" / "paper" / "yolo11n-p2.yaml"
 PAPER = {"source": "a title", "figures": {"baseline": 70}, "images": {"train": 1000, "val": 100, "test": 10}}
 
 
@@ -74,3 +79,29 @@ def test_a_step_and_a_pass_are_measured(tmp_path, monkeypatch):
     assert told == ["measuring a step of baseline", "measuring a step of ema@neck"]
     assert all(0.01 < seconds < 600 for seconds in found.seconds.values())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.mark.skipif(not TEACHERS, reason="this release of Ultralytics has no teachers")
+def test_a_step_of_a_taught_model_is_one_with_its_teacher(tmp_path, monkeypatch):
+    data = draw_data(tmp_path / "data", train=4, val=2)
+    for name, source in (("teacher", "yolo11n.yaml"), ("deeper", str(P2))):
+        load(source).save(tmp_path / f"{name}.pt")
+    arms = [{TEACHERS[0]: f"{name}.pt"} for name in ("teacher", "deeper")]
+    plan = planned(data, tmp_path, arms=arms)
+    baseline, taught, refused = (
+        lambda arm=arm: plan.host.step(arm.model, None, plan.task, plan.complete(arm), 1, 64, torch.device("cpu"))
+        for arm in plan.arms
+    )
+    passes = []
+    predict = steps.models.tasks.DetectionModel.predict
+    monkeypatch.setattr(
+        steps.models.tasks.DetectionModel, "predict", lambda *given: passes.append(1) or predict(*given)
+    )
+    for one, models in ((baseline, 1), (taught, 2)):
+        train, forward = one()
+        for call, expected in ((train, models), (forward, 1)):  # judging needs the student alone
+            passes.clear()
+            call()
+            assert len(passes) == expected
+    with pytest.raises(UserError, match=r"deeper\.pt' cannot be used as a model: .* number of feature levels"):
+        refused()

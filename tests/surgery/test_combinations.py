@@ -38,7 +38,7 @@ def layers_of(scale: str) -> tuple[dict[str, tuple[int, ...]], list[int | None],
         layer.register_forward_hook(lambda _m, _i, out: widths.append(out.shape[1] if hasattr(out, "shape") else None))
     with torch.no_grad():
         built(torch.zeros(1, 3, 64, 64))
-    return model_yaml.places(built.yaml, adding._strides(built)), widths, len(built.model)
+    return model_yaml.places(built.yaml, adding.measured_strides(built)), widths, len(built.model)
 
 
 @st.composite
@@ -89,7 +89,7 @@ def test_any_attention_at_any_place_of_any_model(name, family, scale, place, sta
     try:
         found = model_yaml.resolve(
             [place],
-            model_yaml.places(plain.yaml, adding._strides(plain)),
+            model_yaml.places(plain.yaml, adding.measured_strides(plain)),
             ATTENTIONS[name].card.paper_place,
             len(plain.model),
         )

@@ -29,7 +29,7 @@ def stock(scale: str) -> tuple[tasks.DetectionModel, dict[str, tuple[int, ...]]]
     """YOLO11 and its places."""
     torch.manual_seed(0)
     plain = build(tasks.yaml_model_load(f"yolo11{scale}.yaml"))
-    return plain, model_yaml.places(plain.yaml, adding._strides(plain.eval()))
+    return plain, model_yaml.places(plain.yaml, adding.measured_strides(plain.eval()))
 
 
 def attended_twin(plain: tasks.DetectionModel, places: dict, name: str) -> tasks.DetectionModel:

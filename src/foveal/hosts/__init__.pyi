@@ -5,6 +5,7 @@ from .changes import contents as contents
 from .interface import Data as Data
 from .interface import Evidence as Evidence
 from .interface import Host as Host
+from .interface import Inherited as Inherited
 from .interface import Photographs as Photographs
 from .interface import Record as Record
 from .interface import Refused as Refused

@@ -116,6 +116,7 @@ class Training:
 
     Attributes:
         model: a file or a name that the host owns.
+        weights: a file whose weights it starts from as far as they fit; None for its own.
         spec: the attention that is put into it; None for the model as it is.
         seed: of all that is drawn.
         arguments: those that the plan and the arm give.
@@ -131,6 +132,7 @@ class Training:
     """
 
     model: str
+    weights: str | None
     spec: Spec | None
     seed: int
     arguments: Mapping[str, Any]
@@ -166,6 +168,50 @@ class Record:
     resumed: int
 
 
+@dataclass(frozen=True)
+class Inherited:
+    """What a model that is built anew has of the weights of a file.
+
+    Attributes:
+        weights: name of the file.
+        tensors: how many of the file's the model has, and of how many.
+        parameters: likewise.
+        fresh: how many tensors of the model are drawn, and of how many.
+        rows: of the file by rows of the model, where both mean the same.
+        names: of the file's tensors by those of the model that have them.
+        digests: of these tensors, by their names in the model.
+    """
+
+    weights: str
+    tensors: tuple[int, int]
+    parameters: tuple[int, int]
+    fresh: tuple[int, int]
+    rows: tuple[tuple[int, int], ...]
+    names: dict[str, str]
+    digests: dict[str, str]
+
+    def __str__(self) -> str:
+        runs: list[list[tuple[int, int]]] = []
+        for old, new in self.rows:
+            if runs and runs[-1][-1] == (old - 1, new - 1):
+                runs[-1].append((old, new))
+            else:
+                runs.append([(old, new)])
+        moved = (
+            f"{_numbers(old)} {'stay' if old == new else f'become {_numbers(new)}'}"
+            for old, new in (zip(*run, strict=True) for run in runs)
+        )
+        return (
+            f"{self.tensors[0]} of {self.tensors[1]} tensors of {self.weights} are carried, {self.parameters[0]:,} of "
+            f"{self.parameters[1]:,} parameters: of its rows {', '.join(moved)}; "
+            f"{self.fresh[0]} of {self.fresh[1]} tensors start fresh"
+        )
+
+
+def _numbers(run: tuple[int, ...]) -> str:
+    return str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}"
+
+
 Evidence = Detections | Answers
 
 
@@ -181,6 +227,8 @@ class Host:
         larger: the name of the model one size up; None if there is none.
         identity: a digest of a model's file, or its name if it is known by that.
         digests: a digest of each tensor that a model starts from, by name; none for a model without weights.
+        inherited: what a model would start from that is given the weights of a file. Raises a UserError if that is
+            nothing.
         made_for: the name of the task of a model that is to be trained on some data. Raises a UserError if there is no
             such model.
         beside: the path of data in a folder if it lies there, else the name as it stands.
@@ -188,6 +236,7 @@ class Host:
         data: a data set by its name, described; the second argument allows to download it.
         settings: all training arguments, the host's own where none is given. Raises a UserError for one that it does
             not know.
+        teachers: names of those arguments that name another model, which then decides the result, too.
         train: a training from its beginning, or from where it was killed; one that is done is only read.
         leftovers: patterns of files in a cell's folder that nobody needs once it is judged.
         judge: what a file of weights says of a split of some data, and the host's own averages of it, by their keys.
@@ -205,6 +254,7 @@ class Host:
     larger: Callable[[str], str | None]
     identity: Callable[[str], str]
     digests: Callable[[str], dict[str, str]]
+    inherited: Callable[[str, str], Inherited]
     made_for: Callable[[str, Data], str]
 
     beside: Callable[[str, Path], str]
@@ -212,6 +262,7 @@ class Host:
     data: Callable[[str, bool], Data]
 
     settings: Callable[[Mapping[str, Any]], dict[str, Any]]
+    teachers: tuple[str, ...]
     train: Callable[[Training], Record]
     leftovers: tuple[str, ...]
     judge: Callable[[Path, str, str, Path, Mapping[str, Any]], tuple[Evidence, dict[str, float]]]

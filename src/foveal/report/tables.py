@@ -21,8 +21,9 @@ def for_a_paper(results: StudyResults) -> str:
     beside = results.metrics[1:]
     heads = ["Arm", "Seeds", metric.name, metric.second, *(other.name for other in beside)]
     heads += [f"Difference [{level} % interval]", "p", "Verdict"]
-    heads += ["Parameters", "GFLOPs", "Latency (ms)"]
-    lines = [heads, [":--", "--:", "--:", "--:", *("--:" for _ in beside), "--:", "--:", ":--", "--:", "--:", "--:"]]
+    heads += ["Parameters", "GFLOPs", "Latency (ms)", "Training (min)"]
+    lines = [heads, [":--", *["--:"] * (5 + len(beside)), ":--", *["--:"] * 4]]
+    size = look_up(results.baseline, "cost.image_size")
     for arm in results.arms:
 
         def cell(path: str, form: str, arm: ArmResults = arm) -> str:
@@ -42,8 +43,11 @@ def for_a_paper(results: StudyResults) -> str:
         name = " ".join(arm.name.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
         row = [name, cell("seeds", "count"), average, cell(f"scores.{metric.second_key}", "mean-points")]
         row += [*(cell(f"scores.{other.key}", "mean-points") for other in beside), difference]
-        row += [cell("verdict.p", "p"), outcome, cell("cost.parameters", "integer")]
-        lines.append([*row, cell("cost.flops", "giga"), cell("cost.milliseconds.1", "milliseconds")])
+        flops = cell("cost.flops", "giga")
+        if arm.cost and arm.cost.flops is not None and arm.cost.image_size != size:
+            flops += f" ({arm.cost.image_size} px)"
+        row += [cell("verdict.p", "p"), outcome, cell("cost.parameters", "integer"), flops]
+        lines.append([*row, cell("cost.milliseconds.1", "milliseconds"), cell("cost.train_seconds", "mean-minutes")])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -9,7 +9,7 @@ import torch
 from ..bench import timing
 from ..errors import UserError
 from ..evidence import averages
-from ..study import LOG, Plan, Status, Study, chosen_on, claims, refused, versions
+from ..study import LOG, Plan, Status, Study, chosen_on, claims, refused, starts, versions
 from ..verdict import LEARNED, LEVEL, Outcome
 from . import costs, entries, fairness
 from .entries import Finished
@@ -123,7 +123,8 @@ def _findings(finished: Finished) -> list[Finding]:
     # Digests of every tensor of each model that an arm starts from; none for a model without weights.
     sources = {model: plan.host.digests(model) for model in {arm.model for arm in plan.arms}}
     chosen, absent = chosen_on(plan.dataset), plan.dataset.absent
-    findings = fairness.check(plan, study.epochs, finished.results, folders, sources, chosen, absent)
+    given = starts(plan.arms, plan.host)
+    findings = fairness.check(plan, study.epochs, finished.results, folders, sources, chosen, absent, given)
     findings += [fairness.labels(refused(study.folder)), fairness.frozen(study.changed())]
     images = finished.truth.name
     if any(not np.array_equal(images, finished.judged(*where).name) for where in folders):

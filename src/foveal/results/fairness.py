@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
 from ..errors import UserError
 from ..evidence import Metric
-from ..hosts import Refused
-from ..study import Plan, Result, deciding
+from ..hosts import Inherited, Refused
+from ..study import Arm, Plan, Result, deciding
 from .schema import Finding
 
 AGREEMENT = 1e-6  # between averages computed here and the host's
@@ -25,6 +26,7 @@ def check(
     sources: Mapping[str, dict[str, str]],
     chosen_on: str = "val",
     absent: str | None = None,
+    given: Mapping[str, Inherited] = MappingProxyType({}),
 ) -> list[Finding]:
     """All findings about the finished cells of a study.
 
@@ -38,6 +40,7 @@ def check(
         sources: of each model an arm starts from, a digest of every tensor; empty for fresh weights.
         chosen_on: the split that chose best.pt.
         absent: the test split that the data name and that is not there.
+        given: what arms that are given weights start from, by arm.
     """
     if not results:
         return [Finding("evaluator", None, "nothing is finished yet")]
@@ -51,8 +54,8 @@ def check(
             "{} images in every batch",
         ),
         _arguments(folders, declared),
-        _pretrained(plan, results, sources),
-        _start(plan, results),
+        _pretrained(plan, results, sources, given),
+        _start(plan, results, sources, given),
         _all("finite", (r.finite for r in values), "all trained weights are finite", "weights that are not finite"),
         _learned(values, plan.metric),
         _all(
@@ -172,30 +175,57 @@ def differing(written: list[dict]) -> list[str]:
 
 
 def _pretrained(
-    plan: Plan, results: Mapping[tuple[str, int], Result], sources: Mapping[str, dict[str, str]]
+    plan: Plan,
+    results: Mapping[tuple[str, int], Result],
+    sources: Mapping[str, dict[str, str]],
+    given: Mapping[str, Inherited],
 ) -> Finding:
-    # Arms by what they keep, by model; an attention that replaces a part is meant to leave out its tensors.
-    shares: dict[tuple[str, str], dict[str, set[str]]] = {}
+    # Arms by what they keep, by model; an attention that replaces a part is meant to leave out its tensors, and a model
+    # that is given weights is meant to have those that fit.
+    shares: dict[tuple[str, str, str], dict[str, set[str]]] = {}
     for arm in plan.arms:
         source, replaces = sources[arm.model], str(arm.spec) if arm.spec and arm.spec.replace else ""
+        of = len(source)
+        if arm.name in given:
+            source, of = given[arm.name].digests, given[arm.name].tensors[1]
         for result in (result for (name, _), result in results.items() if name == arm.name and source):
             kept = sum(result.start.get(name) == digest for name, digest in source.items())
-            shares.setdefault((arm.model, replaces), {}).setdefault(f"{kept}/{len(source)}", set()).add(arm.name)
+            alike = arm.model, arm.weights or "", replaces
+            shares.setdefault(alike, {}).setdefault(f"{kept}/{of}", set()).add(arm.name)
     if not shares:
         return Finding("pretrained", None, "every arm starts from fresh weights")
-    told = "; ".join(f"{share} in {', '.join(sorted(a))}" for of in shares.values() for share, a in of.items())
-    return Finding("pretrained", all(len(of) == 1 for of in shares.values()), f"pretrained tensors kept: {told}")
+    told = [f"{share} in {', '.join(sorted(a))}" for of in shares.values() for share, a in of.items()]
+    fresh = {name for name, _ in results}.difference(*(arms for of in shares.values() for arms in of.values()))
+    told += [f"none in {', '.join(sorted(fresh))}"] if fresh else []
+    said = f"pretrained tensors kept: {'; '.join(told)}"
+    return Finding("pretrained", all(len(of) == 1 for of in shares.values()), said)
 
 
-def _start(plan: Plan, results: Mapping[tuple[str, int], Result]) -> Finding:
+def _start(
+    plan: Plan,
+    results: Mapping[tuple[str, int], Result],
+    sources: Mapping[str, dict[str, str]],
+    given: Mapping[str, Inherited],
+) -> Finding:
     """What an arm shares with the baseline starts at the same values, also where weights are drawn."""
     baseline, *others = plan.arms
     before = {result.seed: result.start for (name, _), result in results.items() if name == baseline.name}
+    source = sources[baseline.model]
+
+    def shared(arm: Arm, start: Mapping[str, str], first: Mapping[str, str]) -> dict[str, str]:
+        """What tensors of an arm are at the start of the baseline."""
+        if arm.name not in given:
+            return {name: first[name] for name in start if name in first}
+        # What the host draws anew, where the data have other classes than the file, it draws for each model by itself.
+        names = given[arm.name].names.items()
+        return {new: first[old] for new, old in names if old in source and first.get(old) == source[old]}
+
     alike = [
-        (arm.name, all(before[result.seed].get(tensor, digest) == digest for tensor, digest in result.start.items()))
+        (arm.name, all(result.start.get(tensor) == digest for tensor, digest in same.items()))
         for arm in others
         for (name, _), result in results.items()
-        if name == arm.name and arm.model == baseline.model and result.seed in before
+        if name == arm.name and baseline.model == (arm.weights or arm.model) and result.seed in before
+        for same in [shared(arm, result.start, before[result.seed])]
     ]
     if not alike:
         return Finding("start", None, "no arm shares the baseline's model and seeds yet")

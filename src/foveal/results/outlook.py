@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
-from ..study import Plan, Result, claims
+from ..study import Plan, Result, claims, starts
 from ..verdict import LEVEL, detectable, fewest_seeds
 from .fairness import without_test
 
@@ -30,6 +31,8 @@ def before(plan: Plan, found: Mapping[tuple[str, int], Result]) -> str:
         lines.append(f"arms are judged after {counts} seeds; one that has its word by then is trained no more")
     if plan.split != "test" and (absent := _absent(plan)):
         lines.append(f"judged on {plan.split}{without_test(absent)}")
+    here = [arm for arm in plan.arms if arm.weights and Path(arm.weights).is_file()]  # others would be downloaded
+    lines += [f"{name}: {start}" for name, start in starts(here, plan.host).items()]
     deviation = _deviation(found, plan)
     if deviation is not None and math.isfinite(detectable(seeds, level)):
         lines.append(f"that deviation has been {deviation:.4f} so far, so {deviation * detectable(seeds, level):.4f}")

@@ -1,6 +1,7 @@
 from . import rehearsal as rehearsal
 from . import verdicts as verdicts
 from .arms import Arm as Arm
+from .arms import starts as starts
 from .cell import BUSY as BUSY
 from .cell import LOG as LOG
 from .cell import PLAN as PLAN

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from ..attention import known as is_attention
 from ..errors import UserError, shown
 from ..files import beside
-from ..hosts import host_of, owner
+from ..hosts import Host, Inherited, host_of, owner
 from ..surgery import Spec
 
 OTHER_SEEDS = 1000  # added to the seeds of the A/A arm
@@ -30,6 +30,7 @@ class Arm:
         spec: the attention; None for a model as it is.
         shift: added to every seed.
         train: arguments in which its training differs from the plan's, and is meant to.
+        weights: a file whose weights its model starts from, as far as they fit; None for the model's own.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Arm:
     spec: Spec | None = None
     shift: int = 0
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    weights: str | None = None
 
     @property
     def control(self) -> str | None:
@@ -82,23 +84,26 @@ def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, .
     trained: dict[tuple, str] = {}
     for arm in arms:
         placed = str(arm.spec.started("identity")) if arm.spec else ""
-        what = (arm.model, placed, arm.shift, json.dumps(arm.train, sort_keys=True, default=str))
+        what = (arm.model, placed, arm.shift, json.dumps(arm.train, sort_keys=True, default=str), arm.weights)
         if what in trained:
             also = "" if trained[what] == arm.name else f", first as {trained[what]!r}"
             raise UserError(f"the arm {arm.name!r} stands in the plan twice{also}", "leave one out")
+        if arm.name in trained.values():
+            raise UserError(f"two arms are called {arm.name!r}: their files have one name", "rename one of the files")
         trained[what] = arm.name
     return tuple(arms)
 
 
 def _declared(written: Mapping[str, Any], model: str, folder: Path) -> Arm:
-    """An arm from its keys: `model`, `spec`, `train`, and training arguments by themselves.
+    """An arm from its keys: `model`, `weights`, `spec`, `train`, and training arguments by themselves.
 
     Raises:
         UserError: it says neither, or one of them in another form.
     """
     given = dict(written)
-    named, text, train = given.pop("model", None), given.pop("spec", None), given.pop("train", {})
-    words = [each for each in (named, text) if each is not None] + (
+    named, text, weights = (given.pop(key, None) for key in ("model", "spec", "weights"))
+    train = given.pop("train", {})
+    words = [each for each in (named, text, weights) if each is not None] + (
         [*given, *train] if isinstance(train, dict) else [0]
     )
     if not written or not all(isinstance(word, str) for word in words):
@@ -107,15 +112,47 @@ def _declared(written: Mapping[str, Any], model: str, folder: Path) -> Arm:
         raise UserError(f"the arm {shown(written)} names no model: {named!r}", "{model: yolo11s.pt}")
     if twice := given.keys() & train.keys():
         raise UserError(f"the arm {shown(written)} says {min(twice)} twice", "say it once")
-    train = {**train, **given}
     where = beside(named, folder) if named else model
+    host = host_of(where)
+    train = located({**train, **given}, host, folder)
+    told = {**({"weights": weights} if weights else {}), **train}
+    files = ("weights", *host.teachers)
+    said = [named, text and _FOLDERS.sub("", text)]
+    said += [f"{key}={Path(value).name if value and key in files else value}" for key, value in told.items()]
     spec = Spec.parse(text, folder) if text is not None else None
     if spec:
         spec = replace(spec.started("identity"), places=spec.places or _places(where))
-    said = [named, text and _FOLDERS.sub("", text), *(f"{key}={value}" for key, value in train.items())]
     name = " ".join(part for part in said if part)
     role = "control" if spec and spec.name == "placebo" else "treatment"
-    return Arm(name, role, where, spec, train=train)
+    return Arm(name, role, where, spec, 0, train, weights and beside(weights, folder))
+
+
+def located(train: Mapping[str, Any], host: Host, folder: Path) -> dict[str, Any]:
+    """Training arguments with the paths of the models that they name, which are looked for in a folder first.
+
+    Raises:
+        UserError: one of them is no name.
+    """
+    named = {key: train[key] for key in host.teachers if train.get(key) is not None}
+    for key, name in named.items():
+        if not isinstance(name, str):
+            raise UserError(f"{key}: {shown(name)} is not the name of a file", f"{key}: yolo11s.pt")
+    return {**train, **{key: beside(name, folder) for key, name in named.items()}}
+
+
+def models(arms: Sequence[Arm], host: Host, settings: Mapping[str, Any]) -> list[str]:
+    """All models that are trained, and all that teach them; `settings` are what an arm has that says nothing else."""
+    teachers = ({**settings, **arm.train}.get(key) for arm in arms for key in host.teachers)
+    return list(dict.fromkeys([*(arm.model for arm in arms), *filter(None, teachers)]))
+
+
+def starts(arms: Iterable[Arm], host: Host) -> dict[str, Inherited]:
+    """What the arms that are given weights start from, by their names.
+
+    Raises:
+        UserError: weights that do not fit.
+    """
+    return {arm.name: host.inherited(arm.model, arm.weights) for arm in arms if arm.weights}
 
 
 def _unreadable(written: object) -> UserError:

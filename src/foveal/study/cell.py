@@ -159,6 +159,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
     record = host.train(
         Training(
             model=cell.arm.model,
+            weights=cell.arm.weights,
             spec=cell.arm.spec,
             seed=cell.seed,
             arguments=arguments,

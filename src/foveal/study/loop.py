@@ -56,10 +56,11 @@ class Study(StudyFolder):
         """
         plan = Plan.of(written, beside, download=True)
         # What the host knows by name is downloaded here, so that its content is known from now on.
-        for model in dict.fromkeys(arm.model for arm in plan.arms):
+        for model in arm_names.models(plan.arms, plan.host, plan.settings):
             if (task := plan.host.made_for(model, plan.dataset)) != plan.task.name:
                 said = f"{model} is a model for the task {task!r}, and a study of {plan.data} is for {plan.task.name!r}"
                 raise UserError(said, "a folder with train and val is for classifiers, a data file for what has boxes")
+        arm_names.starts(plan.arms, plan.host)  # which refuses weights that fit nothing
         folder.mkdir(parents=True, exist_ok=True)
         moved = _seen_from(folder, dict(written), beside)
         if not (folder / PLAN).is_file() or load(folder / PLAN) != moved:  # else comments would be lost
@@ -197,7 +198,8 @@ def _seen_from(folder: Path, written: dict[str, Any], beside: Path) -> dict[str,
     arms = arm_names.split(arms) if isinstance(arms, str) and ".py:" in arms else arms
     arms = [seen(arm) for arm in arms] if isinstance(arms, list) else arms
     data = os.path.relpath(data, folder) if Path(data).exists() else data
-    return {**written, "model": seen(written["model"]), "data": data, "arms": arms}
+    train = {"train": seen(written["train"])} if isinstance(written.get("train"), dict) else {}
+    return {**written, "model": seen(written["model"]), "data": data, "arms": arms, **train}
 
 
 def _last_words(log: Path) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -150,12 +150,12 @@ class Plan:
         data = host.beside(_text("data", written["data"]), folder)
         by: Any = written.get("metric") or ""
         task = _task(host, model, data, by)
-        (train, settings), names = _train(written.get("train"), task, host), written["arms"]
+        (train, settings), names = _train(written.get("train"), task, host, folder), written["arms"]
         listed = arm_names.split(names) if isinstance(names, str) else names
         arms = arm_names.read(listed, model, folder, settings["epochs"])
         for arm in (arm for arm in arms if arm.train):
             try:
-                _train({**(written.get("train") or {}), **arm.train}, task, host)
+                _train({**(written.get("train") or {}), **arm.train}, task, host, folder)
             except UserError as error:
                 raise UserError(f"the arm {arm.name!r}: {error.message}", error.hint) from None
         if len(arms) < 2:
@@ -204,9 +204,9 @@ class Plan:
 
     def cells(self, data_digest: str) -> list["Cell"]:
         """All cells, those of the first seed first, so that a study under way compares whole pairs."""
-        models = {model: self.host.identity(model) for model in {arm.model for arm in self.arms}}
+        identity = functools.cache(self.host.identity)
         return [
-            Cell(arm, seed, seed + arm.shift, *_keys(self, arm, seed + arm.shift, models[arm.model], data_digest))
+            Cell(arm, seed, seed + arm.shift, *_keys(self, arm, seed + arm.shift, identity, data_digest))
             for seed in self.seeds
             for arm in self.arms
         ]
@@ -340,7 +340,7 @@ def _period(written: object) -> int:
     return written
 
 
-def _train(written: object, task: Task, host: Host) -> tuple[dict[str, Any], dict[str, Any]]:
+def _train(written: object, task: Task, host: Host, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The training arguments in which a study differs from the host, and all of them."""
     written = {} if written is None else written
     if not isinstance(written, dict):
@@ -349,7 +349,7 @@ def _train(written: object, task: Task, host: Host) -> tuple[dict[str, Any], dic
         if key in ELSEWHERE:
             raise UserError(f"{key!r} is not an argument of train in a plan", "it is set by the plan or the command")
     size = {} if task.says is Says.BOXES else {"imgsz": task.image_size}  # which the host takes for boxes by itself
-    own = {**FAIR, **size, **written}
+    own = {**FAIR, **size, **arm_names.located(written, host, folder)}
     full = host.settings(own)
     for key, (refuses, why, instead) in UNFAIR.items():
         if refuses(full[key]):
@@ -364,16 +364,19 @@ def _train(written: object, task: Task, host: Host) -> tuple[dict[str, Any], dic
 # Keys ------------------------------------------------------------------------------------------------------------
 
 
-def _keys(plan: Plan, arm: Arm, seed: int, model_digest: str, data_digest: str) -> tuple[str, str]:
-    """`key` and `earlier` of a cell."""
+def _keys(plan: Plan, arm: Arm, seed: int, identity: Callable[[str], str], data_digest: str) -> tuple[str, str]:
+    """`key` and `earlier` of a cell; `identity` tells models by their content."""
+    train = plan.arguments(arm)
     decides = {
-        "model": model_digest,
+        "model": identity(arm.model),
         "spec": arm.spec.identity if arm.spec else "None",
         "seed": seed,
-        "train": plan.arguments(arm),
+        "train": {**train, **{key: identity(train[key]) for key in plan.host.teachers if train.get(key)}},
         "split": plan.split,
         "data": data_digest,
     }
+    if arm.weights:
+        decides["weights"] = identity(arm.weights)
     if plan.recipe != Recipe():
         decides["recipe"] = asdict(plan.recipe)
     if plan.task.name == "pose":  # how key points lie stands in the data file, which nothing else is a digest of

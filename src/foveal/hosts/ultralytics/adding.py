@@ -101,7 +101,7 @@ def add(
     size = Task.of(loaded.task).image_size
     image = photograph(size, host.channels(before))
     with host.refusing(model):  # a file can hold anything
-        strides = _strides(before)
+        strides = measured_strides(before)
         outputs, flops = _outputs_and_flops(before, image)
     after, number = _attended(before, model, spec, strides, own_row)
     attended_outputs, attended_flops = _outputs_and_flops(after, image)
@@ -193,7 +193,7 @@ def _target(model: str, spec: Spec, output: str | os.PathLike | None, force: boo
 
 
 @torch.no_grad()
-def _strides(model: host.Network) -> list[float | None]:
+def measured_strides(model: host.Network) -> list[float | None]:
     """Stride of each row's output, measured; None where it is not one feature map."""
     size = 256
     heights: dict[int, int | None] = {}

@@ -14,6 +14,9 @@ from . import installed  # noqa: F401  (says if Ultralytics is missing or too ol
 from ultralytics import cfg as grammar
 from ultralytics.utils import LOGGER
 
+# Arguments that name a model whose file decides a training; older hosts have none.
+TEACHERS = tuple(name for name in ("distill_model",) if name in grammar.DEFAULT_CFG_DICT)
+
 
 def train_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """All training arguments, the host's own values where none is given.

@@ -22,7 +22,7 @@ from ...evidence import TASKS, Says, Task
 from ...files import digest, write_text
 from ...surgery import Spec
 from .. import Evidence, Host, Record, Training, zoo
-from . import arguments, bound, classifier, dataset, models, recorder, steps, validators
+from . import arguments, bound, classifier, dataset, inheriting, models, recorder, steps, validators
 from .adding import add
 
 SCALES = "nsmlx"
@@ -111,13 +111,15 @@ def _from_the_start(asked: Training) -> dict[str, Any]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     asked.recipe.save(folder)
     settings = {**asked.arguments, "seed": asked.seed, "device": asked.device}
-    settings["model"] = start(asked.model, asked.spec, asked.seed, folder, asked.data.names)
+    settings["model"] = start(asked.model, asked.spec, asked.seed, folder, asked.data.names, asked.weights)
     # Old hosts never close mosaics that should be closed before the first epoch, unless they resume.
     settings["close_mosaic"] = min(asked.settings["close_mosaic"], asked.settings["epochs"])
     return settings | {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
 
 
-def start(model: str, spec: Spec | None, seed: int, folder: Path, names: dict[int, str]) -> str:
+def start(
+    model: str, spec: Spec | None, seed: int, folder: Path, names: dict[int, str], weights: str | None = None
+) -> str:
     """The file that a training starts from, written into a folder; a model as it is keeps its own.
 
     Args:
@@ -126,11 +128,16 @@ def start(model: str, spec: Spec | None, seed: int, folder: Path, names: dict[in
         seed: of the weights that are drawn here.
         folder: where the file is written.
         names: of the classes, which a model of a zoo is built for.
+        weights: a file whose weights a model YAML starts from, as far as they fit.
 
     Raises:
-        UserError: the attention does not fit the model.
+        UserError: the attention or the weights do not fit the model.
     """
     torch.manual_seed(seed)
+    if weights:
+        found = inheriting.write(model, weights, folder / "start.weights.pt")
+        print(f"{model}: {found}", file=sys.stderr)
+        model = str(folder / "start.weights.pt")
     if zoo.is_name(model):
         classifier.write(model, spec, names, folder / "start.pt")
         return str(folder / "start.pt")
@@ -180,6 +187,8 @@ def _step(
     network.args = SimpleNamespace(**settings)  # its loss reads its weights there
     points = network.yaml.get("kpt_shape", (0, 0))
     batch = steps.labelled(task, images, size, 0, models.channels(network), points)
+    for teacher in filter(None, map(settings.get, arguments.TEACHERS)):
+        network = steps.taught(network, teacher)
     train, image = steps.step(network, batch, dtype, device), batch["img"].to(device)
 
     def training() -> None:
@@ -201,6 +210,7 @@ def _step(
 HOST = Host(
     owns=_owns,
     settings=arguments.train_arguments,
+    teachers=arguments.TEACHERS,
     beside=dataset.beside,
     task=_task,
     data=dataset.Data,
@@ -209,6 +219,7 @@ HOST = Host(
     larger=_larger,
     identity=_identity,
     digests=_digests,
+    inherited=inheriting.inherited,
     train=_train,
     leftovers=(recorder.RESUME, "start.*"),
     judge=_judge,

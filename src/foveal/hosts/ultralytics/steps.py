@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...evidence import Says, Task
+from . import models
 
 OBJECTS = 8  # in each drawn image
 MASKS = 4  # pixels to a cell of their grid
@@ -45,6 +46,18 @@ def labelled(
         batch["masks"] = torch.randint(0, OBJECTS + 1, shape, generator=generator).float()
         batch["sem_masks"] = torch.zeros(shape)
     return batch
+
+
+def taught(student: models.Network, teacher: str) -> nn.Module:
+    """A model with the one that teaches it, as the host trains them.
+
+    Raises:
+        UserError: the teacher reads maps of other levels, or has no such head.
+    """
+    from ultralytics.nn.distill_model import DistillationModel  # not in older hosts
+
+    with models.refusing(teacher):
+        return DistillationModel(teacher, student)
 
 
 def step(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
