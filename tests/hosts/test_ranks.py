@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import json
 import os
 import signal
@@ -22,8 +24,8 @@ from foveal import UserError
 from foveal.hosts.ultralytics import ranks, recorder
 from foveal.study import LOG, Study
 from foveal.study.cell import LOCK
-from helpers import swept, until
-from studies import prepared, values
+from helpers import until
+from studies import PLAN, prepared, values
 
 
 def free(path: Path) -> bool:
@@ -122,6 +124,27 @@ def test_devices_share_an_order_that_is_the_seeds_and_the_epochs_own(monkeypatch
     assert len({*found.values()}) == 4, "the host's order would be that of the epoch, or of seed + epoch"
 
 
+@pytest.mark.parametrize("changed", ["nothing", "digest", "peak"])
+def test_what_is_noted_of_an_epoch_is_what_all_devices_saw(changed, monkeypatch):
+    def noted(theirs: tuple[bytes, int]) -> tuple[str, int]:
+        def gathered(into: list, mine: tuple[bytes, int]) -> None:
+            into[:] = [mine, theirs]
+
+        monkeypatch.setattr(recorder.distributed, "all_gather_object", gathered)
+        trainer = SimpleNamespace(device=torch.device("cpu"), world_size=2, record={"peak_bytes": 1})
+        trainer._digest = hashlib.blake2b(b"mine", digest_size=8)
+        trainer._note_peak = functools.partial(recorder._Recording._note_peak, trainer)
+        recorder._Recording.end_epoch(trainer)
+        return trainer._digest.hexdigest(), trainer.record["peak_bytes"]
+
+    monkeypatch.setattr(recorder, "_peak_bytes", lambda device: 5)
+    assert noted((b"theirs", 3))[1] == 5
+    other = (b"others" if changed == "digest" else b"theirs", 7 if changed == "peak" else 3)
+    digest, peak = noted(other)
+    assert (digest != noted((b"theirs", 3))[0]) is (changed == "digest")
+    assert peak == (7 if changed == "peak" else 5)
+
+
 def cell(study: Study) -> subprocess.Popen:
     """What trains the first cell of a study on two devices."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -145,26 +168,31 @@ def at_work(folder: Path) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.host
 @pytest.mark.seldom
+def test_a_cell_on_two_devices(tmp_path):
+    study = prepared(tmp_path, train={**PLAN["train"], "epochs": 1})
+    folder = study.path(study.cells[0])
+    assert cell(study).wait(600) == 0, (folder / LOG).read_text()[-3000:]
+    (result,) = study.results().values()
+    assert (result.resumed, result.epochs, result.batch, len(result.batches)) == (0, 1, 4, 1)
+    assert result.seconds > 0
+    assert (folder / LOG).read_text().count("Starting training") == 1, "the folder stays, which the host deletes"
+    assert (folder / LOCK).is_file()
+
+
+@pytest.mark.sweep
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
-@pytest.mark.parametrize("then", swept(["goes on", "ends as an undisturbed one does"], "goes on"))
-def test_a_killed_cell_on_two_devices(then, tmp_path):
-    study = prepared(tmp_path / "a")
+def test_a_killed_cell_on_two_devices_ends_as_an_undisturbed_one_does(tmp_path):
+    study, other = prepared(tmp_path / "a"), prepared(tmp_path / "b")
     folder = study.path(study.cells[0])
     with cell(study) as process:
-        until((folder / "resume.pt").exists)
+        until((folder / "resume.pt").exists, 600)
         assert len(at_work(study.folder)) >= 3
         process.kill()
     until(lambda: not at_work(study.folder), 10)
-    assert cell(study).wait(300) == 0, (folder / LOG).read_text()[-3000:]
+    assert cell(study).wait(600) == 0, (folder / LOG).read_text()[-3000:]
     (result,) = study.results().values()
-    assert (result.resumed, result.epochs, result.batch) == (1, 2, 4)
-    assert len({*result.batches}) == 2
-    assert (folder / LOG).read_text().count("Starting training") == 2, "the folder stays, which the host deletes"
-    assert (folder / LOCK).is_file()
-    if then == "goes on":
-        return
-    other = prepared(tmp_path / "b")
-    assert cell(other).wait(300) == 0
+    assert (result.resumed, result.epochs, len({*result.batches})) == (1, 2, 2)
+    assert cell(other).wait(600) == 0
     assert values(study) == values(other)
     trained = [torch.load(of.path(of.cells[0]) / "weights/last.pt", weights_only=False) for of in (study, other)]
     first, second = (recorder.digests(checkpoint["model"]) for checkpoint in trained)

@@ -71,10 +71,7 @@ def run_study(
     command is given again. A plan with several models is a study of each, in a folder of its own.
     """
     _load_studies()
-    if executor not in ("local", "ray", "slurm"):
-        raise UserError(f"there is no executor {executor!r}", "local, ray and slurm are known")
-    if slurm and executor != "slurm":
-        raise UserError(f"--slurm is for jobs of Slurm, and the executor is {executor}", "add --executor slurm")
+    _require_executor(executor, slurm)
     given: dict[str, object] = {"model": model, "data": data, "arms": arms, "devices_per_cell": devices_per_cell}
     given["seeds"] = int(seeds) if seeds.isdecimal() else seeds
     asked = _asked(arguments or [], {key: value for key, value in given.items() if value}, folder)
@@ -87,6 +84,13 @@ def run_study(
     for study in _prepared(asked, scale):
         failed |= not _run(study, _runner(study, executor, jobs, device, address, slurm), device)
     raise typer.Exit(failed)
+
+
+def _require_executor(executor: str, slurm: str) -> None:
+    if executor not in ("local", "ray", "slurm"):
+        raise UserError(f"there is no executor {executor!r}", "local, ray and slurm are known")
+    if slurm and executor != "slurm":
+        raise UserError(f"--slurm is for jobs of Slurm, and the executor is {executor}", "add --executor slurm")
 
 
 def _runner(study, executor: str, jobs: int | None, device: str, address: str, slurm: str):
