@@ -239,7 +239,7 @@ def main() -> int:
     torch.set_num_threads(1)
     word, folder, *more = sys.argv[1:]
     if word == "cell":
-        return 0 if run(Path(folder), more[0]) else BUSY
+        return 0 if run(Path(folder), more[0], more[-1]) else BUSY
     Study.command = command
     with Forking(jobs=2) as executor:
         Study(Path(folder)).run(executor, print)

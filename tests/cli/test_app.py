@@ -90,6 +90,7 @@ def test_list_and_show():
         (["add", "x.txt", "ema"], "error: 'x.txt' is neither a .pt file nor a model YAML\n\nhint: give one such as"),
         (["study", "run"], "error: the plan does not say 'model'\n\nhint: model: FILE\n"),
         (["study", "run", "none.yaml", "epochs=3"], "error: cannot read the plan none.yaml: No such file"),
+        (["study", "run", "--slurm", "time=5"], "error: --slurm is for jobs of Slurm, and the executor is local\n"),
         (["study", "status", "."], "error: there is no study in .: it has no plan.yaml\n\nhint: start one with"),
         (["study", "report", "none", "--lang", "zh"], "error: there is no study in none"),
         (["audit", ".", "."], "error: . and . are the same folder\n\nhint: name the folders of two runs\n"),

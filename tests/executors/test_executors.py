@@ -1,10 +1,12 @@
 """The ways of running cells: exit codes, slots and devices, and nothing left behind when something dies."""
 
+import concurrent.futures
 import contextlib
 import fcntl
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from foveal import UserError
-from foveal.executors import Local, Ray, base
-from foveal.executors import ray as rays
+from foveal.executors import Local, Ray, Slurm, base, guard, parameters
+from foveal.executors import slurm as slurms
 from foveal.executors.ray import _room
 from helpers import swept, until
 
@@ -46,7 +48,7 @@ facts |= {"device": sys.argv[-1], "began": began, "ended": time.monotonic()}
 PROGRAM = """
 import pathlib, signal, sys, time
 from foveal import UserError
-from foveal.executors import Local, Ray, base, ray
+from foveal.executors import Local, Ray, Slurm, base, guard
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts something behind it leaves Ctrl-C out
 """
 # Holds a lock as long as it lives. The second argument is what it does on SIGTERM, or that a child lives with it.
@@ -146,13 +148,16 @@ def test_commands_stay_in_the_process_group(local, tmp_path):
     assert int((tmp_path / "log").read_text()) == os.getpgrp()
 
 
-@pytest.mark.parametrize(("jobs", "devices"), [(2, ("cpu",)), (1, ("0", "1")), (2, ("0", "1"))])
-def test_slots_are_filled_and_devices_shared_by_no_more_than_jobs(jobs, devices, tmp_path):
-    with Local(jobs, devices) as executor:
-        assert executor.slots == jobs * len(devices)
+@pytest.mark.parametrize(
+    ("jobs", "devices", "together"),
+    [(2, ("cpu",), 1), (1, ("0", "1"), 1), (2, ("0", "1"), 1), (1, ("0", "1", "2", "3"), 2)],
+)
+def test_slots_are_filled_and_devices_shared_by_no_more_than_jobs(jobs, devices, together, tmp_path):
+    with Local(jobs, devices, together) as executor:
+        assert executor.slots == jobs * len(devices) // together
         runs = meet(executor, tmp_path / "runs")
     assert most_at_once(runs) == executor.slots
-    for device in devices:
+    for device in [",".join(devices[at : at + together]) for at in range(0, len(devices), together)]:
         assert most_at_once([run for run in runs if run["device"] == device]) == jobs
 
 
@@ -256,12 +261,53 @@ pathlib.Path("finished").touch()
         (lambda: Ray(jobs=0), "jobs=0 is too small; jobs=1 is the least"),
         (lambda: Ray(cpus=0), "a cell cannot have cpus=0 and gpus=0; give cpus=1, and gpus=0 or gpus=1"),
         (lambda: Ray(gpus=-1), "a cell cannot have cpus=1 and gpus=-1"),
-        (lambda: Ray(gpus=2), "a cell cannot have cpus=1 and gpus=2"),
+        (lambda: Ray(gpus=1.5), "a cell cannot have cpus=1 and gpus=1.5"),
+        (
+            lambda: Local(1, ("0", "1", "2"), 2),
+            "device 0,1,2 is 3, which cannot be shared out by 2; device 0,1 is for one command",
+        ),
+        (lambda: Slurm(Path(), {}, jobs=0), "jobs=0 is too small; jobs=1 is the least"),
+        (lambda: slurm({"partitoin": "gpu"}), "a job of Slurm has no parameter 'partitoin'; did you mean 'partition'?"),
+        (lambda: slurm({}), "time: None is no number of minutes for a job of Slurm; time=240"),
+        (lambda: slurm({"time": "4:00:00"}), "time: '4:00:00' is no number of minutes for a job of Slurm; time=240"),
+        (lambda: slurm({"time": 5, "nodes": 2}), "a job of Slurm has no parameter 'nodes'"),
+        (lambda: parameters("gpu,time=240"), "--slurm: 'gpu' is no NAME=VALUE; --slurm \"partition=gpu,time=240\""),
     ],
 )
 def test_mistakes_are_explained(make, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=re.escape(message)):
         make()
+
+
+# Under a guard -------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_under_guard_tells_its_exit_code(tmp_path):
+    assert [guard.supervise(python(code), tmp_path / "log", tmp_path) for code in EXITS] == [0, 3, -9]
+
+
+def test_a_command_under_guard_has_a_process_group_of_its_own(tmp_path):
+    # The guard kills its whole group, which must be nobody else's.
+    guard.supervise(python("import os; print(os.getpgrp())"), tmp_path / "log", tmp_path)
+    assert int((tmp_path / "log").read_text()) != os.getpgrp()
+
+
+def test_a_guard_kills_the_family_of_its_command_when_the_supervisor_dies(tmp_path):
+    path = tmp_path / "lock"
+    code = """
+guard.supervise(sys.argv[1:], pathlib.Path("log"), pathlib.Path.cwd())
+"""
+    with program(code, *python(HOLD, path, "family"), cwd=tmp_path) as supervisor:
+        until(path.with_suffix(".held").exists)
+        assert not free(path)
+        supervisor.kill()
+    until(lambda: free(path), 10)
+
+
+def test_a_guard_that_cannot_start_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard.sys, "executable", shutil.which("false"))
+    with pytest.raises(OSError, match=r"the guard of a command could not start on node .*, see .*log"):
+        guard.supervise(["sh"], tmp_path / "log", tmp_path)
 
 
 # Ray -----------------------------------------------------------------------------------------------------------------
@@ -287,34 +333,6 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 )
 def test_room_on_a_node(node, gpus, cpus, room):
     assert _room(node, gpus, cpus) == room
-
-
-def test_a_command_under_guard_tells_its_exit_code(tmp_path):
-    assert [rays._supervise(python(code), tmp_path / "log", tmp_path) for code in EXITS] == [0, 3, -9]
-
-
-def test_a_command_under_guard_has_a_process_group_of_its_own(tmp_path):
-    # The guard kills its whole group, which must be nobody else's.
-    rays._supervise(python("import os; print(os.getpgrp())"), tmp_path / "log", tmp_path)
-    assert int((tmp_path / "log").read_text()) != os.getpgrp()
-
-
-def test_a_guard_kills_the_family_of_its_command_when_the_supervisor_dies(tmp_path):
-    path = tmp_path / "lock"
-    code = """
-ray._supervise(sys.argv[1:], pathlib.Path("log"), pathlib.Path.cwd())
-"""
-    with program(code, *python(HOLD, path, "family"), cwd=tmp_path) as supervisor:
-        until(path.with_suffix(".held").exists)
-        assert not free(path)
-        supervisor.kill()
-    until(lambda: free(path), 10)
-
-
-def test_a_guard_that_cannot_start_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(rays.sys, "executable", shutil.which("false"))
-    with pytest.raises(OSError, match=r"the guard of a command could not start on node .*, see .*log"):
-        rays._supervise(["sh"], tmp_path / "log", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -442,3 +460,190 @@ def test_an_address_without_a_cluster_is_refused_soon(wrong):
         with pytest.raises(UserError, match=r"cannot join a Ray cluster at .*; give the HOST:PORT that `ray start"):
             Ray(wrong.format(taken.getsockname()[1]))
     assert time.monotonic() < began + 20
+
+
+# Slurm ---------------------------------------------------------------------------------------------------------------
+
+
+def slurm(given: dict, **more: object) -> Slurm:
+    """An executor that is not to be left behind."""
+    return Slurm(Path("jobs"), given, cluster="local", **more)
+
+
+def test_without_submitit_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"submitit is not installed; pip install 'foveal\[slurm\]'"):
+        slurm({"time": 5})
+
+
+def test_without_slurm_it_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no Slurm here: srun is not found; run it where sbatch works"):
+        Slurm(tmp_path, {"time": 5})
+
+
+def test_parameters_of_a_job_in_a_text():
+    text = "partition=gpu,time=240, nodelist=a[1-3],b,gres=gpu:a100:2,setup=module load cuda"
+    found = {"partition": "gpu", "time": 240, "nodelist": "a[1-3],b", "gres": "gpu:a100:2"}
+    assert parameters(text) == found | {"setup": ["module load cuda"]}
+    assert parameters("") == {}
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """Jobs as processes of this machine, as submitit has them."""
+    pytest.importorskip("submitit", reason="submitit is not installed").core.core.Job._results_timeout_s = 1
+    monkeypatch.chdir(tmp_path)
+    with slurm({"time": 60}, jobs=2) as executor:
+        yield executor
+
+
+@pytest.mark.slow
+def test_slurm_does_with_commands_what_others_do(queue, tmp_path):
+    Path("log").write_text("before\n")
+    talking, failing, missing = (
+        queue.submit(command, Path(log))
+        for command, log in [(python(TALK), "log"), (python(EXITS[1]), "other"), (["no-such-program"], "other")]
+    )
+    assert (talking.result(60), failing.result(60)) == (0, 3)
+    assert Path("log").read_text() == f"before\nout ['--device', 'cpu'] ''\nerr {tmp_path}\n"
+    with pytest.raises(FileNotFoundError, match="no-such-program"):
+        missing.result(60)
+
+
+def task(executor: Slurm):
+    """The process of the last job in which submitit runs what it was given."""
+    psutil = pytest.importorskip("psutil", reason="psutil is not installed")
+    return psutil.Process(int(executor._started[-1]._job.job_id)).children()[0]
+
+
+@pytest.mark.slow
+def test_a_job_that_dies_takes_its_command_along_and_says_where_to_look(queue, tmp_path):
+    path = tmp_path / "lock"
+    future = hold(queue, path, "family")
+    task(queue).kill()
+    assert future.result(30) == -9
+    until(lambda: free(path), 10)
+    assert re.fullmatch(r"job \d+ ended: FINISHED, see .*/jobs/\d+_0_log.err\n", path.with_suffix(".log").read_text())
+
+
+@pytest.mark.slow
+def test_a_job_that_is_warned_goes_on_under_its_number(queue, tmp_path):
+    code = """
+import os, pathlib, time
+again = pathlib.Path("begun").exists()
+pathlib.Path("begun").write_text(str(os.getpid()))
+time.sleep(0 if again else 60)
+print("again" if again else "to the end", flush=True)
+"""
+    future = queue.submit(python(code), tmp_path / "log")
+    until(lambda: (tmp_path / "begun").exists() and (tmp_path / "begun").read_text())
+    for process in (int((tmp_path / "begun").read_text()), task(queue).pid):  # Slurm warns all of them
+        os.kill(process, signal.SIGUSR2)
+    assert future.result(60) == 0
+    assert (tmp_path / "log").read_text() == "again\n"
+
+
+@pytest.mark.slow
+def test_leaving_cancels_jobs(tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "lock"
+    with slurm({"time": 60}, jobs=1) as executor:
+        future = hold(executor, path, "family")
+        waiting = executor.submit(python(""), tmp_path / "log")
+        assert not free(path)
+    assert future.result(0) == -15
+    assert waiting.cancelled()
+    until(lambda: free(path), 10)
+
+
+# The programs of Slurm, as far as submitit calls them: a job is a process, and its state is what a file says.
+PROGRAMS = {
+    "sbatch": """
+if grep -q partition=no "$1"; then echo "sbatch: error: invalid partition specified: no" >&2; exit 1; fi
+cp "$1" "$SLURM_FAKE/script"
+SLURM_JOB_ID=$$ bash "$1" >/dev/null 2>&1 &
+echo "Submitted batch job $$"
+""",
+    "srun": 'while [ "$1" != -u ]; do last=$1; shift; done; exec "$last" "$@"',
+    "sacct": """
+echo "JobID|State|NodeList"
+while [ $# -gt 0 ]; do [ "$1" = -j ] && echo "$2|$(cat "$SLURM_FAKE/state")|here"; shift; done
+""",
+    "squeue": 'if [ "$(cat "$SLURM_FAKE/state")" = RUNNING ]; then echo here; fi',
+    "scancel": 'echo "$@" >> "$SLURM_FAKE/cancelled"',
+}
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A folder with a fake Slurm, on the path."""
+    pytest.importorskip("submitit", reason="submitit is not installed").core.core.Job._results_timeout_s = 1
+    for name, text in PROGRAMS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_FAKE", str(tmp_path))
+    (tmp_path / "state").write_text("RUNNING")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_slurm_is_asked_for_what_was_given(fake):
+    given = parameters("partition=gpu,time=240,account=x,cpus_per_task=8")
+    with Slurm(fake / "jobs", given, jobs=1, gpus=2) as executor:
+        assert executor.submit(python(TALK), fake / "log").result(60) == 0
+    assert "out ['--device', '0,1']" in (fake / "log").read_text()
+    lines = set((fake / "script").read_text().splitlines())
+    asked = {"partition=gpu", "time=240", "account=x", "cpus-per-task=8", "gpus-per-node=2", "job-name=foveal"}
+    assert {f"#SBATCH --{each}" for each in asked} <= lines
+    assert not (fake / "cancelled").exists(), "what has ended is not cancelled"
+    with Slurm(fake / "jobs", {**given, "gres": "gpu:a100:2"}, jobs=1, gpus=2) as executor:
+        executor.submit(python(TALK), fake / "log").result(60)
+    assert "gpus-per-node" not in (fake / "script").read_text()
+    assert "#SBATCH --gres=gpu:a100:2" in (fake / "script").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", ["", "slurm_load_jobs error: Invalid job id specified", "no controller"])
+def test_a_job_of_which_slurm_keeps_no_book_is_missed(told, fake, monkeypatch):
+    (fake / "srun").write_text("#!/bin/bash\nsleep 60\n")
+    (fake / "sacct").write_text("#!/bin/bash\necho Slurm accounting storage is disabled >&2; exit 1\n")
+    monkeypatch.setattr(slurms, "ASK", 0.1)
+    monkeypatch.setattr(slurms, "POLL", 0.1)
+    with Slurm(fake / "jobs", {"time": 5}, jobs=1) as executor:
+        future = executor.submit(python(""), fake / "log")
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.result(1)
+        (fake / "state").write_text("gone")
+        if told:
+            (fake / "squeue").write_text(f"#!/bin/bash\necho {told} >&2; exit 1\n")
+        if told == "no controller":
+            with pytest.raises(concurrent.futures.TimeoutError):
+                future.result(1)
+        else:
+            assert future.result(30) == -9
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_ends_or_refuses_is_told_of(fake):
+    (fake / "srun").write_text("#!/bin/bash\nsleep 60\n")
+    (fake / "state").write_text("NODE_FAIL")
+    with Slurm(fake / "jobs", {"time": 5}, jobs=1) as executor:
+        assert executor.submit(python(""), fake / "log").result(60) == -9
+    said = rf"job (\d+) ended: NODE_FAIL, see {re.escape(str(fake / 'jobs'))}/\1_0_log.err\n"
+    assert re.fullmatch(said, (fake / "log").read_text())
+    with pytest.raises(UserError, match=r"submitit refuses \{'setup': 'x', 'time': 5\}: .*; partition=gpu,time=240"):
+        Slurm(fake / "jobs", {"time": 5, "setup": "x"})
+    with Slurm(fake / "jobs", {"time": 5, "partition": "no"}, jobs=1) as executor:
+        with pytest.raises(OSError, match="invalid partition specified: no"):
+            executor.submit(python(""), fake / "log").result(60)
+    assert not (fake / "cancelled").exists()
+    (fake / "state").write_text("RUNNING")
+    with Slurm(fake / "jobs", {"time": 5}, jobs=1) as executor:
+        future = executor.submit(python(""), fake / "log")
+        until(lambda: executor._started)
+        job = executor._started[0]._job.job_id
+    assert future.result(0) == -15
+    assert (fake / "cancelled").read_text() == f"{job}\n", "once"

@@ -172,6 +172,7 @@ BROKEN = [
     ("agreement", "ema_1", {"disagreement": float("nan")}, "1 runs: mAP50-95 computed again differs from Ultralytics'"),
     ("versions", "AA_0", {"versions": {"torch": "2.7", "python": "3.10"}}, "not the same in all runs: "),
     ("device", "AA_0", {"device": "0"}, "not the same in all runs: cpu, gpu"),
+    ("device", "AA_0", {"device": "0,1"}, "not the same in all runs: 2 gpus, cpu"),
     ("start", "ema_1", {"start": {"conv": "c", "bn": "b", "head": "drawn from 0"}}, "start elsewhere in ema@neck"),
     ("start", "ema_0", {"start": {"conv": "c", "bn": "B", "head": "drawn from 0"}}, "start elsewhere in ema@neck"),
     (

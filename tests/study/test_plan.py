@@ -212,6 +212,18 @@ def test_arms_in_one_text_come_back(arms, comma):
             ({"split": split}, f"split: {split!r} is not a split of")
             for split in ("train", "dev", 0, False, ["val"], {})
         ),
+        *(
+            ({"devices_per_cell": count}, f"devices_per_cell: {count!r} is no number of devices; devices_per_cell: 2")
+            for count in (0, -1, True, 2.0, "2")
+        ),
+        (
+            {"devices_per_cell": 3, "train": {"batch": 16}},
+            "batch=16 of baseline gives 3 devices no equal shares; batch=15",
+        ),
+        (
+            {"devices_per_cell": 2, "arms": [{"spec": "ema", "train": {"batch": 7}}], "train": {"batch": 4}},
+            "gives 2 devices no equal shares; batch=6",
+        ),
         ({"split": "test", "data": "untested.yaml"}, "split: 'test' is not a split of"),
         *(({"train": train}, f"train: {train!r} is not a mapping") for train in ("epochs=5", ["epochs"], [], 0, False)),
         ({"train": {"epohcs": 5}}, "'epohcs' is not a valid YOLO argument. Similar arguments are i.e. ['epochs=100'"),
@@ -483,6 +495,7 @@ def test_the_same_thing_written_otherwise_has_the_same_keys(read):
         {"train": {"epochs": 5, "mosaic": 0.5}, "arms": "se,baseline,A/A,ema@neck,one size up", "seeds": 8},
         {"train": {"epochs": 5, "mosaic": 0.5}, "seeds": [7, 5, 4, 3, 2, 1, 0]},
         {"train": {"epochs": 5, "mosaic": 0.5}, "model": "own/../yolo11n.pt"},
+        {"train": {"epochs": 5, "mosaic": 0.5}, "devices_per_cell": 1},
     ):
         assert once.items() <= keyed(read(**changed)).items(), changed
     # Other names of one arm give folders of other names, but the same digest.
@@ -498,6 +511,7 @@ def test_the_same_thing_written_otherwise_has_the_same_keys(read):
         ({"train": {"epochs": 5, "lr0": 0.002}}, "both"),
         ({"train": {"epochs": 5, "freeze": [1]}}, "both"),
         ({"recipe": {"steps": [0.5]}}, "both"),
+        ({"devices_per_cell": 2}, "both"),
         ({"split": "val"}, "both"),
         ({"model": "own/other.pt"}, "both"),
         ({"model": "yolo11n.yaml"}, "both"),

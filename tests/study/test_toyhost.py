@@ -9,13 +9,16 @@ import pytest
 
 import forks
 import toyhost
+from foveal import UserError, executors
+from foveal.cli import study as commands
+from foveal.executors import Slurm
 from foveal.hosts import known
 from foveal.report import write
 from foveal.results import assemble
-from foveal.study import Study
+from foveal.study import LOG, Study, run
 from foveal.view.study import Watched
 from helpers import in_fresh_process, swept
-from studies import kill_in_a_loop, values
+from studies import Forking, kill_in_a_loop, values
 
 PLAN = {"model": "net.toy", "data": "pictures", "arms": ["se(reduction=2)", "A/A"], "seeds": 2, "split": "val"}
 
@@ -65,6 +68,61 @@ def test_two_runners_share_the_work(undisturbed, tmp_path):
     assert [one.wait(120) for one in both] == [0, 0]
     assert values(study) == {where: value for where, value in values(undisturbed).items() if where[1] == 0}
     assert not any(result.resumed for result in study.results().values())
+
+
+def test_a_training_on_two_devices_is_another_one(tmp_path):
+    """What the host makes of them is asked in tests/hosts/test_ranks.py."""
+    study, one = prepared(tmp_path / "two", seeds=1, devices_per_cell=2), prepared(tmp_path / "one", seeds=1)
+    assert not {cell.key for cell in study.cells} & {cell.key for cell in one.cells}
+    assert all(command.endswith("--device 0,1") for command in study.commands())
+    assert not any("--device" in command for command in one.commands())
+    with pytest.raises(UserError, match=r"device cpu is 1 where each training of .* has 2; --device 0,1"):
+        run(study.folder, study.cells[0].key, "cpu")
+    with pytest.raises(UserError, match=r"device 0,1 is 2 where each training of .* has 1; --device 0"):
+        run(one.folder, one.cells[0].key, "0,1")
+    with Forking(1, ("0", "1", "2", "3"), 2) as executor:
+        study.run(executor, print)
+    assert {result.device for result in study.results().values()} == {"0,1", "2,3"}
+    found = {finding.check: finding for finding in assemble(study).fairness}
+    assert (found["device"].ok, found["device"].detail) == (True, "every run on 2 gpus")
+    assert found["batch"].detail == "6 images in every batch, an equal share on each of 2 devices"
+
+
+def test_the_command_shares_devices_out_by_the_plan(tmp_path, monkeypatch):
+    study, one = prepared(tmp_path / "two", devices_per_cell=2), prepared(tmp_path / "one")
+    made = []
+    for name in ("Local", "Ray", "Slurm"):
+        monkeypatch.setattr(executors, name, lambda *given, name=name: made.append((name, *given)))
+    for which in (one, study):
+        for name in ("local", "ray", "slurm"):
+            commands._runner(which, name, None, "0,1,2,3", "", "time=240")
+    jobs = executors.AT_ONCE
+    assert made == [
+        ("Local", 1, ["0", "1", "2", "3"], 1),
+        ("Ray", None, None, 1),
+        ("Slurm", one.folder / "slurm", {"time": 240}, jobs, 1),
+        ("Local", 1, ["0", "1", "2", "3"], 2),
+        ("Ray", None, None, 2),
+        ("Slurm", study.folder / "slurm", {"time": 240}, jobs, 2),
+    ]
+    with pytest.raises(UserError, match="each training has 2 devices, and the device is cpu; --device 0,1"):
+        commands._runner(study, "local", None, "cpu", "", "")
+    commands._runner(one, "ray", 3, "cpu", "head:1", "")
+    assert made[-1] == ("Ray", "head:1", 3, 0)
+
+
+@pytest.mark.slow
+def test_jobs_of_slurm_train_a_study_and_a_killed_one_goes_on(undisturbed, tmp_path, monkeypatch):
+    """With submitit's own processes in the place of a cluster."""
+    pytest.importorskip("submitit", reason="submitit is not installed").core.core.Job._results_timeout_s = 1
+    study, said = prepared(tmp_path, seeds=1, arms=["A/A"]), []
+    killed = f'test -e {tmp_path}/killed || {{ touch {tmp_path}/killed; kill -9 $$; }}; exec "$@"'
+    monkeypatch.setattr(Study, "command", lambda self, cell: ["sh", "-c", killed, "sh", *toyhost.command(self, cell)])
+    with Slurm(study.folder / "slurm", {"time": 60}, jobs=2, cluster="local") as executor:
+        study.run(executor, said.append)
+    assert values(study).items() <= values(undisturbed).items()
+    assert sum("killed by SIGKILL" in sentence and sentence.endswith("going on") for sentence in said) == 1
+    assert all((study.path(cell) / LOG).is_file() for cell in study.cells)
 
 
 def test_a_study_is_reported_and_shown(undisturbed):

@@ -49,13 +49,14 @@ DOORS = {
     "scipy": {"verdict", "results"},
     "jinja2": {"pages"},
     "ray": {"executors"},
+    "submitit": {"executors"},
     "filelock": {"study"},
     "msgspec": {"results"},
     "starlette": {"view"},
     "uvicorn": {"view"},
     "typer": {"cli"},
 }
-OPTIONAL = ("torch", "numpy", "ultralytics", "typer", "jinja2", "ray", "onnx", "PIL", "yaml", "scipy")
+OPTIONAL = ("torch", "numpy", "ultralytics", "typer", "jinja2", "ray", "submitit", "onnx", "PIL", "yaml", "scipy")
 
 
 def files() -> dict[str, Path]:

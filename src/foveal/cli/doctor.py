@@ -42,7 +42,8 @@ ENABLES = {
     "explain": "foveal explain",
     "view": "foveal view",
     "timm": "models of timm and torchvision",
-    "ray": "studies on a cluster",
+    "ray": "studies on a cluster of Ray",
+    "slurm": "studies as jobs of Slurm",
 }
 
 

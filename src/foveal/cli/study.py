@@ -43,11 +43,19 @@ def run_study(
     ] = "",
     folder: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the study.")] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Trainings at once, on each device. [default: 1; with Ray all that fit]")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Trainings at once, on each device; with Slurm in its queue. [default: 1; with Ray all that fit]",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, 0 or 0,1: one training on each.")] = "cpu",
-    executor: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    devices_per_cell: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of each training, which share its batches.")
+    ] = None,
+    executor: Annotated[str, typer.Option(help="local, ray or slurm.")] = "local",
     address: Annotated[str, typer.Option(help="Of a Ray cluster. [default: one on this machine]")] = "",
+    slurm: Annotated[str, typer.Option(help='Of each job of Slurm, such as "partition=gpu,time=240,account=x".')] = "",
     scale: Annotated[
         float | None, typer.Option(help="Rehearse on this share of images, epochs and seeds, as in 0.01.")
     ] = None,
@@ -63,11 +71,9 @@ def run_study(
     command is given again. A plan with several models is a study of each, in a folder of its own.
     """
     _load_studies()
-    from .. import executors
-
-    if executor not in ("local", "ray"):
-        raise UserError(f"there is no executor {executor!r}", "local and ray are known")
-    given = {"model": model, "data": data, "arms": arms, "seeds": int(seeds) if seeds.isdecimal() else seeds}
+    _require_executor(executor, slurm)
+    given: dict[str, object] = {"model": model, "data": data, "arms": arms, "devices_per_cell": devices_per_cell}
+    given["seeds"] = int(seeds) if seeds.isdecimal() else seeds
     asked = _asked(arguments or [], {key: value for key, value in given.items() if value}, folder)
     if dry_run:
         if scale is not None:
@@ -76,13 +82,31 @@ def run_study(
         return
     failed = False
     for study in _prepared(asked, scale):
-        runner: executors.Executor
-        if executor == "local":
-            runner = executors.Local(jobs or 1, device.split(","))
-        else:
-            runner = executors.Ray(address or None, jobs, gpus=0 if device == "cpu" else 1)
-        failed |= not _run(study, runner, device)
+        failed |= not _run(study, _runner(study, executor, jobs, device, address, slurm), device)
     raise typer.Exit(failed)
+
+
+def _require_executor(executor: str, slurm: str) -> None:
+    if executor not in ("local", "ray", "slurm"):
+        raise UserError(f"there is no executor {executor!r}", "local, ray and slurm are known")
+    if slurm and executor != "slurm":
+        raise UserError(f"--slurm is for jobs of Slurm, and the executor is {executor}", "add --executor slurm")
+
+
+def _runner(study, executor: str, jobs: int | None, device: str, address: str, slurm: str):
+    """What runs the cells of a study."""
+    from .. import executors
+
+    each = study.plan.devices_per_cell
+    if each > 1 and device == "cpu":
+        raise UserError(f"each training has {each} devices, and the device is cpu", "--device 0,1")
+    gpus = 0 if device == "cpu" else each
+    if executor == "ray":
+        return executors.Ray(address or None, jobs, gpus)
+    if executor == "slurm":
+        given = executors.parameters(slurm)
+        return executors.Slurm(study.folder / "slurm", given, jobs or executors.AT_ONCE, gpus)
+    return executors.Local(jobs or 1, device.split(","), each)
 
 
 @app.command("status")

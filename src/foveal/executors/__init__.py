@@ -1,4 +1,4 @@
-"""Where commands run: on this machine, or on a Ray cluster."""
+"""Where commands run: on this machine, on a Ray cluster, or as jobs of Slurm."""
 
 import lazy_loader
 

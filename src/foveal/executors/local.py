@@ -18,17 +18,21 @@ class Local(Executor):
     Args:
         jobs: commands at a time on each device.
         devices: such as "cpu", or "0" and "1" for two GPUs.
+        together: devices of each command, which it gets as one argument, such as "0,1".
 
     Raises:
-        UserError: no job or no device.
+        UserError: no job or no device, or devices that are left over.
     """
 
-    def __init__(self, jobs: int = 1, devices: Sequence[str] = ("cpu",)):
+    def __init__(self, jobs: int = 1, devices: Sequence[str] = ("cpu",), together: int = 1):
         if jobs < 1:
             raise UserError(f"jobs={jobs} is too small", "jobs=1 is the least")
         if not devices:
             raise UserError("no device to run on", "device cpu is always there")
-        super().__init__([*devices] * jobs)
+        if len(devices) % together:
+            said = f"device {','.join(devices)} is {len(devices)}, which cannot be shared out by {together}"
+            raise UserError(said, f"device {','.join(map(str, range(together)))} is for one command")
+        super().__init__([",".join(devices[at : at + together]) for at in range(0, len(devices), together)] * jobs)
 
     def _start(self, command: list[str], log: Path) -> subprocess.Popen[bytes]:
         environment = dict(os.environ)

@@ -4,17 +4,14 @@ import functools
 import logging
 import math
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .base import Executor
+from .guard import named, supervise
 
 if TYPE_CHECKING:
     import ray
@@ -26,7 +23,7 @@ class Ray(Executor):
     """Commands as tasks of a Ray cluster, each a process on the node that Ray chooses.
 
     Every node must see the same files at the same paths: this folder, the folder of the log, and the Python environment
-    with foveal in it. Ray gives each command its GPU through CUDA_VISIBLE_DEVICES, where it is device 0.
+    with foveal in it. Ray gives each command its GPUs through CUDA_VISIBLE_DEVICES, where they are numbered from 0.
 
     A command whose worker or node dies is killed, too, and its exit code is that of SIGKILL. Ray tries nothing again.
 
@@ -34,7 +31,7 @@ class Ray(Executor):
         address: "HOST:PORT" of a cluster, "auto" for the one that runs on this machine, or None to start one on this
             machine that ends with this executor.
         jobs: commands at a time; by default as many as the cluster's nodes have room for.
-        gpus: GPUs of each command, from 0, which means CPU, to 1; a fraction shares one.
+        gpus: GPUs of each command; 0 means CPU, and a fraction shares one.
         cpus: cores of each command.
 
     Raises:
@@ -44,7 +41,7 @@ class Ray(Executor):
     def __init__(self, address: str | None = None, jobs: int | None = None, gpus: float = 0, cpus: float = 1):
         if jobs is not None and jobs < 1:
             raise UserError(f"jobs={jobs} is too small", "jobs=1 is the least")
-        if cpus <= 0 or not 0 <= gpus <= 1:
+        if cpus <= 0 or gpus < 0 or (gpus > 1 and gpus % 1):
             raise UserError(f"a cell cannot have cpus={cpus} and gpus={gpus}", "give cpus=1, and gpus=0 or gpus=1")
         _connect(address, jobs and math.ceil(jobs * cpus))
         import ray
@@ -56,8 +53,8 @@ class Ray(Executor):
             raise UserError(
                 f"no node of the Ray cluster has cpus={cpus} and gpus={gpus}", "ask for less, or add a node to it"
             )
-        super().__init__(["0" if gpus else "cpu"] * (jobs or room))
-        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_supervise)
+        super().__init__([named(math.ceil(gpus))] * (jobs or room))
+        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(supervise)
 
     def __exit__(self, *exception: object) -> None:
         import ray
@@ -127,42 +124,3 @@ def _room(node: dict[str, float], gpus: float, cpus: float) -> int:
     """How many commands a node with these resources has room for."""
     shares = [node.get("CPU", 0) / cpus] + ([node.get("GPU", 0) / gpus] if gpus else [])
     return math.floor(min(shares) + 1e-6)
-
-
-# On the node ---------------------------------------------------------------------------------------------------------
-#
-# When a worker of Ray dies, the command must not go on and hold its cell's lock. Between the two stands a guard, a
-# small process that kills the command when its standard input ends, and the death of the worker ends that however it
-# came. The signal that Linux can send at a parent's death misses grandchildren, comes when the thread that forked ends,
-# and is asked for between fork and exec, where a process with threads can lock up. A worker that ends in good order
-# kills its children first, but not theirs, so the guard must not be its child.
-
-
-def _supervise(command: list[str], log: Path, folder: Path) -> int:
-    """Run a command under a guard and return its exit code; the task of Ray."""
-    if not shutil.which(command[0]):
-        raise FileNotFoundError(f"no program {command[0]} on node {socket.gethostname()}")
-    guard = [sys.executable, "-c", "from foveal.executors.ray import _guard; _guard()", *command]
-    with (
-        log.open("ab") as file,
-        subprocess.Popen(guard, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, cwd=folder) as process,
-    ):
-        assert process.stdout
-        code = process.stdout.read()
-    if process.returncode:
-        raise OSError(f"the guard of a command could not start on node {socket.gethostname()}, see {log}")
-    return int(code or -signal.SIGKILL)
-
-
-def _guard() -> None:
-    """Run the command in `sys.argv` and print its exit code; kill it when standard input ends."""
-    if os.fork():
-        os._exit(0)
-    os.setsid()
-
-    def watch() -> None:
-        os.read(0, 1)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-    print(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=2))

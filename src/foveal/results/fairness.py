@@ -45,13 +45,14 @@ def check(
     if not results:
         return [Finding("evaluator", None, "nothing is finished yet")]
     values, declared = list(results.values()), {arm.name: arm.train for arm in plan.arms if arm.train}
+    each = plan.devices_per_cell
     return [
         *_batches(results, declared),
         _epochs(epochs, results),
         _same(
             "batch",
             {r.batch for (arm, _), r in results.items() if "batch" not in declared.get(arm, {})},
-            "{} images in every batch",
+            "{} images in every batch" + (f", an equal share on each of {each} devices" if each > 1 else ""),
         ),
         _arguments(folders, declared),
         _pretrained(plan, results, sources, given),
@@ -236,7 +237,9 @@ def _start(
 
 
 def _kind(device: str) -> str:
-    return "cpu" if device == "cpu" else "gpu"
+    """Numbers of GPUs do not count, but how many there are does: each normalises its share of a batch."""
+    count = len(device.split(","))
+    return "cpu" if device == "cpu" else f"{count} gpus" if count > 1 else "gpu"
 
 
 def _resumed(values: list[Result]) -> Finding:

@@ -127,9 +127,12 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
         False if another process holds the cell, True when its result is there.
 
     Raises:
-        UserError: no such cell as things are now.
+        UserError: no such cell as things are now, or another number of devices than its plan has.
     """
     plan = Plan.read(study / PLAN, download=True)
+    if (given := len(device.split(","))) != plan.devices_per_cell:
+        said = f"device {device} is {given} where each training of {study} has {plan.devices_per_cell}"
+        raise UserError(said, f"--device {','.join(map(str, range(plan.devices_per_cell)))}")
     now = contents(plan.dataset, study / DATA)
     cell = next((cell for cell in plan.cells(now.digest) if cell.key == key), None)
     if cell is None:
@@ -174,7 +177,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
             device=device,
         )
     )
-    settings = {key: arguments[key] for key in JUDGING if key in arguments} | {"device": device}
+    settings = {key: arguments[key] for key in JUDGING if key in arguments} | {"device": device.partition(",")[0]}
     scores: dict[str, float] = {}
     disagreement = 0.0
     for kind, end in WEIGHTS.items():

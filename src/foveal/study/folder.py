@@ -100,7 +100,9 @@ class StudyFolder:
 
     def commands(self) -> list[str]:
         """One command line for each cell that is not finished."""
-        return [shlex.join(["foveal", *self.command(cell)[3:]]) for cell in self.missing()]
+        count = self.plan.devices_per_cell
+        devices = ["--device", ",".join(map(str, range(count)))] if count > 1 else []
+        return [shlex.join(["foveal", *self.command(cell)[3:], *devices]) for cell in self.missing()]
 
     def due(self) -> list[Cell]:
         """Cells up to the next look at each arm, and none beyond the word of an arm."""

@@ -86,7 +86,7 @@ def counted(plan: Plan) -> Mapping[str, int]:
 def _seconds_an_image(plan: Plan, arm: Arm, device: torch.device) -> tuple[float, float] | None:
     """Seconds that an image takes in training, and in a forward pass; None where the device has too little memory."""
     settings = plan.complete(arm)
-    count = min(settings["batch"], FEW) if device.type == "cpu" else settings["batch"]
+    count = min(settings["batch"], FEW) if device.type == "cpu" else settings["batch"] // plan.devices_per_cell
     size = STRIDE * math.ceil(settings["imgsz"] / STRIDE)  # as the host rounds it
     step, forward = plan.host.step(arm.model, arm.spec, plan.task, settings, count, size, device)
     try:

@@ -44,7 +44,7 @@ UNFAIR = {
 ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
 KEYS = (
     *("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal", "resume_period"),
-    "metric",
+    *("metric", "devices_per_cell"),
 )
 PROTOCOL = 1  # of how a cell is trained and judged: cells of another one do not count
 UNNUMBERED = 1, "0.1.0"  # the protocol of cells from before there were numbers, and foveal's version in their keys
@@ -70,6 +70,7 @@ class Plan:
         looks: how many seeds there are each time that arms are judged; an arm that has its word is trained no more.
         resume_period: epochs from one state in full precision, from which a killed training goes on, to the next.
         by: which of the task's metrics decides; the first if that is not said.
+        devices_per_cell: on which each training runs, an equal share of every batch on each.
     """
 
     model: str
@@ -87,6 +88,7 @@ class Plan:
     looks: tuple[int, ...] = ()
     resume_period: int = 1
     by: str = ""
+    devices_per_cell: int = 1
 
     @classmethod
     def read(cls, path: Path, download: bool = False) -> "Plan":
@@ -182,10 +184,15 @@ class Plan:
             settings=settings,
             text={**written, "arms": names, "split": split},
             looks=looks,
-            resume_period=_period(written.get("resume_period", 1)),
+            resume_period=_number("resume_period", written.get("resume_period", 1), "epochs", 5),
             by=by,
+            devices_per_cell=_number("devices_per_cell", written.get("devices_per_cell", 1), "devices", 2),
         )
         vars(plan)["task"] = task  # where the cached property keeps it
+        for arm in plan.arms:
+            if (batch := plan.complete(arm)["batch"]) % plan.devices_per_cell:
+                said = f"batch={batch} of {arm.name} gives {plan.devices_per_cell} devices no equal shares"
+                raise UserError(said, f"batch={plan.devices_per_cell * max(1, batch // plan.devices_per_cell)}")
         if found:
             vars(plan)["dataset"] = found  # likewise
         return plan
@@ -334,9 +341,9 @@ def _share(written: object) -> float | None:
     return written
 
 
-def _period(written: object) -> int:
+def _number(key: str, written: object, of: str, example: int) -> int:
     if type(written) is not int or written < 1:
-        raise UserError(f"resume_period: {shown(written)} is no number of epochs", "resume_period: 5")
+        raise UserError(f"{key}: {shown(written)} is no number of {of}", f"{key}: {example}")
     return written
 
 
@@ -381,6 +388,8 @@ def _keys(plan: Plan, arm: Arm, seed: int, identity: Callable[[str], str], data_
         decides["recipe"] = asdict(plan.recipe)
     if plan.task.name == "pose":  # how key points lie stands in the data file, which nothing else is a digest of
         decides["more"] = plan.dataset.more
+    if plan.devices_per_cell > 1:  # each normalises its own share of a batch, and augments it in its own way
+        decides["devices"] = plan.devices_per_cell
     slug = re.sub(r"[^a-z0-9]+", "-", Path(arm.name).name.lower()).strip("-")
     now = deciding(versions())
 

@@ -4,7 +4,8 @@ The stock trainer resumes from half-precision averages: a run that was interrupt
 and nobody sees it in the result. Here
 
 - every epoch draws its order and augmentations from (seed, epoch) alone, whatever was drawn before it, so that arms see
-  the same batches and a resumed epoch is the one that was lost;
+  the same batches and a resumed epoch is the one that was lost; on several devices each draws from its number, too,
+  and what is noted of a batch is what all of them read;
 - `resume.pt`, written whole after each epoch or each few, is the host's checkpoint in full precision, with the state
   it leaves out: the weights beside their averages, gradients not applied yet, and the record so far.
 
@@ -25,16 +26,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.utils.data.distributed import DistributedSampler
 
 from ...checkpoints import Unwanted, require_harmless
 from ...errors import UserError
 from ...evidence import Task
 from ...files import require_intact, write_text, write_whole
 from .. import Recipe
-from . import models as host
+from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
+from . import ranks
 from .arguments import grammar
 from .bound import Bound
+
+# isort: split
+from ultralytics.utils.dist import find_free_network_port
 
 RESUME, PERIOD = "resume.pt", "resume_period.txt"
 RANK = int(os.environ.get("RANK", -1))  # of this process in multi-GPU training
@@ -93,10 +99,37 @@ class _Recording(host.parser.Mixed):
         super().set_model_attributes()
         self.record["start"] = digests(self.model)
 
-    def begin_epoch(self) -> int:
-        """Called by the loader before the first batch; returns what the epoch draws from."""
+    def train(self):
+        """The host's, but of several devices each has a process that ends with this one."""
+        if not self.ddp:
+            return super().train()
+        arguments = {
+            **vars(self.args),
+            "rect": False,
+        }  # as the host has it there, with `save_dir`, which is none of its
+        given = {"cfg": {**grammar.DEFAULT_CFG_DICT, "save_dir": ""}, "overrides": arguments}
+        ranks.train(type(self), given, find_free_network_port(), self.world_size)
+
+    def begin_epoch(self) -> None:
+        """Called by the loader before the first batch."""
         self._digest, self._position, self._began = hashlib.blake2b(digest_size=8), -1, time.perf_counter()
-        return int(np.random.SeedSequence([self.args.seed, self.epoch, RANK + 1]).generate_state(1)[0])
+
+    def drawn(self, rank: int = -1) -> int:
+        """What this epoch draws from: in the process of a device, or -1 for what all of them draw alike."""
+        return int(np.random.SeedSequence([self.args.seed, self.epoch, rank + 1]).generate_state(1)[0])
+
+    def end_epoch(self) -> None:
+        """Called by the loader after the last batch; what each device saw becomes what all of them saw."""
+        self._note_peak(_peak_bytes(self.device))
+        if self.world_size > 1:
+            seen: list[Any] = [None] * self.world_size
+            distributed.all_gather_object(seen, (self._digest.digest(), self.record["peak_bytes"]))
+            self._digest = hashlib.blake2b(b"".join(digest for digest, _ in seen), digest_size=8)
+            for _, peak in seen:
+                self._note_peak(peak)
+
+    def _note_peak(self, found: int | None) -> None:
+        self.record["peak_bytes"] = found and max(found, self.record["peak_bytes"] or 0)
 
     def preprocess_batch(self, batch):
         """The host's, of a batch whose content is noted first."""
@@ -126,8 +159,7 @@ class _Recording(host.parser.Mixed):
         self.record["batches"].append(self._digest.hexdigest())
         self.record["seconds"].append(time.perf_counter() - self._began)
         self.record["batch"] = self.batch_size
-        peak = _peak_bytes(self.device)
-        self.record["peak_bytes"] = peak and max(peak, self.record["peak_bytes"] or 0)
+        self._note_peak(_peak_bytes(self.device))
         if due:
             state = self._state()
             write_whole(self.save_dir / RESUME, lambda path: torch.save(state, path), require_intact)
@@ -280,13 +312,13 @@ def _crop(transforms: list, size: int, padding: int) -> None:
 
 @dataclass(frozen=True)
 class _Skipped:
-    """Stands in the place of a validator, and answers with metrics that are known."""
+    """Stands in the place of a validator, and answers with metrics that are known: by the first of several devices."""
 
     args: object
-    metrics: dict[str, float]
+    metrics: dict[str, float] | None
 
     def __call__(self, **_: object) -> dict[str, float]:
-        return dict(self.metrics)
+        return dict(self.metrics or {})
 
 
 class _Epochs:
@@ -302,7 +334,11 @@ class _Epochs:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict]:
-        seed = self.trainer.begin_epoch()
+        self.trainer.begin_epoch()
+        if isinstance(sampler := self.loader.sampler, DistributedSampler):  # the host's order is one of the epoch alone
+            sampler.seed = self.trainer.drawn()
+            sampler.set_epoch(0)
+        seed = self.trainer.drawn(RANK)
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -310,6 +346,7 @@ class _Epochs:
         _refill(self.loader.dataset)
         self.loader.reset()
         yield from self.loader
+        self.trainer.end_epoch()
 
 
 def _refill(dataset) -> None:
