@@ -43,8 +43,8 @@ UNFAIR = {
 # Training arguments that stand elsewhere in a plan, or that a study sets itself.
 ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
 KEYS = (
-    *("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal", "resume_period"),
-    "metric",
+    *("model", "data", "arms", "seeds", "train", "split", "margin", "slices", "recipe", "paper", "rehearsal"),
+    *("resume_period", "metric"),
 )
 PROTOCOL = 1  # of how a cell is trained and judged: cells of another one do not count
 UNNUMBERED = 1, "0.1.0"  # the protocol of cells from before there were numbers, and foveal's version in their keys
@@ -70,6 +70,7 @@ class Plan:
         looks: how many seeds there are each time that arms are judged; an arm that has its word is trained no more.
         resume_period: epochs from one state in full precision, from which a killed training goes on, to the next.
         by: which of the task's metrics decides; the first if that is not said.
+        slices: the CSV with what is known of images, by which they are sliced in reports, if there is one.
     """
 
     model: str
@@ -87,6 +88,7 @@ class Plan:
     looks: tuple[int, ...] = ()
     resume_period: int = 1
     by: str = ""
+    slices: str | None = None
 
     @classmethod
     def read(cls, path: Path, download: bool = False) -> "Plan":
@@ -184,6 +186,7 @@ class Plan:
             looks=looks,
             resume_period=_period(written.get("resume_period", 1)),
             by=by,
+            slices=beside(_text("slices", written["slices"]), folder) if written.get("slices") else None,
         )
         vars(plan)["task"] = task  # where the cached property keeps it
         if found:
