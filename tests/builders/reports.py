@@ -343,7 +343,7 @@ def sliced(results=None):
         ("camera & lens", "s", 9),
     ]
     random = np.random.default_rng(11)
-    for index, each in enumerate(results["arms"]):
+    for each in results["arms"]:
         each["slices"] = []
         for column, name, images in cut:
             gap = float(random.normal(0.01, 0.02)) if each["verdict"] else None

@@ -83,8 +83,8 @@ class Answers:
             counts: how often each image counts, (resamples, images).
 
         Returns:
-            Of all images, (resamples,); the classes there are; and of each, (resamples, classes); nan where no image was
-            drawn.
+            Of all images, (resamples,); the classes there are; and of each, (resamples, classes). It is nan where no
+            image was drawn.
         """
         right = self.scores()
         classes = np.unique(self.label)

@@ -115,8 +115,8 @@ def holm(p: ArrayLike) -> Floats:
 def holm_steps(p: Sequence[float], claims: int, level: float = LEVEL) -> list[tuple[float, float]]:
     """Of each p, in the order given: adjusted after Holm, and the level of its own interval.
 
-    The interval at that level excludes 0 if and only if the adjusted p is below `level`. Beyond the first p that is not,
-    adjusted ones may be larger than those of `holm`, which decides the same.
+    The interval at that level excludes 0 if and only if the adjusted p is at most `level`. Beyond the first p that is
+    not, adjusted ones may be larger than those of `holm`, which decides the same.
 
     Args:
         p: of each question by itself.

@@ -24,7 +24,6 @@ import numpy as np
 import scipy  # whose parts load when they are first used
 
 from .differences import (
-    LEVEL,
     Floats,
     freedom,
     holm_steps,
