@@ -314,7 +314,10 @@ def cells_of(variant, heading):
     """What stands in each row of a section."""
     (section,) = [part for part in page_of(variant).source.split("<section>") if f"<h2>{heading}</h2>" in part]
     rows = section.partition("</section>")[0].split("<tr")[1:]
-    return [[" ".join(text.split()) for *_, text in Reader(f"<tr{row.partition('</tr>')[0]}</tr>").all("th", "td")] for row in rows]
+    return [
+        [" ".join(text.split()) for *_, text in Reader(f"<tr{row.partition('</tr>')[0]}</tr>").all("th", "td")]
+        for row in rows
+    ]
 
 
 def test_slices_stand_by_column_with_their_adjusted_p():
@@ -326,11 +329,14 @@ def test_slices_stand_by_column_with_their_adjusted_p():
     ]
     results = VARIANTS["sliced"]()
     told = [
-        [written(of["slices"][2][key], form) for of, key, form in (
-            (results["arms"][0], "average", "points"),
-            (results["arms"][1], "average", "points"),
-            (results["arms"][1], "difference", "signed-points"),
-        )]
+        [
+            written(of["slices"][2][key], form)
+            for of, key, form in (
+                (results["arms"][0], "average", "points"),
+                (results["arms"][1], "average", "points"),
+                (results["arms"][1], "difference", "signed-points"),
+            )
+        ]
     ]
     assert rows[4][1:4] == told[0]
     assert rows[4][5] == "0.310"
