@@ -30,8 +30,8 @@ CAMERAS = {("camera", "2"): [1, 2], ("camera", "10"): [0]}
     ("text", "wanted"),
     [
         ("name,time\na.jpg,day\nb.jpg,night\nc.jpg,day\n", DAY),
-        ("time;name\r\nday;a.jpg\r\nnight;b.jpg\r\nday;c.jpg", DAY),
-        ("\ufeff name ,\ttime\n a.jpg, day\n b.jpg,night \n\n ,\nc.jpg,day\n", DAY),
+        ("\ufefftime;name\r\nday;a.jpg\r\nnight;b.jpg\r\nday;c.jpg", DAY),
+        (" name ,\ttime\n a.jpg, day\n b.jpg,night \n\n ,\nc.jpg,day\n", DAY),
         (",time,file,\n0,day,images/test/a.jpg,\n1,night,images\\test\\b.jpg,\n2,day,./test/c.jpg\n", DAY),
         ("time\tname\nnight\tb.jpg\nday\ta.jpg\nday\tc.jpg\nnoon\tof another split.jpg", DAY),
         ("name,time\na.jpg,day\nb.jpg,\n", {("time", "day"): [0]}),
@@ -62,6 +62,9 @@ def test_judged_images_are_known_by_their_names_also_where_some_are_left_out(tmp
         ("time", "day"): [True, True, False],
     }
     assert found.members(names[:2]).any(0).tolist() == [True, False]
+    # The longest name tells best.
+    found = read(tmp_path, "file,time\na.jpg,day\nnight/a.jpg,night\n", ["day/a.jpg", "night/a.jpg"])
+    assert found.inside.tolist() == [[True, False], [False, True]]
 
 
 @pytest.mark.parametrize(
