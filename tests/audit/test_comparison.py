@@ -24,7 +24,7 @@ from foveal.audit import audit, judging, runs
 from foveal.audit import comparison as room
 from foveal.audit.comparison import Audit
 from foveal.cli.app import app
-from foveal.evidence import METRICS, Detections
+from foveal.evidence import TASKS, Detections
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import validators
 from foveal.study import demo
@@ -32,7 +32,7 @@ from foveal.verdict import average_precision, draw_images
 
 TRAIN = {"epochs": 2, "imgsz": 64, "batch": 8, "optimizer": "AdamW", "patience": 0, "workers": 0, "device": "cpu"}
 TRAIN |= {"amp": False, "plots": False, "verbose": False}
-COLUMN = METRICS["detect"].column
+COLUMN = TASKS["detect"].metric.column
 
 
 @pytest.fixture(scope="module")

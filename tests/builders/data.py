@@ -30,7 +30,7 @@ SIDE = 96  # of an image, in pixels
 def draw_things(folder: Path, task: str, train: int = 48, val: int = 12) -> Path:
     """Bars and wedges on a noisy ground, labelled as models of a task read it; the data file.
 
-    Lengths are from 24 to 40 pixels; the last image of val has no thing. The corners of an `obb` are those of the box
+    Lengths are from 20 to 32 pixels; the last image of val has no thing. The corners of an `obb` are those of the box
     around a thing that is turned with it.
     """
     generator = np.random.RandomState(0)
@@ -41,7 +41,7 @@ def draw_things(folder: Path, task: str, train: int = 48, val: int = 12) -> Path
             pixels = generator.normal(120, 15, (SIDE, SIDE, 3)).clip(0, 255).astype(np.uint8)
             image, lines = Image.fromarray(pixels), []
             for corner in (0, SIDE // 2) if index < count - 1 or split == "train" else ():
-                label, half, angle = generator.randint(2), generator.uniform(12, 20), generator.uniform(0, np.pi)
+                label, half, angle = generator.randint(2), generator.uniform(10, 16), generator.uniform(0, np.pi)
                 turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
                 middle = corner + SIDE / 4 + generator.uniform(-3, 3, 2)
                 outline = np.array([*THINGS.values()][label]) * half @ turn + middle

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from foveal.evidence import METRICS
+from foveal.evidence import TASKS
 from foveal.pages import charts
 from foveal.report import page as report
 from foveal.results import StudyResults
@@ -294,7 +294,7 @@ def nothing_yet():
 def classifiers(**more):
     """The same numbers as of a study of classifiers."""
     results = complete(**more) | {"task": "classify"}
-    detect, classify = METRICS["detect"], METRICS["classify"]
+    detect, classify = (TASKS[task].metric for task in ("detect", "classify"))
     keys = {getattr(detect, key): getattr(classify, key) for key in ("key", "second_key", "last")}
     for index, each in enumerate(results["arms"]):
         each |= {"sizes": [], "scores": {keys[key]: values for key, values in each["scores"].items()}}
@@ -307,6 +307,23 @@ def classifiers(**more):
         each["mcnemar"] = tested if index else None
     results["data"]["objects"] = None
     results["statistics"] |= {"metric": classify.name, "second": classify.second}
+    return results
+
+
+def shapes(task, by, **more):
+    """The same numbers as of a study of masks or key points, judged by one of its metrics, the other beside it."""
+    results = complete(**more) | {"task": task}
+    decides, other = TASKS[task].judged(by).metrics
+    keys = {old: getattr(decides, key) for key, old in (("key", "map"), ("second_key", "map50"), ("last", "map_last"))}
+    for index, each in enumerate(results["arms"]):
+        beside = [[value * 1.07 for value in each["scores"][key]] for key in ("map", "map50")]
+        scores = {keys[key]: values for key, values in each["scores"].items()}
+        each["scores"] = scores | dict(zip((other.key, other.second_key), beside, strict=True))
+        average = statistics.fmean(beside[0]) if beside[0] else None
+        bounds = (0.0123 * index, 0.0023 * index, 0.0323 * index) if index else (None,) * 3
+        part = dict(zip(("name", "average", "difference", "low", "high"), (other.name, average, *bounds), strict=True))
+        each["beside"] = [part]
+    results["statistics"] |= {"metric": decides.name, "second": decides.second}
     return results
 
 
@@ -405,6 +422,10 @@ VARIANTS = {
     "classifiers": classifiers,
     "hundred classes": lambda: classifiers(classes=tuple(f"class {i}" for i in range(100))),
     "one pair of classifiers": lambda: classifiers(seeds=1),
+    "masks": lambda: shapes("segment", "mask"),
+    "boxes of masks": lambda: shapes("segment", "box"),
+    "key points": lambda: shapes("pose", "keypoints"),
+    "rotated boxes": lambda: complete() | {"task": "obb"},
     "beside a paper": beside_a_paper,
     "rehearsal": rehearsal,
     "a paper of detectors": a_paper_of_detectors,
@@ -453,7 +474,7 @@ class Reader(HTMLParser):
 
 def first_version(results):
     """The same results as releases wrote them that knew no schema version; what is not known they left out."""
-    metric = METRICS[results["task"]]
+    metric = TASKS[results["task"]].metric
     old = {key: value for key, value in results.items() if key != "schema_version"}
     old["verdict"] = old["verdict"] and {"arm": old["verdict"]["arm"], "word": old["verdict"]["outcome"]}
     if old["task"] == "detect":

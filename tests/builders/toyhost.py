@@ -45,7 +45,7 @@ class Data:
     """Folders of pictures; one without a colour is refused."""
 
     def __init__(self, name: str, download: bool = False):
-        self.name, self.root, self.absent = name, Path(name), None
+        self.name, self.root, self.absent, self.more = name, Path(name), None, {}
         self.splits = tuple(split for split in SPLITS if (self.root / split).is_dir())
         if "train" not in self.splits:
             raise UserError(f"{name!r} has no folder 'train'", "name a folder of pictures")
@@ -63,7 +63,7 @@ class Data:
     def photographs(self, split: str) -> Photographs:
         return Photographs(self.images(split), folders=1)
 
-    def scan(self, splits, single_cls: bool = False) -> dict[str, Refused]:
+    def scan(self, splits, single_cls: bool = False, task: str = "") -> dict[str, Refused]:
         empty = {split: [file for file in self.images(split) if not file.stat().st_size] for split in splits}
         for split, out in empty.items():
             if out and len(out) == len(self.images(split)):
@@ -184,7 +184,7 @@ HOST = Host(
     owns=lambda model: model.endswith(".toy"),
     settings=settings,
     beside=lambda data, folder: str(folder / data) if (folder / data).is_dir() else data,
-    task=lambda data: TASK,
+    task=lambda model, data: TASK,
     data=Data,
     made_for=lambda model, data: TASK.name,
     places=lambda model: ("0",),

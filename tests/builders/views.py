@@ -16,7 +16,7 @@ import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
-from foveal.evidence import THRESHOLDS, Answers, Detections
+from foveal.evidence import THRESHOLDS, Answers, Detections, Masks, Poses, Rotated
 from foveal.study import Study
 from foveal.study.cell import RESULT
 from foveal.study.demo import IMAGE_SIZE
@@ -37,8 +37,8 @@ HOST = "http://127.0.0.1"
 
 def finish(study: Study, cell, score: float = 0.5, epochs: int = 4) -> Path:
     """A cell as if it had been trained."""
-    metric = study.plan.metric
-    scores = {metric.key: score, metric.second_key: 0.6, metric.last: 0.5, f"{metric.second_key}_last": 0.6}
+    keys = [key for metric in study.plan.task.metrics for key in (metric.key, metric.second_key)]
+    scores = {**dict.fromkeys(keys, 0.6), **{f"{key}_last": 0.5 for key in keys}, study.plan.metric.key: score}
     values = dict(arm=cell.arm.name, pair=cell.pair, seed=cell.seed, scores=scores, disagreement=0.0, epochs=4)
     values |= dict(batch=4, batches=["a"], start={}, finite=True, parameters=1, resumed=0)
     values |= dict(seconds=60.0, peak_bytes=1, device="cpu", data="", versions={}, finished="")
@@ -82,6 +82,42 @@ def detections(folder: Path, finds: list[bool], seed: int) -> Detections:
         true_box=np.array(true_box, np.float32),
         true_label=np.array(true_label, np.int32),
     )
+
+
+def shapes(task: str, better: bool) -> Detections:
+    """Of the first image of two a found thing, one that is not there, and one that only the better arm finds."""
+    count = 3 if better else 2
+    square = np.array([(10, 10), (40, 10), (40, 40), (10, 40)], np.float32)
+    hole, moved = square / 2 + 12, square + 45
+    lines = {"point": np.concatenate([square, hole, moved, moved - 45, moved][: 2 + count]).astype(np.float32)}
+    lines |= {"line": np.repeat(np.arange(2 + count), 4), "owner": np.array([0, 0, 1, 1, 2][: 2 + count])}
+    there = {
+        "true_point": np.concatenate([square, moved]),
+        "true_line": np.repeat([0, 1], 4),
+        "true_owner": np.arange(2),
+    }
+    corners = np.array([[10, 10, 40, 40], [10, 10, 40, 40], [55, 55, 85, 85]], np.float32)
+    shared = {
+        "name": np.array(["000.png", "001.png"]),
+        "image": np.zeros(count, int),
+        "box": corners[:count],
+        "confidence": np.array([0.9, 0.6, 0.4], np.float32)[:count],
+        "label": np.array([0, 1, 1], np.int32)[:count],
+        "hit": np.zeros((count, len(THRESHOLDS)), bool),
+        "true_image": np.zeros(2, int),
+        "true_box": corners[[0, 2]],
+        "true_label": np.array([0, 1], np.int32),
+        "pair": np.array([(0, 0), (2, 1)][: count - 1]),
+        "overlap": np.array([0.8, 0.7], np.float32)[: count - 1],
+    }
+    if task == "segment":
+        area = {"area": np.full(count, 900.0), "true_area": np.full(2, 900.0), "mask_hit": shared["hit"]}
+        return Masks(**shared | area | lines | there)
+    if task == "pose":
+        points = np.array([[(15, 15, 1), (35, 35, 1)]] * 2 + [[(60, 60, 1), (80, 80, 1)]], np.float32)
+        return Poses(**shared, keypoint=points[:count], true_keypoint=points[[0, 2]], keypoint_hit=shared["hit"])
+    turned = np.array([(25, 25, 30, 20, 0.4), (25, 25, 30, 20, 0.4), (70, 70, 30, 20, 1.2)], np.float32)
+    return Rotated(**shared | {"box": turned[:count], "true_box": turned[[0, 2]]})
 
 
 def answers(right: list[bool], seed: int) -> Answers:

@@ -9,7 +9,7 @@ import torch
 
 from foveal.evidence import TASKS
 from foveal.hosts import ultralytics as host
-from foveal.hosts.ultralytics import recorder, validators
+from foveal.hosts.ultralytics import matching, recorder
 from foveal.study.demo import draw_data
 from foveal.verdict import average_precision, mean_average_precision
 
@@ -70,7 +70,7 @@ class Fixed:
         return {"tp": preds["hits"]}
 
 
-class Detecting(validators._Detecting, Fixed):
+class Detecting(matching._Detecting, Fixed):
     pass
 
 
@@ -92,7 +92,7 @@ def test_equal_confidences_stay_in_the_hosts_order():
         batch = {"im_file": f"/far/{index:02}.jpg", "bboxes": torch.zeros(50, 4), "cls": objects}
         validator._process_batch(preds, batch)
         shown.append((preds["hits"], preds["conf"].numpy(), preds["cls"].numpy(), objects.numpy()))
-    found = validator.detections()
+    found = validator.found()
     assert found.name.tolist() == [f"{index:02}.jpg" for index in range(12)]
     theirs = metrics.ap_per_class(*(np.concatenate(column) for column in zip(*shown, strict=True)))[5]
     _, ours = average_precision(found.matches(), found.truth(), definition=host.AVERAGE_PRECISION)

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from foveal import UserError
+from foveal.evidence import TASKS
 from foveal.report import page as report
 from foveal.report import tables
 from foveal.results import ArmResults
@@ -25,6 +26,10 @@ def test_table_for_a_paper():
     assert len(rows) == 6
     assert {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {12}
     assert "<" not in "".join(rows)
+    heads, _, first, *_ = tables.for_a_paper(results_of(VARIANTS["masks"]())).splitlines()
+    assert "| mask mAP50-95 | mask mAP50 | box mAP50-95 |" in heads
+    assert len(first.split("|")) == len(heads.split("|"))
+    assert "| 54.3 |" in first, "the mean of what stands beside it, 1.07 times 50.8"
     last = tables.for_a_paper(results_of(half_finished())).splitlines()[-1]
     assert last == ("| placebo@neck | – | – | – | – | – | – | – | – | – |")
 
@@ -32,7 +37,8 @@ def test_table_for_a_paper():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_table_for_pandas_keeps_all_digits(variant):
     results = VARIANTS[variant]()
-    keys = ("map", "map50", "map_last") if results["task"] == "detect" else ("top1", "top5", "top1_last")
+    first, *others = TASKS[results["task"]].judged(results["statistics"]["metric"]).metrics
+    keys = (first.key, first.second_key, first.last, *(key for one in others for key in (one.key, one.second_key)))
     rows = [*csv.DictReader(io.StringIO(tables.for_pandas(results_of(results))))]
     baseline = results["arms"][0]
     wanted = [(arm, place) for arm in results["arms"] for place in range(len(arm["seeds"]))]

@@ -1,5 +1,6 @@
 """A study of detectors and one of classifiers, copied anew for each test."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -58,3 +59,31 @@ def classified_template(tmp_path_factory) -> Path:
 def classified(classified_template, tmp_path) -> Path:
     """A copy of it."""
     return shutil.copytree(classified_template, tmp_path / "fruit")
+
+
+@pytest.fixture
+def visit(browser):
+    """A function that opens the page of a folder; afterwards only this machine was asked and nothing complained."""
+    import views  # which skips what needs packages that are not installed
+
+    with contextlib.ExitStack() as servers:
+        requests, complaints, addresses = [], [], []
+
+        def visit(folder, width=1280, **more):
+            addresses.append(servers.enter_context(views.serving(folder)))
+            page = browser.new_page(viewport={"width": width, "height": 900}, **more)
+            servers.callback(page.close)
+            page.set_default_timeout(10_000)
+            page.on("request", lambda request: requests.append(request.url))
+            page.on("console", lambda message: complaints.append(message.text))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("dialog", lambda dialog: complaints.append(dialog.message))
+            page.goto(addresses[-1])
+            page.wait_for_selector("#sides figure")
+            return page
+
+        yield visit
+        assert complaints == []
+        assert requests
+        for url in requests:
+            assert url.startswith((*addresses, "data:")), url

@@ -1,6 +1,5 @@
 """The local page in a real browser."""
 
-import contextlib
 import html
 import json
 import shutil
@@ -17,33 +16,7 @@ from foveal.results import gates as study_gates
 from foveal.study import Study
 from foveal.study.cell import locked
 from helpers import swept
-from views import CLASSES, IMAGES, explained, progress, serving
-
-
-@pytest.fixture
-def visit(browser):
-    """A function that opens the page of a folder; afterwards only this machine was asked and nothing complained."""
-    with contextlib.ExitStack() as servers:
-        requests, complaints, addresses = [], [], []
-
-        def visit(folder, width=1280, **more):
-            addresses.append(servers.enter_context(serving(folder)))
-            page = browser.new_page(viewport={"width": width, "height": 900}, **more)
-            servers.callback(page.close)
-            page.set_default_timeout(10_000)
-            page.on("request", lambda request: requests.append(request.url))
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on("dialog", lambda dialog: complaints.append(dialog.message))
-            page.goto(addresses[-1])
-            page.wait_for_selector("#sides figure")
-            return page
-
-        yield visit
-        assert complaints == []
-        assert requests
-        for url in requests:
-            assert url.startswith((*addresses, "data:")), url
+from views import CLASSES, IMAGES, explained, progress
 
 
 def until(page, condition: str) -> None:

@@ -30,7 +30,7 @@ from starlette.testclient import TestClient
 from damage import FOREIGN, MOST, ODD, PICTURES, TEXTS, changed, cut_or_flipped, octets, repacked, written
 from foveal import ATTENTIONS, UserError
 from foveal.cli import app
-from foveal.evidence import METRICS, THRESHOLDS, Detections
+from foveal.evidence import TASKS, THRESHOLDS, Detections
 from foveal.explain import explain
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import exporter
@@ -129,7 +129,7 @@ def _make_run(folder: Path, weights: Path) -> None:
     arguments = {"task": "detect", "mode": "train", "model": "tiny.yaml", "data": "data/data.yaml", "epochs": 2}
     arguments |= {"patience": 0, "batch": 2, "imgsz": 32, "optimizer": "AdamW", "lr0": 0.001, "seed": 0, "workers": 0}
     (folder / "args.yaml").write_text(yaml.safe_dump(arguments | {"pretrained": True, "device": "cpu"}))
-    (folder / "results.csv").write_text(f"epoch,time,{METRICS['detect'].column}\n1,3.1,0.11\n2,6.3,0.12\n")
+    (folder / "results.csv").write_text(f"epoch,time,{TASKS['detect'].metric.column}\n1,3.1,0.11\n2,6.3,0.12\n")
 
 
 def _make_study(folder: Path) -> None:

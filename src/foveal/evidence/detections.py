@@ -151,7 +151,7 @@ class Detections:
                 *(
                     self.name.ndim == 1,
                     self.box.shape == (count, self.sides),
-                    self.true_box.shape == (objects, self.sides),
+                    *(self.true_box.shape == (objects, self.sides), self.hit.shape == (count, len(THRESHOLDS))),
                 ),
                 *(self.confidence.shape == self.label.shape == (count,), self.true_label.shape == (objects,)),
                 *(below(self.image, images), below(self.true_image, images)),

@@ -256,15 +256,15 @@ class _Verified(YOLODataset):
 
 
 def _verified(found: dict, split: str, single_cls: bool, task: str) -> Refused | None:
-    settings = {"data": found, "task": task, "augment": split == "train", "hyp": copy.copy(DEFAULT_CFG)}
+    kind = "pose" if task == "pose" else "detect"  # the host reads no other label in another way
+    settings = {"data": found, "task": kind, "augment": split == "train", "hyp": copy.copy(DEFAULT_CFG)}
     try:
         verified = _Verified(found[split], single_cls=single_cls, **settings)
     except host.UNREADABLE_MODEL as error:  # no labels at all, say
         raise _refused(f"split {split!r} of {found['path']}", error) from None
     if task in OUTLINED and not any(len(label["segments"]) for label in verified.labels):
         if any(len(label["cls"]) for label in verified.labels):
-            kind = OUTLINED[task]
-            said = f"{split} of {found['path']} cannot be used for {task}: not every label of it is {kind}"
+            said = f"{split} of {found['path']} cannot be used for {task}: not every label of it is {OUTLINED[task]}"
             raise UserError(said, "a line of a label is: class x1 y1 x2 y2 x3 y3 and so on, from 0 to 1")
     return verified.refused
 
