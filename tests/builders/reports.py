@@ -350,8 +350,52 @@ def a_paper_of_detectors():
     return results
 
 
+def sliced(results=None):
+    """By two columns; the second has a slice of few images, and one on which nothing can be averaged."""
+    results = results or complete()
+    cut = [
+        ("day/night", "day", 41),
+        ("day/night", "night", 31),
+        ("camera & lens", "<north>", 63),
+        ("camera & lens", "s", 9),
+    ]
+    random = np.random.default_rng(11)
+    for each in results["arms"]:
+        each["slices"] = []
+        for column, name, images in cut:
+            gap = float(random.normal(0.01, 0.02)) if each["verdict"] else None
+            few = images < 10 or not each["verdict"]
+            bounds = dict.fromkeys(("low", "high", "p")) if few else {"low": gap - 0.02, "high": gap + 0.02, "p": 0.31}
+            objects = None if results["task"] == "classify" else 27 * images
+            row = {"column": column, "name": name, "images": images, "objects": objects, "difference": gap}
+            each["slices"].append(row | bounds | {"average": None if images == 9 else float(random.uniform(0.3, 0.8))})
+    results["slicing"] = {"file": "images.csv", "digest": "0a1b2c", "outside": 3, "fewest": 10}
+    results["plan"]["slices"] = "images.csv"
+    return results
+
+
+def with_errors(results=None):
+    results, random = results or complete(), np.random.default_rng(12)
+    for each in results["arms"]:
+        seeds, both = len(each["seeds"]), len(each["seeds"]) if each["verdict"] else 0
+        each["errors"] = [
+            {
+                "name": name,
+                "costs": random.uniform(0, 0.3, seeds).tolist(),
+                "differences": random.normal(0, 0.02, both).tolist(),
+            }
+            for name in ("classification", "localisation", "both", "duplicate", "background", "missed")
+        ]
+    return results
+
+
 VARIANTS = {
     "complete": complete,
+    "sliced": sliced,
+    "sliced classifiers": lambda: sliced(classifiers()),
+    "sliced, half finished": lambda: sliced(half_finished()),
+    "with errors": with_errors,
+    "with errors, half finished": lambda: with_errors(half_finished()),
     "half finished": half_finished,
     "unfair": unfair,
     "helps": lambda: judged("helps", 0.02, 0.0111, 0.0312),
@@ -495,6 +539,7 @@ def written(value, form):
         "points": lambda: places(value * 100, 1),
         "signed-points": lambda: places(value * 100, 2 if 0 < abs(value) < 0.0005 else 1, "+"),
         "mean-points": lambda: places(sum(value) / len(value) * 100, 1),
+        "signed-mean-points": lambda: places(sum(value) / len(value) * 100, 1, "+"),
         "deviation-points": lambda: places(float(np.std(value, ddof=1)) * 100, 1),
         "printed-points": lambda: plain(value, 1),
         "signed-printed-points": lambda: ("+" if value > 0 else "") + plain(value, 1),

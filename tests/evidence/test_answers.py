@@ -51,6 +51,20 @@ def test_accuracies_of_resampled_images_are_those_of_repeated_images():
             assert np.isnan(of_label) if not len(mine) else of_label == pytest.approx(mine.mean())
 
 
+def test_a_slice_of_answers_is_averaged_by_itself():
+    found, rng = drawn(60), np.random.default_rng(2)
+    images = np.arange(60) < 3
+    counts = rng.multinomial(60, [1 / 60] * 60, 50) * images
+    counts[0], counts[1] = images, 0
+    overall = found.averages(counts)["overall"]
+    assert overall[0] == found.scores()[:3].mean()
+    assert np.isnan(overall[1]), "none of them was drawn"
+    for row, share in zip(counts[2:], overall[2:], strict=True):
+        right = np.repeat(found.scores()[:3], row[:3])
+        assert share == pytest.approx(right.mean()) if len(right) else np.isnan(share)
+    assert found.objects(images) == {}
+
+
 def test_the_five_best_are_asked_too():
     found = Answers(np.array(["a", "b", "c"]), np.array([[0, 1, 2, 3, 4]] * 3), np.array([0, 4, 5]))
     assert found.scores().tolist() == [1, 0, 0]

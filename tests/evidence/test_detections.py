@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from boxes import drawn
 from foveal import UserError
-from foveal.evidence import SIZES, THRESHOLDS, Detections, iou, match
+from foveal.evidence import SIZES, TASKS, THRESHOLDS, Detections, iou, match
 from foveal.verdict import average_precision
 
 COCO = Path(__file__).parents[3] / "shared" / "data" / "coco_eval_golden"
@@ -279,3 +279,52 @@ def test_scores_of_several_images_stay_apart():
     assert scene.scores().tolist() == [0, 1, 1, 0, 1]
     assert scene.scores(confidence=0.7).tolist() == pytest.approx([0, 1, 2 / 3, 0, 1])
     assert scene.scores(confidence=0.99).tolist() == [1, 1, 0, 0, 1]
+
+
+# Slices --------------------------------------------------------------------------------------------------------------
+
+
+def only(found: Detections, images: np.ndarray) -> Detections:
+    """What was found on some of the images, as if there were no others."""
+    number, mine, theirs = np.cumsum(images) - 1, images[found.image], images[found.true_image]
+    values = {key: getattr(found, key)[mine] for key in ("box", "confidence", "label", "hit")}
+    values |= {key: getattr(found, key)[theirs] for key in ("true_box", "true_label")}
+    values |= {"image": number[found.image[mine]], "true_image": number[found.true_image[theirs]]}
+    return Detections(name=found.name[images], rule=found.rule, **values)
+
+
+def test_a_slice_is_averaged_as_if_there_were_no_other_images(tmp_path, monkeypatch):
+    averages = pytest.importorskip("foveal.evidence.averages", reason="scipy is not installed")
+    monkeypatch.setattr(averages, "RESAMPLES", 40)
+    found = drawn()
+    hit = np.random.RandomState(1).rand(len(found.image), 1) < np.linspace(0.8, 0.1, 10)
+    found = dataclasses.replace(found, hit=hit)
+    found.save(tmp_path / "best.npz")
+    slices = np.array([np.arange(40) < 11, np.arange(40) % 3 == 0, np.arange(40) == 5])
+    asked = []
+
+    def members(names):
+        asked.append(names.tolist())
+        return slices
+
+    kept = averages.within(tmp_path, members, TASKS["detect"])
+    assert asked == [found.name.tolist()]
+    assert kept.shape == (3, 41)
+    counts = averages.image_counts(40)
+    for row, images in zip(kept, slices, strict=True):
+        alone = only(found, images)
+        assert row[0] == pytest.approx(alone.figures()["map"], abs=1e-12)
+        with np.errstate(invalid="ignore"):
+            theirs = alone.averages(counts[:, images], sizes=False)["overall"]
+        np.testing.assert_allclose(row, theirs, atol=1e-12)
+        assert sum(found.objects(images).values()) == len(alone.true_image)
+    assert np.isnan(kept[2]).any(), "one image is not always drawn"
+    assert not np.isnan(kept[:2]).any()
+    # What was asked last is kept: the same is read, another is computed anew.
+    again, changed = slices, {"digest": np.load(tmp_path / "slices.npz")["digest"], "overall": kept + 1}
+    np.savez(tmp_path / "slices.npz", **changed)
+    assert np.array_equal(averages.within(tmp_path, members, TASKS["detect"]), kept + 1, equal_nan=True)
+    slices = again[::-1]
+    assert np.array_equal(averages.within(tmp_path, members, TASKS["detect"]), kept[::-1], equal_nan=True)
+    (tmp_path / "slices.npz").write_bytes(b"PK")
+    assert np.array_equal(averages.within(tmp_path, members, TASKS["detect"]), kept[::-1], equal_nan=True)

@@ -7,7 +7,7 @@ import pytest
 
 from boxes import drawn
 from foveal import UserError
-from foveal.evidence import SIZES, TASKS, THRESHOLDS, Detections, Masks, Measured, Poses, Rotated, iou
+from foveal.evidence import SIZES, TASKS, THRESHOLDS, Detections, Masks, Measured, Poses, Rotated, error_types, iou
 
 LONGER = ("keypoint", "owner", "true_owner")  # of which there may be more: a line can be of no points
 
@@ -169,3 +169,22 @@ def test_a_task_is_judged_by_its_first_metric_or_by_one_that_is_named():
         if task.metrics:
             of = {metric.of for metric in task.metrics} - {""}
             assert of == {*getattr(task.evidence, "matched_by", ())}
+
+
+def test_slices_are_averaged_by_the_metric_that_decides(tmp_path, monkeypatch):
+    averages = pytest.importorskip("foveal.evidence.averages", reason="scipy is not installed")
+    monkeypatch.setattr(averages, "RESAMPLES", 5)
+    hit, slices = masks().hit, np.array([np.arange(40) < 12, np.arange(40) >= 12])
+    counts = averages.image_counts(40)
+    seen = []
+    for made, task, by in ((masks, "segment", "mask"), (masks, "segment", "box"), (rotated, "obb", "box")):
+        found = made(hit=hit)
+        found.save(tmp_path / "best.npz")
+        kept = averages.within(tmp_path, lambda names: slices, TASKS[task].judged(by))
+        told = np.array([found.averages(counts * one, False, by)["overall"] for one in slices])
+        assert np.array_equal(kept, told)
+        assert (kept[:, 0] > 0).all() == (by == "box"), "no mask is a hit"
+        assert sum(sum(found.objects(one).values()) for one in slices) == len(found.true_image)
+        assert error_types.costs(found) == {}, "they are known of upright boxes only"
+        seen.append(kept[0, 0])
+    assert seen[0] != seen[1]

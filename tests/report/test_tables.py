@@ -13,7 +13,7 @@ from foveal.report import tables
 from foveal.results import ArmResults
 from foveal.results import read as results_of
 from helpers import GOLDEN
-from reports import VARIANTS, classifiers, complete, half_finished, hostile, page
+from reports import VARIANTS, classifiers, complete, half_finished, hostile, page, written
 
 
 def test_table_for_a_paper():
@@ -50,7 +50,9 @@ def test_table_for_pandas_keeps_all_digits(variant):
     wanted = [(arm, place) for arm in results["arms"] for place in range(len(arm["seeds"]))]
     assert len(rows) == len(wanted)
     for row, (arm, place) in zip(rows, wanted, strict=True):
-        assert tuple(row) == ("arm", "role", "seed", *keys, "difference", "train_seconds")
+        lost = {f"lost_to_{one['name']}": one["costs"][place] for one in arm.get("errors", ())}
+        assert tuple(row) == ("arm", "role", "seed", *keys, "difference", "train_seconds", *lost)
+        assert [float(row[key]) for key in lost] == [*lost.values()]
         assert (row["arm"], row["role"], int(row["seed"])) == (arm["name"], arm["role"], arm["seeds"][place])
         assert [float(row[key]) for key in keys] == [arm["scores"][key][place] for key in keys]
         if arm is baseline:
@@ -60,6 +62,32 @@ def test_table_for_pandas_keeps_all_digits(variant):
             assert float(row["difference"]) == mine - theirs
         seconds = arm["cost"] and arm["cost"]["train_seconds"][place]
         assert row["train_seconds"] == ("" if seconds is None else repr(seconds))
+
+
+def test_a_paper_gets_the_slices_and_the_errors_in_tables_of_their_own():
+    arms, slices = tables.for_a_paper(results_of(VARIANTS["sliced"]())).split("\n\n")
+    assert f"{arms}\n" == tables.for_a_paper(results_of(complete()))
+    results = VARIANTS["sliced"]()
+    heads, _, *rows = (line.strip("| ").split(" | ") for line in slices.splitlines())
+    assert heads == ["Arm", "Slice", "Images", "Objects", "mAP50-95", "Difference [95 % interval]", "p"]
+    assert [row[:4] for row in rows[4:8]] == [
+        ["A/A", "day/night: day", "41", "1,107"],
+        ["A/A", "day/night: night", "31", "837"],
+        ["A/A", "camera &amp; lens: &lt;north>", "63", "1,701"],
+        ["A/A", "camera &amp; lens: s", "9", "243"],
+    ]
+    one = results["arms"][2]["slices"][1]
+    difference, low, high = (written(one[key], "signed-points") for key in ("difference", "low", "high"))
+    assert rows[9][4:] == [written(one["average"], "points"), f"{difference} [{low}, {high}]", "0.310"]
+    assert rows[3][4:] == ["–", "–", "–"]
+    _, errors = tables.for_a_paper(results_of(VARIANTS["with errors"]())).split("\n\n")
+    heads, _, *rows = (line.strip("| ").split(" | ") for line in errors.splitlines())
+    assert heads[:3] == ["Arm", "mAP50 lost to classification", "mAP50 lost to localisation"]
+    costs = VARIANTS["with errors"]()["arms"][2]["errors"][1]["costs"]
+    assert rows[2][0] == "ema@neck"
+    assert rows[2][2] == f"{written(costs, 'mean-points')} ± {written(costs, 'deviation-points')}"
+    _, errors = tables.for_a_paper(results_of(VARIANTS["with errors, half finished"]())).split("\n\n")
+    assert errors.splitlines()[-1] == "| placebo@neck | – | – | – | – | – | – |"
 
 
 def test_differences_are_paired_by_seed_and_not_by_place():

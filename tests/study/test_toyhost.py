@@ -3,18 +3,24 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import forks
 import toyhost
 from foveal import UserError, executors
 from foveal.cli import study as commands
+from foveal.evidence import Answers
 from foveal.executors import Slurm
+from foveal.files import digest
 from foveal.hosts import known
 from foveal.report import write
-from foveal.results import assemble
+from foveal.results import assemble, parts
+from foveal.results.entries import Finished
+from foveal.results.schema import Slicing
 from foveal.study import LOG, Study, run
 from foveal.view.study import Watched
 from helpers import in_fresh_process, swept
@@ -29,9 +35,19 @@ def _only_the_toy(monkeypatch):
     monkeypatch.setattr(Study, "command", toyhost.command)
 
 
+def sliced(folder: Path) -> str:
+    """Of all pictures the class, of those of val also a camera: ten times the one, once the other, and once none."""
+    files = sorted((folder / "pictures").rglob("*.png"))
+    cameras = iter(["north"] * 10 + ["south", ""])
+    rows = [(file, next(cameras) if file.parts[-3] == "val" else "north") for file in files]
+    lines = [f"{file.parent.name},{file.relative_to(folder)},{camera}" for file, camera in rows]
+    return "\n".join(["colour,file,camera", *lines])
+
+
 def prepared(folder: Path, **changes: object) -> Study:
     """Nothing trained yet; a cell takes a second or two of training."""
     toyhost.draw(folder / "pictures")
+    (folder / "images.csv").write_text(sliced(folder), encoding="utf-8")
     return Study.prepare({**PLAN, "train": {"epochs": 4, "pause": 0.05}, **changes}, folder, folder)
 
 
@@ -40,7 +56,7 @@ def undisturbed(tmp_path_factory) -> Study:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(known, "HOSTS", ["toyhost"])
         patch.setattr(Study, "command", toyhost.command)
-        study = prepared(tmp_path_factory.mktemp("toy") / "study")
+        study = prepared(tmp_path_factory.mktemp("toy") / "study", slices="images.csv")
     assert runner(study).wait(120) == 0
     return study
 
@@ -137,6 +153,66 @@ def test_a_study_is_reported_and_shown(undisturbed):
     assert {cell["state"] for cell in shown.data("progress")["cells"]} == {"finished"}
     image = shown.data("images", "1")["images"][0]["image"]
     assert shown.data("image", "1", "0", str(image))["photo"].startswith("picture/photo/")
+
+
+def test_a_study_is_reported_by_slices(undisturbed, monkeypatch):
+    found = assemble(undisturbed)
+    assert found.slicing == Slicing("images.csv", digest(undisturbed.folder / "images.csv"), outside=0, fewest=10)
+    labels = [("colour", "blue"), ("colour", "green"), ("colour", "red"), ("camera", "north"), ("camera", "south")]
+    # Of each image whether it is answered rightly, by arm and seed: what a slice's average is of.
+    folders = undisturbed.folders(undisturbed.results())
+    answers = {where: Answers.load(folder / "best.npz") for where, folder in folders.items()}
+    names = answers["baseline", 0].name.tolist()
+    inside = [[names[i].startswith(value) for i in range(12)] for _, value in labels[:3]]
+    inside += [[i < 10 for i in range(12)], [i == 10 for i in range(12)]]
+    for arm in found.arms:
+        assert [(of.column, of.name, of.images, of.objects) for of in arm.slices] == [
+            (*label, sum(of), None) for label, of in zip(labels, inside, strict=True)
+        ]
+        for of, images in zip(arm.slices, inside, strict=True):
+            mine, theirs = (
+                [answers[name, seed].scores()[images].mean() for seed in (0, 1)] for name in (arm.name, "baseline")
+            )
+            assert of.average == pytest.approx(np.mean(mine))
+            if arm.role == "baseline":
+                assert of.difference is None
+            else:
+                assert of.difference == pytest.approx(np.mean(mine) - np.mean(theirs))
+            assert (of.p is None) == (of.low is None) == (arm.role == "baseline" or of.images < 10)
+    # Two slices of ten: each is adjusted for the other.
+    (one,) = [of for of in found.arms[1].slices if of.p is not None]
+    cut = undisturbed.slices
+    monkeypatch.setitem(vars(undisturbed), "slices", replace(cut, labels=(labels[3],) * 2, inside=cut.inside[[3, 3]]))
+    pair = parts.sliced(Finished.of(undisturbed, undisturbed.results())).arms["se(reduction=2)"]
+    assert [of.p for of in pair] == [pytest.approx(min(1, 2 * one.p))] * 2
+    assert pair[0].low < one.low < one.high < pair[0].high
+
+
+def test_slices_are_no_part_of_a_cell_and_are_told_of_before_the_training(undisturbed, tmp_path):
+    study = prepared(tmp_path)
+    assert [cell.key for cell in study.cells] == [cell.key for cell in undisturbed.cells]
+    assert study.slices is None
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans/images.csv").write_text("image;camera\nnobody.png;north\n")
+    plan = {**PLAN, "data": "../pictures", "slices": "images.csv"}
+    said = r"names no image of val: 'nobody\.png' for example, where an image is 'blue/0\.png'"
+    with pytest.raises(UserError, match=said):
+        Study.prepare(plan, tmp_path / "plans", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "plans/images.csv").write_text("image;camera\nblue/0.png;north\n")
+    moved = Study.prepare(plan, tmp_path / "plans", tmp_path / "new")
+    assert moved.plan.text["slices"] == "../plans/images.csv"
+    assert moved.slices.labels == (("camera", "north"),)
+    # A cell is trained also where nobody sees the file; a report says what it misses.
+    (tmp_path / "plans/images.csv").unlink()
+    assert Study(tmp_path / "new").cells == moved.cells
+    with pytest.raises(UserError, match=r"cannot read the slices .*images.csv: No such file"):
+        _ = Study(tmp_path / "new").slices
+
+
+def test_what_is_averaged_of_a_cell_is_there_when_a_study_ends(undisturbed):
+    cells = undisturbed.folders(undisturbed.results()).values()
+    assert all((cell / "slices.npz").is_file() for cell in cells)
 
 
 def test_nothing_of_it_knows_ultralytics(undisturbed, tmp_path):

@@ -47,6 +47,7 @@ DOORS = {
     "pytorch_grad_cam": {"explain"},
     "matplotlib": {"explain"},
     "scipy": {"verdict", "results"},
+    "hotcoco": {"evidence"},
     "jinja2": {"pages"},
     "ray": {"executors"},
     "submitit": {"executors"},

@@ -1,6 +1,7 @@
 """Files that people have, as commit 0590590 wrote them: each loads, goes on, is reported and is shown."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -18,6 +19,9 @@ import pytest
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import forks
+from foveal.cli import study as cli_study
+from foveal.evidence import error_types
+from foveal.study import Study
 from helpers import GOLDEN, last_json, run
 
 OLD = GOLDEN / "commit-0590590"
@@ -144,6 +148,24 @@ def test_a_study_reports_what_it_did(ask, study):
     assert {image["gates"].partition("#")[0] for image in mine["images"]["won"]} == {f"gates/{ARM}/index.html"}
     broken = [finding["check"] for finding in now["fairness"] if finding["ok"] is False]
     assert not broken
+    if importlib.util.find_spec("hotcoco"):
+        assert "hotcoco" not in err
+        assert [one["name"] for one in now["arms"][0]["errors"]] == [*error_types.TYPES]
+        for arm in now["arms"]:
+            pairs = 0 if arm["role"] == "baseline" else len(arm["seeds"])
+            assert {(len(one["costs"]), len(one["differences"])) for one in arm["errors"]} == {
+                (len(arm["seeds"]), pairs)
+            }
+        one, theirs = (now["arms"][index]["errors"][0] for index in (1, 0))
+        assert one["differences"] == pytest.approx(np.subtract(one["costs"], theirs["costs"][: len(one["costs"])]))
+
+
+def test_a_report_says_what_it_does_without(study, monkeypatch, capsys):
+    monkeypatch.setattr(error_types, "is_known", lambda: False)
+    cli_study._report(Study(study), "en", measure=False)
+    said = "what errors cost is not in the report: hotcoco is not installed; pip install 'foveal[study]'"
+    assert said in capsys.readouterr().err
+    assert {len(arm["errors"]) for arm in json.loads((study / "results.json").read_text())["arms"]} == {0}
 
 
 @pytest.mark.slow

@@ -323,12 +323,15 @@ def _run(study, executor, device: str = "cpu") -> bool:
 
 def _report(study, language: str, measure: bool) -> None:
     from .. import report, results
+    from ..evidence import error_types
 
     found = results.assemble(study)
     if measure:
         found = results.measure(study, found)
     written = [results.write(found, study.folder), *report.write(found, study.folder, language)]
     print(report.sentence(found, language))
+    if found.task == "detect" and not error_types.is_known():
+        say("what errors cost is not in the report: hotcoco is not installed; pip install 'foveal[study]'")
     for finding in found.fairness:
         if finding.ok is False:
             say(f"BROKEN  {finding.check}: {finding.detail}")

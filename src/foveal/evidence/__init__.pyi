@@ -1,4 +1,5 @@
 from . import averages as averages
+from . import error_types as error_types
 from .answers import Answers as Answers
 from .detections import KEYS as KEYS
 from .detections import SIZES as SIZES

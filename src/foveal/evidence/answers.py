@@ -63,8 +63,8 @@ class Answers:
         overall, classes, of_class = self.accuracy(counts)
         return {"classes": classes, "top1": of_class, "overall": overall}
 
-    def objects(self) -> dict[str, int]:
-        """None are looked for."""
+    def objects(self, images: Bools | None = None) -> dict[str, int]:
+        """None are looked for, on whichever images."""
         return {}
 
     def is_whole(self) -> bool:
@@ -83,8 +83,8 @@ class Answers:
             counts: how often each image counts, (resamples, images).
 
         Returns:
-            Of all images, (resamples,); the classes there are; and of each, (resamples, classes), nan where none of its
-            images was drawn.
+            Of all images, (resamples,); the classes there are; and of each, (resamples, classes). It is nan where no
+            image was drawn.
         """
         right = self.scores()
         classes = np.unique(self.label)
@@ -94,4 +94,5 @@ class Answers:
             drawn = mine.sum(1)
             hits = mine @ right[self.label == label]
             of_class[drawn > 0, column] = hits[drawn > 0] / drawn[drawn > 0]
-        return counts @ right / counts.sum(1), classes, of_class
+        with np.errstate(invalid="ignore"):
+            return counts @ right / counts.sum(1), classes, of_class

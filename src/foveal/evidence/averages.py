@@ -4,16 +4,18 @@ It needs no device, so a cell does not compute them: what runs a study does whil
 nobody has.
 """
 
-from collections.abc import Collection, Hashable, Mapping
+import hashlib
+from collections.abc import Callable, Collection, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from ..verdict import Ints, draw_images
+from ..verdict import Bools, Floats, Ints, draw_images
+from . import error_types
 from .answers import Answers
-from .detections import UNREADABLE_ARRAYS, Arrays, Detections, save_arrays
+from .detections import UNREADABLE_ARRAYS, Arrays, Detections, Words, save_arrays
 from .tasks import Task
 
 RESAMPLES = 2000  # the same draws for every cell of a study
@@ -53,26 +55,68 @@ def load(folder: Path, kind: str, task: Task) -> Arrays:
         `overall_KEY` of each metric that stands beside it; of detections by best.pt also `small`, `medium` and `large`,
         for the classes that have objects of this size. nan stands where there is nothing to average.
     """
-    kept, key = folder / f"averages-{kind}.npz", task.metric.key
-    try:
-        with np.load(kept) as arrays:
-            if {"classes", "overall", key} <= {*arrays}:
-                return dict(arrays)
-    except UNREADABLE_ARRAYS:
-        pass
+    path = folder / f"averages-{kind}.npz"
+    if {"classes", "overall", task.metric.key} <= (kept := _kept(path)).keys():
+        return kept
     found = judged(folder, kind, task)
     averages = found.averages(image_counts(len(found.name)), kind == "best", task.metric.of)
-    save_arrays(kept, averages)
+    save_arrays(path, averages)
     return averages
 
 
+def within(folder: Path, members: Callable[[Words], Bools], task: Task) -> Floats:
+    """The metric of best.pt on slices of the images, all of them (first column) and resampled ones.
+
+    Args:
+        folder: as for `load`.
+        members: which of the images that have these names are in each slice, (slices, images).
+        task: of the study.
+
+    Returns:
+        (slices, 1 + resamples), nan where a slice has nothing to average.
+    """
+    found, path = judged(folder, "best", task), folder / "slices.npz"
+    slices = members(found.name)
+    asked = repr((task.metric.key, slices.shape)).encode() + np.packbits(slices).tobytes()
+    digest, kept = hashlib.blake2b(asked, digest_size=16).hexdigest(), _kept(path)
+    if {"digest", "overall"} <= kept.keys() and kept["digest"] == digest:
+        return kept["overall"]
+    counts = image_counts(len(found.name))
+    overall = np.array([found.averages(counts * one, False, task.metric.of)["overall"] for one in slices])
+    save_arrays(path, {"digest": np.array(digest), "overall": overall})
+    return overall
+
+
+def costs_of_errors(folder: Path, task: Task) -> dict[str, float]:
+    """What each type of error costs best.pt, see `error_types.costs`; nothing where hotcoco is not installed."""
+    path = folder / "errors.npz"
+    if error_types.TYPES.keys() == (kept := _kept(path)).keys():
+        return {name: float(value) for name, value in kept.items()}
+    found = error_types.costs(judged(folder, "best", task)) if error_types.is_known() else {}
+    if found:
+        save_arrays(path, {name: np.array(value) for name, value in found.items()})
+    return found
+
+
+def _kept(path: Path) -> Arrays:
+    """What an earlier call kept in a file; nothing where there is none, or one that cannot be read."""
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except UNREADABLE_ARRAYS:
+        return {}
+
+
 _Where = TypeVar("_Where", bound=Hashable)
+_Found = TypeVar("_Found")
+
+
+def of_each(folders: Mapping[_Where, Path], compute: Callable[[Path], _Found]) -> dict[_Where, _Found]:
+    """What is computed of each of several cells, some at once."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(folders, pool.map(compute, folders.values()), strict=True))
 
 
 def loaded(folders: Mapping[_Where, Path], kinds: Collection[str], task: Task) -> dict[_Where, dict[str, Arrays]]:
     """`load` for each kind of weights of several cells."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        begun = {
-            where: {kind: pool.submit(load, folder, kind, task) for kind in kinds} for where, folder in folders.items()
-        }
-    return {where: {kind: future.result() for kind, future in of.items()} for where, of in begun.items()}
+    return of_each(folders, lambda folder: {kind: load(folder, kind, task) for kind in kinds})

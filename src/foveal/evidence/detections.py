@@ -133,9 +133,14 @@ class Detections:
         """Areas in square pixels of detections and of objects, by which they are of a size."""
         return _area(self.box), _area(self.true_box)
 
-    def objects(self) -> dict[str, int]:
-        """How many objects there are of each size."""
+    def objects(self, images: Bools | None = None) -> dict[str, int]:
+        """How many objects there are of each size.
+
+        Args:
+            images: those that are looked at, (images,); all if None.
+        """
         _, areas = self.areas(self.matched_by[0])
+        areas = areas if images is None else areas[images[self.true_image]]
         return {size: int(((areas >= low) & (areas < high)).sum()) for size, (low, high) in SIZES.items()}
 
     def is_whole(self) -> bool:

@@ -64,10 +64,15 @@ class Photographs:
         """That of an image's file, with the folders that belong to it."""
         return "/".join(file.parts[-self._parts :])
 
+    def numbers(self, names: NDArray) -> list[int | None]:
+        """Which file each judged image is; by name where the host left some out. None for a name that tells no file."""
+        if np.array_equal(names, self._ordered):
+            return [*range(len(names))]
+        return [self._numbers.get(name) for name in names.tolist()]
+
     def number(self, names: NDArray, image: int) -> int | None:
-        """Which file a judged image is; by name where the host left some out. None if it is not there."""
-        same = np.array_equal(names, self._ordered)
-        number = image if same else self._numbers.get(str(names[image]))
+        """The same of one of them; None, too, if it is not there."""
+        number = self.numbers(names)[image]
         return number if number is not None and self.files[number].is_file() else None
 
 

@@ -47,6 +47,7 @@ FORMATS: dict[str, Callable[..., str]] = {
     # A bound that is not 0 must not look like it.
     "signed-points": lambda value: _signed(100 * value, 1 if not value or abs(value) >= 0.0005 else 2),
     "mean-points": lambda values: _decimals(100 * statistics.fmean(values), 1),
+    "signed-mean-points": lambda values: _signed(100 * statistics.fmean(values), 1),
     "deviation-points": lambda values: _decimals(100 * statistics.stdev(values), 1) if values[1:] else NOTHING,
     "printed-points": _printed,
     "signed-printed-points": lambda value: _printed(value) if value <= 0 else f"+{_printed(value)}",

@@ -271,15 +271,15 @@ class Page:
 
     @functools.cached_property
     def reach(self) -> float:
-        """Ends of the scale on which all classes and sizes are drawn."""
-        parts = [part for _, arm in self.others() for part in (*arm.classes, *arm.sizes)]
+        """Ends of the scale on which all classes, sizes and slices are drawn."""
+        parts = [part for _, arm in self.others() for part in (*arm.classes, *arm.sizes, *arm.slices)]
         differences = [abs(part.difference) for part in parts if part.difference is not None]
         bounds = [abs(bound) for part in parts for bound in (part.low, part.high) if bound is not None]
         most = max(differences, default=0.0)
         return max(most, min(2.5 * most, max(bounds, default=0.0))) or 1.0
 
     def glyph(self, part: Part) -> Markup:
-        """The difference of one class or size."""
+        """The difference of one class, size or slice."""
         if part.difference is None:
             return Markup("")
         return Markup(charts.glyph(part.difference, part.low, part.high, self.reach))

@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..evidence import averages
 from ..study import LOG, Plan, Status, Study, chosen_on, claims, refused, starts, versions
 from ..verdict import LEARNED, LEVEL, Outcome
-from . import costs, entries, fairness
+from . import costs, entries, fairness, parts
 from .entries import Finished
 from .gates import Gallery
 from .schema import (
@@ -42,7 +42,8 @@ def assemble(study: Study) -> StudyResults:
         raise _nothing_finished(study)
     plan, states, name = study.plan, study.states(), study.folder.resolve().name
     finished = Finished.of(study, found)
-    arms = entries.arms(finished, costs.costs(study, finished.results))
+    cut, cost = parts.sliced(finished), costs.costs(study, finished.results)
+    arms = entries.arms(finished, cost, cut.arms if cut else {}, parts.errors(finished))
     failed = [state for state in states if state.status is Status.FAILED]
     return StudyResults(
         SCHEMA_VERSION,
@@ -68,6 +69,7 @@ def assemble(study: Study) -> StudyResults:
         arms=arms,
         scale=plan.rehearsal,
         paper=_paper(plan),
+        slicing=cut.slicing if cut else None,
     )
 
 

@@ -14,7 +14,19 @@ from ..evidence import Answers, Detections, Metric, Says, Task, averages, over_c
 from ..study import WEIGHTS, Arm, Averages, Plan, Result, Study, differences, overall, rows, verdicts
 from ..verdict import interval, mcnemar
 from .gates import Gallery
-from .schema import ArmResults, ArmVerdict, Cost, Curves, Discordance, Images, ImageScores, OverPlacebo, Part
+from .schema import (
+    ArmResults,
+    ArmVerdict,
+    Cost,
+    Curves,
+    Discordance,
+    ErrorType,
+    Images,
+    ImageScores,
+    OverPlacebo,
+    Part,
+    Slice,
+)
 
 SHOWN = 10  # images won, and lost
 
@@ -62,8 +74,20 @@ class Finished:
         return averages.judged(self.folders[arm, pair], "best", self.plan.task)
 
 
-def arms(finished: Finished, cost: Mapping[str, Cost]) -> tuple[ArmResults, ...]:
-    """Everything that is known of each arm, the baseline first."""
+def arms(
+    finished: Finished,
+    cost: Mapping[str, Cost],
+    slices: Mapping[str, tuple[Slice, ...]],
+    errors: Mapping[str, tuple[ErrorType, ...]],
+) -> tuple[ArmResults, ...]:
+    """Everything that is known of each arm, the baseline first.
+
+    Args:
+        finished: cells.
+        cost: of each arm.
+        slices: of each arm, where there are any.
+        errors: of each arm, where they are known.
+    """
     plan = finished.plan
     best, last = (verdicts.judged(plan, finished.results, finished.averages, kind) for kind in ("best", "last"))
     placebo = next((arm.name for arm in plan.arms if arm.control == "placebo"), None)
@@ -92,6 +116,8 @@ def arms(finished: Finished, cost: Mapping[str, Cost]) -> tuple[ArmResults, ...]
                 cost=cost[arm.name],
                 paper=figure,
                 paper_difference=difference,
+                slices=slices.get(arm.name, ()),
+                errors=errors.get(arm.name, ()),
             )
         )
     return tuple(found)
@@ -116,10 +142,15 @@ def _over_placebo(finished: Finished, arm: str, placebo: str) -> OverPlacebo | N
 
 def _bounded(found: tuple[NDArray, NDArray] | None) -> tuple[float | None, float | None, float | None]:
     """The mean of paired differences and the bounds of its interval, as far as there are any."""
-    if found is None or np.isnan(found[0]).any() or found[1].shape[1] < 2:
+    if found is None or not is_bounded(found):
         return None, None, None
     low, high = interval(*found)
     return float(found[0].mean()), float(low), float(high)
+
+
+def is_bounded(found: tuple[NDArray, NDArray]) -> bool:
+    """Whether paired differences have an interval: each seed has one, and some resamples have one of each seed."""
+    return not np.isnan(found[0]).any() and found[1].shape[1] > 1
 
 
 def _classes(finished: Finished, arm: Arm, names: Sequence[str]) -> tuple[Part, ...]:

@@ -68,6 +68,23 @@ class DataSet:
 
 
 @dataclass(frozen=True)
+class Slicing:
+    """By what the images were sliced.
+
+    Attributes:
+        file: the CSV, as the plan names it.
+        digest: of its content, in hexadecimal digits.
+        outside: images that are in no slice.
+        fewest: images of a slice that has an interval.
+    """
+
+    file: str
+    digest: str
+    outside: int
+    fewest: int
+
+
+@dataclass(frozen=True)
 class Statistics:
     """By which rules verdicts were found.
 
@@ -150,6 +167,36 @@ class Part:
     low: float | None
     high: float | None
     objects: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice(Part):
+    """An arm on the images of one slice, which is named by a value.
+
+    Attributes:
+        column: that holds the value.
+        images: in it.
+        p: two-sided; the interval is of the same decision. None where there is no interval.
+    """
+
+    column: str
+    images: int
+    p: float | None
+
+
+@dataclass(frozen=True)
+class ErrorType:
+    """What one type of error costs an arm.
+
+    Attributes:
+        name: of the type.
+        costs: how much larger mAP50 would be without it, at each seed.
+        differences: to the baseline's, at each pair.
+    """
+
+    name: str
+    costs: tuple[float, ...]
+    differences: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -264,6 +311,8 @@ class ArmResults:
         cost: None where nothing is known.
         paper: what the paper reports.
         paper_difference: to its baseline.
+        slices: the metric on the images of each, where the plan slices them.
+        errors: what each type of them costs; none where that is not known.
     """
 
     name: str
@@ -283,6 +332,8 @@ class ArmResults:
     cost: Cost | None = None
     paper: float | None = None
     paper_difference: float | None = None
+    slices: tuple[Slice, ...] = ()
+    errors: tuple[ErrorType, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -308,6 +359,7 @@ class StudyResults:
         arms: the baseline first.
         scale: of a rehearsal, the share of the plan that was run.
         paper: that the study repeats.
+        slicing: of the images, where the plan asks for it.
     """
 
     schema_version: int
@@ -328,6 +380,7 @@ class StudyResults:
     arms: tuple[ArmResults, ...]
     scale: float | None = None
     paper: Paper | None = None
+    slicing: Slicing | None = None
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -26,6 +26,7 @@ from .plan import deciding as deciding
 from .plan import each as each
 from .plan import load as load
 from .plan import versions as versions
+from .slices import Slices as Slices
 from .verdicts import Averages as Averages
 from .verdicts import differences as differences
 from .verdicts import overall as overall

@@ -20,6 +20,7 @@ from ..hosts import Contents, contents
 from . import verdicts
 from .cell import CELLS, DATA, FAILURE, LOCK, PLAN, RESULT, WEIGHTS, Result, locked
 from .plan import Cell, Plan
+from .slices import Slices
 
 CONTENTS = "contents.json"  # digests of the data set when it last ran
 BEGUN = "begun.json"  # what decides a verdict, as it was when the first cell was trained
@@ -88,6 +89,15 @@ class StudyFolder:
     def epochs(self) -> dict[str, int]:
         """How many each arm is trained for, by its name."""
         return {arm.name: self.plan.epochs(arm) for arm in self.plan.arms}
+
+    @functools.cached_property
+    def slices(self) -> Slices | None:
+        """Slices of the images that are judged; None if the plan asks for none.
+
+        Raises:
+            UserError: their CSV is not what it must be.
+        """
+        return Slices.of(self.plan)
 
     def path(self, cell: Cell) -> Path:
         """The folder of a cell, which is the one of its earlier name if only that has a result."""

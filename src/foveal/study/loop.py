@@ -24,6 +24,7 @@ from . import arms as arm_names
 from .cell import BUSY, DATA, FAILURE, LOG, PLAN, WEIGHTS, Result, scan
 from .folder import BEGUN, CONTENTS, Status, StudyFolder, in_words, noted
 from .plan import Cell, Plan, load
+from .slices import Slices
 
 ATTEMPTS = 3  # of a cell whose process is killed; one that raises waits for the next `run`
 SCARCE = 100e6  # bytes of disk; less is worth a word where something failed
@@ -61,6 +62,7 @@ class Study(StudyFolder):
                 said = f"{model} is a model for the task {task!r}, and a study of {plan.data} is for {plan.task.name!r}"
                 raise UserError(said, "a folder with train and val is for classifiers, a data file for what has boxes")
         arm_names.starts(plan.arms, plan.host)  # which refuses weights that fit nothing
+        Slices.of(plan)  # or what is wrong with them would be said after the last training
         folder.mkdir(parents=True, exist_ok=True)
         moved = _seen_from(folder, dict(written), beside)
         if not (folder / PLAN).is_file() or load(folder / PLAN) != moved:  # else comments would be lost
@@ -117,8 +119,16 @@ class Study(StudyFolder):
                 if self._again(cell, future, attempts, say):
                     waiting.append(cell)
                 elif Result.load(self.path(cell)):
-                    for kind in WEIGHTS:  # an error is raised again where they are needed
-                        ahead.submit(averages.load, self.path(cell), kind, self.plan.task)
+                    ahead.submit(self._average, cell)  # an error is raised again where they are needed
+
+    def _average(self, cell: Cell) -> None:
+        """Compute what a report averages of a finished cell, which keeps it."""
+        folder, task = self.path(cell), self.plan.task
+        for kind in WEIGHTS:
+            averages.load(folder, kind, task)
+        averages.costs_of_errors(folder, task)
+        if self.slices:
+            averages.within(folder, self.slices.members, task)
 
     def _submit(self, cell: Cell, executor: Executor) -> concurrent.futures.Future:
         try:
@@ -199,7 +209,8 @@ def _seen_from(folder: Path, written: dict[str, Any], beside: Path) -> dict[str,
     arms = [seen(arm) for arm in arms] if isinstance(arms, list) else arms
     data = os.path.relpath(data, folder) if Path(data).exists() else data
     train = {"train": seen(written["train"])} if isinstance(written.get("train"), dict) else {}
-    return {**written, "model": seen(written["model"]), "data": data, "arms": arms, **train}
+    slices = {"slices": seen(written["slices"])} if written.get("slices") else {}
+    return {**written, "model": seen(written["model"]), "data": data, "arms": arms, **train, **slices}
 
 
 def _last_words(log: Path) -> str:

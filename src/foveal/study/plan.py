@@ -43,8 +43,8 @@ UNFAIR = {
 # Training arguments that stand elsewhere in a plan, or that a study sets itself.
 ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
 KEYS = (
-    *("model", "data", "arms", "seeds", "train", "split", "margin", "recipe", "paper", "rehearsal", "resume_period"),
-    *("metric", "devices_per_cell"),
+    *("model", "data", "arms", "seeds", "train", "split", "metric", "margin", "slices", "recipe", "paper", "rehearsal"),
+    *("resume_period", "devices_per_cell"),
 )
 PROTOCOL = 1  # of how a cell is trained and judged: cells of another one do not count
 UNNUMBERED = 1, "0.1.0"  # the protocol of cells from before there were numbers, and foveal's version in their keys
@@ -71,6 +71,7 @@ class Plan:
         resume_period: epochs from one state in full precision, from which a killed training goes on, to the next.
         by: which of the task's metrics decides; the first if that is not said.
         devices_per_cell: on which each training runs, an equal share of every batch on each.
+        slices: the CSV with what is known of images, by which they are sliced in reports, if there is one.
     """
 
     model: str
@@ -89,6 +90,7 @@ class Plan:
     resume_period: int = 1
     by: str = ""
     devices_per_cell: int = 1
+    slices: str | None = None
 
     @classmethod
     def read(cls, path: Path, download: bool = False) -> "Plan":
@@ -187,6 +189,7 @@ class Plan:
             resume_period=_number("resume_period", written.get("resume_period", 1), "epochs", 5),
             by=by,
             devices_per_cell=_number("devices_per_cell", written.get("devices_per_cell", 1), "devices", 2),
+            slices=beside(_text("slices", written["slices"]), folder) if written.get("slices") else None,
         )
         vars(plan)["task"] = task  # where the cached property keeps it
         for arm in plan.arms:

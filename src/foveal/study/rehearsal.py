@@ -21,7 +21,7 @@ ORIGIN = "origin.txt"  # where the images were copied from
 
 
 def reduced(written: Mapping[str, Any], beside: Path, folder: Path, share: float) -> dict[str, Any]:
-    """The same plan made small, whose data is copied into a folder.
+    """The same plan made small, whose data is copied into a folder; without slices, as copies have other names.
 
     Args:
         written: the plan's keys.
@@ -44,7 +44,7 @@ def reduced(written: Mapping[str, Any], beside: Path, folder: Path, share: float
     data = _copied(plan.host.data(plan.data, True), classified, folder, share)
     count = max(FEWEST_SEEDS, round(share * len(plan.seeds)))
     return {
-        **written,
+        **{key: value for key, value in written.items() if key != "slices"},
         "data": str(data.resolve()),
         "seeds": seeds[:count] if isinstance(seeds, list) else count,
         "train": {**train, "epochs": max(1, round(share * plan.settings["epochs"]))},

@@ -10,6 +10,7 @@ from .differences import mcnemar as mcnemar
 from .differences import probability_better as probability_better
 from .differences import sign_flip as sign_flip
 from .differences import signs as signs
+from .differences import two_level as two_level
 from .differences import two_level_p as two_level_p
 from .differences import variances as variances
 from .judgement import LEARNED as LEARNED

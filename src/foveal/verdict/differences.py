@@ -20,6 +20,7 @@ differences have, and see nothing of the images.
 
 import functools
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import scipy  # whose parts load when they are first used
@@ -109,6 +110,38 @@ def holm(p: ArrayLike) -> Floats:
     adjusted = np.empty_like(p)
     np.put_along_axis(adjusted, order, np.minimum(steps, 1), -1)
     return adjusted
+
+
+def holm_steps(p: Sequence[float], claims: int, level: float = LEVEL) -> list[tuple[float, float]]:
+    """Of each p, in the order given: adjusted after Holm, and the level of its own interval.
+
+    The interval at that level excludes 0 if and only if the adjusted p is at most `level`. Beyond the first p that is
+    not, adjusted ones may be larger than those of `holm`, which decides the same.
+
+    Args:
+        p: of each question by itself.
+        claims: how many share the level, at least as many as there are p.
+        level: of all of them together.
+    """
+    found, adjusted = {}, 0.0
+    for index in np.argsort(p, kind="stable").tolist():
+        adjusted = min(1.0, max(adjusted, p[index] * claims))
+        found[index] = adjusted, level / claims
+        if adjusted <= level:  # rejected: the others share its part
+            claims -= 1
+    return [found[index] for index in range(len(p))]
+
+
+def two_level(asked: Sequence[tuple[Floats, Floats]], level: float = LEVEL) -> list[tuple[float, float, float]]:
+    """Of several questions that share a level, each with its p, adjusted after Holm, and the bounds of its interval.
+
+    Args:
+        asked: of each its differences and its resampled differences, as for `variances`.
+        level: of all of them together.
+    """
+    steps = holm_steps([float(two_level_p(*one)) for one in asked], len(asked), level)
+    bounds = [interval(*one, own) for one, (_, own) in zip(asked, steps, strict=True)]
+    return [(p, float(low), float(high)) for (p, _), (low, high) in zip(steps, bounds, strict=True)]
 
 
 def interquartile_mean(differences: Floats) -> float:

@@ -24,9 +24,9 @@ import numpy as np
 import scipy  # whose parts load when they are first used
 
 from .differences import (
-    LEVEL,
     Floats,
     freedom,
+    holm_steps,
     interquartile_mean,
     interval,
     probability_better,
@@ -157,15 +157,8 @@ def judge_families(
 def _look(arms: Sequence[Pair], margin: float, looks: Looks, claims: int) -> list[Verdict]:
     """At one look, of the arms that are still open; so many share the level."""
     raw = [max(SignFlips(d, looks).p(), looks.overall(float(two_level_p(d, r)))) for d, r in arms]
-    found, adjusted = {}, 0.0
-    for index in np.argsort(raw, kind="stable").tolist():
-        level = LEVEL / claims
-        adjusted = min(1.0, max(adjusted, raw[index] * claims))  # Holm's steps
-        differences, resampled = arms[index]
-        found[index] = _decide(differences, resampled, margin, looks, level, adjusted)
-        if adjusted <= LEVEL:  # rejected: the others share its part
-            claims -= 1
-    return [found[index] for index in range(len(arms))]
+    steps = holm_steps(raw, claims)
+    return [_decide(*pair, margin, looks, level, p) for pair, (p, level) in zip(arms, steps, strict=True)]
 
 
 def _decide(differences: Floats, resampled: Floats, margin: float, looks: Looks, level: float, p: float) -> Verdict:

@@ -59,11 +59,14 @@ def average_precision(
     """
     counts = np.ones((1, 1 + _last(matches.image, truth.image)), np.int32) if counts is None else np.asarray(counts)
     by_image = np.ascontiguousarray(counts.T, np.int32)  # [images, resamples]: each step below runs along memory
+    drawn: Bools = np.any(counts, axis=0)  # images that never count cost no time
     order = np.argsort(-matches.confidence, kind="stable")
+    order = order[drawn[matches.image[order]]]
     classes = np.unique(truth.label)
     found = np.empty((len(counts), len(classes), matches.hit.shape[1]))
     for index, label in enumerate(classes):
-        mine = _One.of(matches, order[matches.label[order] == label], truth.image[truth.label == label])
+        objects = truth.image[(truth.label == label) & drawn[truth.image]]
+        mine = _One.of(matches, order[matches.label[order] == label], objects)
         for start in range(0, len(counts), PART):
             part = slice(start, start + PART)
             found[part, index] = mine.resampled(np.ascontiguousarray(by_image[:, part]), definition)
