@@ -101,3 +101,13 @@ def test_tune_takes_flags_and_refuses_words(monkeypatch):
     assert seen == {"epochs": 2, "cos_lr": True, "use_ray": True, "iterations": 3}
     with pytest.raises(UserError, match="cannot read 'cosine'"):
         host.command("tune model=a.pt cosine".split())
+
+
+def test_an_argument_that_a_release_lacks_is_refused_in_one_sentence():
+    lacking = "distill_model" if "distill_model" not in DEFAULTS else "distil_model"
+    with pytest.raises(UserError) as refused:
+        host.train_arguments({lacking: "yolo11s.pt"})
+    said = refused.value.message
+    assert said.startswith(f"training arguments: '{lacking}' is not a valid YOLO argument")
+    assert said.isprintable(), "the host colours it"
+    assert not said.endswith((".", " "))

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import functools
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ def train_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
         return vars(grammar.get_cfg(overrides=given))
     except (SyntaxError, TypeError, ValueError) as error:
-        said = str(error).strip().partition("\n\n")[0]
+        said = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().partition("\n\n")[0].rstrip(". ")
         raise UserError(f"training arguments: {said}", "write for example epochs=50 imgsz=640") from None
 
 
