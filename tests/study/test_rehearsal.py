@@ -49,6 +49,8 @@ def test_of_each_class_its_share_is_copied(classified):
     assert (data / "train/cat/14.png").read_text() == "train cat 14"
     changed = {"data": str(data), "seeds": 2, "train": {"epochs": 20, "imgsz": 32}, "rehearsal": 0.1}
     assert small == {**written, **changed}
+    # Images have other names in copies, so there are no slices of them.
+    assert rehearsal.reduced(written | {"slices": "images.csv"}, classified, target, 0.1) == small
     # Once copied, it stays as it is, and half a copy is made again.
     (data / "train/cat/14.png").unlink()
     rehearsal.reduced(written, classified, target, 0.1)

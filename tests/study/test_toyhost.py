@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ from foveal.executors import Slurm
 from foveal.files import digest
 from foveal.hosts import known
 from foveal.report import write
-from foveal.results import assemble, parts
-from foveal.results.entries import Finished
+from foveal.results import assemble
 from foveal.results.schema import Slicing
 from foveal.study import LOG, Study, run
 from foveal.view.study import Watched
@@ -155,7 +153,7 @@ def test_a_study_is_reported_and_shown(undisturbed):
     assert shown.data("image", "1", "0", str(image))["photo"].startswith("picture/photo/")
 
 
-def test_a_study_is_reported_by_slices(undisturbed, monkeypatch):
+def test_a_study_is_reported_by_slices(undisturbed):
     found = assemble(undisturbed)
     assert found.slicing == Slicing("images.csv", digest(undisturbed.folder / "images.csv"), outside=0, fewest=10)
     labels = [("colour", "blue"), ("colour", "green"), ("colour", "red"), ("camera", "north"), ("camera", "south")]
@@ -179,13 +177,6 @@ def test_a_study_is_reported_by_slices(undisturbed, monkeypatch):
             else:
                 assert of.difference == pytest.approx(np.mean(mine) - np.mean(theirs))
             assert (of.p is None) == (of.low is None) == (arm.role == "baseline" or of.images < 10)
-    # Two slices of ten: each is adjusted for the other.
-    (one,) = [of for of in found.arms[1].slices if of.p is not None]
-    cut = undisturbed.slices
-    monkeypatch.setitem(vars(undisturbed), "slices", replace(cut, labels=(labels[3],) * 2, inside=cut.inside[[3, 3]]))
-    pair = parts.sliced(Finished.of(undisturbed, undisturbed.results())).arms["se(reduction=2)"]
-    assert [of.p for of in pair] == [pytest.approx(min(1, 2 * one.p))] * 2
-    assert pair[0].low < one.low < one.high < pair[0].high
 
 
 def test_slices_are_no_part_of_a_cell_and_are_told_of_before_the_training(undisturbed, tmp_path):
