@@ -127,7 +127,7 @@ def launched(case: Case):
 
 
 def kernels(case: Case, device: str = "cpu") -> Results:
-    """What the kernels compute: the output and every gradient, like `reference`, but where they are, in their dtypes."""
+    """What the kernels compute: the output and every gradient, on the device and in the dtypes that they have."""
     module, gain, x, dy = given(case)
     state = dict(module.named_parameters())
     weights = [state[name].detach().to(device) for name in NAMES]

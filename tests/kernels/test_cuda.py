@@ -3,11 +3,12 @@
 Triton decides at its own import whether it interprets, so a child process does; this one keeps the Triton it has.
 """
 
+import importlib
 import itertools
-import re
-import subprocess
+import json
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from torch._subclasses import FakeTensorMode
 import foveal
 from helpers import swept
 from kernelcases import CASES, LARGE, NAMES, Case, given, judge, kernels, truth
+
+ROOT = Path(__file__).parents[2]
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -58,7 +61,9 @@ def laid_out(transposed: bool, last: bool) -> list[tuple[object, ...]]:
     """In the child process: strides, shape and dtype of what the operators return, and of what they tell a compiler."""
     from foveal.kernels.ema import operator
 
-    module, gain, x, dy = given(Case((1, 2, 2, 3), 1, last=last, gained=True, dtype=torch.bfloat16, weights=torch.float32))
+    module, gain, x, dy = given(
+        Case((1, 2, 2, 3), 1, last=last, gained=True, dtype=torch.bfloat16, weights=torch.float32)
+    )
     x, dy = (t.transpose(2, 3) if transposed else t for t in (x, dy))
     state = dict(module.named_parameters())
     rest = *(state[name].detach() for name in NAMES), gain, 1, 1e-5
@@ -255,72 +260,62 @@ def test_one_launch_needs_enough_programs_and_a_slab_that_stays_on_chip():
     assert not one_launch(132, ON_CHIP + 1, 132)
 
 
-class _Noted:
-    """In place of a kernel: notes what it would be launched with."""
-
-    def __init__(self, kernel, launches):
-        self.kernel, self.launches = kernel, launches
-
-    def __getitem__(self, grid):
-        return lambda *args, **options: self.launches.append((self.kernel, args, options))
+@pytest.fixture
+def compiler(monkeypatch):
+    """The module that compiles the kernels for GPUs that need not be there."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("gpu_compiled")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("shape", "groups", "dtype", "last"),
-    [  # loops over a group's channels run once, and several times
-        pytest.param((16, 64, 80, 80), 32, torch.bfloat16, False, id="n-P3"),
-        pytest.param((1, 64, 160, 160), 1, torch.float32, True, id="wide-group", marks=pytest.mark.sweep),
-    ],
+    ("shape", "groups", "dtype", "layout", "capability"),
+    swept(
+        [
+            ((16, 64, 80, 80), 32, torch.bfloat16, "contiguous", 90),
+            ((16, 64, 80, 80), 32, torch.bfloat16, "contiguous", 80),
+            ((16, 64, 80, 80), 32, torch.bfloat16, "contiguous", 100),
+            # Loops over a group's channels run several times.
+            ((1, 64, 160, 160), 1, torch.float32, "channels_last", 90),
+        ],
+        "90-contiguous-16x64x80x80",
+        ids=lambda case: f"{case[4]}-{case[3]}-{'x'.join(map(str, case[0]))}",
+    ),
 )
-def test_every_kernel_compiles_for_hopper_and_hardly_spills(monkeypatch, tmp_path, shape, groups, dtype, last):
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.backends.nvidia.compiler import get_ptxas
-
-    from foveal.kernels.ema import cuda as ema_cuda
-
-    launches = []
-    for name, kernel in list(vars(ema_cuda).items()):
-        if name.endswith("_kernel"):
-            monkeypatch.setattr(ema_cuda, name, _Noted(kernel, launches))
-    x = torch.empty(shape, dtype=dtype).contiguous(memory_format=FORMATS[last])
-    state = dict(foveal.EMAttention(shape[1], groups=groups).named_parameters())
-    weights = [state[name].detach() for name in NAMES]
-    for single in (True, False):
-        monkeypatch.setattr(ema_cuda, "one_launch", lambda *_, single=single: single)
-        _, saved = ema_cuda.forward(x, weights, gain, groups, 1e-5, True)
-    ema_cuda.backward(x, x, saved, weights, gain, groups, 1e-5)
-    assert len(launches) == 8
-    for kernel, args, options in launches:
-        built = triton.compile(_source(kernel, args, options), target=GPUTarget("cuda", 90, 32), options=_own(options))
-        (tmp_path / "kernel.ptx").write_text(built.asm["ptx"])
-        done = subprocess.run(
-            [get_ptxas(90).path, "-v", "--gpu-name=sm_90a", "kernel.ptx", "-o", "kernel.cubin"],
-            cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120,
-        )  # fmt: skip
-        printed = done.stdout + done.stderr
-        assert int(re.search(r"(\d+) bytes spill stores", printed)[1]) <= 16, (kernel, printed)
+def test_every_kernel_compiles_and_hardly_spills(compiler, tmp_path, shape, groups, dtype, layout, capability):
+    stored = json.loads(compiler.RESULTS.read_text())
+    known = {
+        (row["pass"], row["kernel"]): row
+        for row in stored["rows"]
+        if (tuple(row["shape"]), row["dtype"]) == (shape[1:], str(dtype)[6:])
+        and (row["layout"], row["capability"]) == (layout, capability)
+    }
+    passes = compiler.launches(shape, groups, dtype, layout)
+    assert [len(launches) for launches in passes] == [3, 1, 4]
+    for mode, launches in zip(compiler.PASSES, passes, strict=True):
+        for launch in launches:
+            built = compiler.compiled(launch, capability, tmp_path)
+            assert built["spilled"] <= 16, launch.name
+            assert built["registers"] * 32 * launch.options["num_warps"] <= 2**15, (
+                "no two programs fit a multiprocessor"
+            )
+            if known and stored["versions"] == compiler.versions():
+                row = known[mode, launch.name]
+                now = built | {"bytes": launch.bytes, "programs": launch.programs}
+                assert {name: row[name] for name in now} == now, "python benchmarks/gpu_compiled.py counts anew"
 
 
-def _own(options: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in options.items() if name in ("num_warps", "enable_fp_fusion")}
-
-
-def _source(kernel, args, options):
-    """What Triton would compile for a launch: sizes of 1 are constants, multiples of 16 known to be such."""
-    from triton.compiler import ASTSource
-
-    loose = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
-    constants = {name: value for name, value in options.items() if name not in _own(options)}
-    signature, aligned = dict.fromkeys(kernel.arg_names, "constexpr"), {}
-    for index, (name, value) in enumerate(zip(kernel.arg_names, args, strict=False)):
-        address = value.data_ptr() if torch.is_tensor(value) else value
-        if isinstance(value, int) and value == 1 and name not in loose:
-            constants[name] = value
-            continue
-        signature[name] = TYPES[value.dtype] if torch.is_tensor(value) else {int: "i32", float: "fp32"}[type(value)]
-        if signature[name] != "fp32" and address % 16 == 0 and name not in loose:
-            aligned[index,] = [["tt.divisibility", 16]]
-    positions = {name: (index,) for index, name in enumerate(kernel.arg_names)}
-    return ASTSource(kernel, signature, {positions[name]: value for name, value in constants.items()}, aligned)
+@pytest.mark.slow
+def test_kernels_with_a_gain_compile_too(compiler, tmp_path):
+    three, one, back = compiler.launches((16, 64, 80, 80), 32, torch.bfloat16, "contiguous", gained=True)
+    bare = compiler.launches((16, 64, 80, 80), 32, torch.bfloat16, "contiguous")
+    changed = [three[-1], *one, back[0], back[2], back[3]]
+    assert all(launch.options["GAINED"] for launch in changed)
+    for launch in (three[-1], back[0]):
+        assert compiler.compiled(launch, 90, tmp_path)["spilled"] == 0
+    # An identity start moves what it needs of itself, and no tensor of the size of x.
+    more = [
+        sum(launch.bytes for launch in with_) - sum(launch.bytes for launch in without)
+        for with_, without in zip((three, one, back), bare, strict=True)
+    ]
+    assert all(0 < n < 0.02 * 16 * 64 * 80 * 80 * 2 for n in more), more

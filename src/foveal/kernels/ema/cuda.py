@@ -4,7 +4,6 @@ Three launches forward and four backward, whatever the shape. Where there are sl
 stays in a multiprocessor's cache, the forward pass is one launch that reads x once and writes y once.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -96,6 +95,12 @@ def tiles(channels: int, height: int, width: int, groups: int, itemsize: int, la
     return Tiles(rows, columns, several, positions, together, inner)
 
 
+def cut(x: Tensor, groups: int, kernel: str) -> Tiles:
+    """The tiles of a kernel on x (B, C, H, W)."""
+    size, elements = x.shape[1:], launch(kernel, x, groups).elements
+    return tiles(*size, groups, x.element_size(), _strides(x)[1] > 1, elements)
+
+
 def one_launch(programs: int, program_bytes: int, multiprocessors: int) -> bool:
     """Whether the forward pass is one launch: its programs fill the GPU, and what each reads thrice stays on chip."""
     return programs >= multiprocessors and program_bytes <= ON_CHIP
@@ -157,20 +162,19 @@ def forward(
     conv1, bias1, gamma, beta, conv3, bias3 = (weight.contiguous() for weight in weights)
     rows, columns = torch.empty_like(a), torch.empty_like(b)
     size = (channels, height, width, *_strides(x))
-    cut = functools.partial(tiles, channels, height, width, groups, x.element_size(), size[4] > 1)
     group = {"CG": per_group, "CP": _power(per_group)}
     gained = {"GAINED": gain is not None}
     gain = none if gain is None else gain.contiguous()
     with torch.cuda.device_of(x):
-        how = launch("single", x, groups)
-        planes, slabs = cut(launch("sums", x, groups).elements), cut(how.elements)
+        planes, slabs = cut(x, groups, "sums"), cut(x, groups, "single")
         programs = batch * triton.cdiv(groups, slabs.groups)
         if one_launch(programs, slabs.groups * per_group * height * width * x.element_size(), _multiprocessors(x)):
             mine = x.new_empty(programs * (9 * per_group + 1), dtype=torch.float32)
             single_kernel[(programs,)](
                 x, y, sigma, rows, columns, windows, a, b, stats, mixed, mine, conv1, bias1, gamma, beta, conv3, bias3,
                 gain, *size, programs // batch, eps, KEEP=keep, **gained, **group, **_planes(planes),
-                **_strips(planes, per_group), BP=slabs.positions, BG=slabs.groups, BS=slabs.inner, **how.options(),
+                **_strips(planes, per_group), BP=slabs.positions, BG=slabs.groups, BS=slabs.inner,
+                **launch("single", x, groups).options(),
             )  # fmt: skip
             return y, saved if save else none
         blocks = triton.cdiv(channels, planes.channels)
@@ -178,19 +182,17 @@ def forward(
             x, rows, columns, windows, conv3, bias3, beta, mixed, *size, blocks, **group, **_planes(planes),
             **launch("sums", x, groups).options(),
         )  # fmt: skip
-        how = launch("gates", x, groups)
-        planes = cut(how.elements)
+        planes = cut(x, groups, "gates")
         blocks = triton.cdiv(channels, planes.channels)
         gates_kernel[(batch * blocks,)](
             x, rows, columns, windows, a, b, stats, conv1, bias1, conv3, bias3, *size, blocks, eps,
-            CG=per_group, **_planes(planes), **_strips(planes, per_group), **how.options(),
+            CG=per_group, **_planes(planes), **_strips(planes, per_group), **launch("gates", x, groups).options(),
         )  # fmt: skip
-        how = launch("apply", x, groups)
-        slabs = cut(how.elements)
+        slabs = cut(x, groups, "apply")
         blocks, cuts = triton.cdiv(groups, slabs.groups), triton.cdiv(height * width, slabs.positions - 2)
         apply_kernel[(batch * blocks * cuts,)](
             x, y, sigma, a, b, stats, mixed, gamma, beta, gain, *size, blocks, cuts, KEEP=keep, **gained, **group,
-            **_slabs(slabs), **how.options(),
+            **_slabs(slabs), **launch("apply", x, groups).options(),
         )  # fmt: skip
     return y, saved if save else none
 
@@ -221,9 +223,7 @@ def backward(
     a, b, windows, stats, mixed, *sigma = saved.split(sections)
     conv1, _, gamma, beta, conv3, bias3 = (weight.contiguous() for weight in weights)
     size = (channels, height, width, *_strides(x))
-    cut = functools.partial(tiles, channels, height, width, groups, x.element_size(), size[4] > 1)
-    how = launch("slope", x, groups)
-    part = cut(how.elements)
+    part = cut(x, groups, "slope")
     cuts = triton.cdiv(height * width, part.positions - 2)
     sizes = [slabs * height * width] * (1 if kept else 2) + [plane * height] * 3 + [plane * width] * 3
     sizes += [plane * n for n in (9, 9, per_group, 1, NUMBERS.value, 0 if gain is None else cuts)]
@@ -236,14 +236,14 @@ def backward(
     with torch.cuda.device_of(x):
         slope_kernel[(batch * triton.cdiv(groups, part.groups) * cuts,)](
             x, dy, sigma, slope, shares, a, b, stats, mixed, gamma, beta, gain, *size,
-            triton.cdiv(groups, part.groups), cuts, KEPT=kept, **gained, **group, **_slabs(part), **how.options(),
+            triton.cdiv(groups, part.groups), cuts, KEPT=kept, **gained, **group, **_slabs(part),
+            **launch("slope", x, groups).options(),
         )  # fmt: skip
-        how = launch("reduce", x, groups)
-        part = cut(how.elements)
+        part = cut(x, groups, "reduce")
         blocks = triton.cdiv(channels, part.channels)
         reduce_kernel[(batch * blocks,)](
             x, slope, a, b, stats, gamma, rows, columns, da, db, taps, numbers, *size, blocks, **group,
-            **_planes(part), **how.options(),
+            **_planes(part), **launch("reduce", x, groups).options(),
         )  # fmt: skip
         how = launch("strips", x, groups)
         strip = {"BH": _power(height), "BW": _power(width), "BT": _clamp(_power(cuts), 256)}
@@ -252,14 +252,13 @@ def backward(
             height, width, cuts, **gained, **group, **strip,
             BI=_clamp(how.elements // max(strip["BH"], strip["BW"]), _power(per_group)), **how.options(),
         )  # fmt: skip
-        how = launch("gradients", x, groups)
-        part = cut(how.elements)
+        part = cut(x, groups, "gradients")
         blocks, cuts = triton.cdiv(groups, part.groups), triton.cdiv(height * width, part.positions)
         taps_tile = _power(9 * per_group)
         gradients_kernel[(per_group + batch * blocks * cuts,)](
             x, dy, dx, sigma, slope, a, b, stats, windows, mixed, numbers, taps, along, across, corners, d_conv1,
             d_bias1, beta, conv3, bias3, gain, *gradients, slabs, *size, blocks, cuts, **gained, **group, JP=taps_tile,
-            BS=_clamp(FEW // taps_tile, 64), **_slabs(part), **how.options(),
+            BS=_clamp(FEW // taps_tile, 64), **_slabs(part), **launch("gradients", x, groups).options(),
         )  # fmt: skip
     return dx, *gradients
 

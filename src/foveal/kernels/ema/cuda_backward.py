@@ -20,7 +20,8 @@ NUMBERS = tl.constexpr(7)
 @triton.jit(do_not_specialize=["H", "W"])
 def slope_kernel(
     X, DY, SIGMA, SLOPE, SHARES, A, B, STATS, MIXED, GAMMA, BETA, GAIN, C, H, W, SC, SP, BLOCKS, TILES,
-    KEPT: tl.constexpr, GAINED: tl.constexpr, CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+    KEPT: tl.constexpr, GAINED: tl.constexpr,
+    CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """dL/dz of each group's map, from sum(x * dy) over its channels; the map itself where forward did not keep it.
 
@@ -168,7 +169,7 @@ def strips_kernel(
     GAINED: tl.constexpr,
     CG: tl.constexpr, CP: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BI: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    """For each plane: what its means pass on to dL/dx, and its slab's share of the gradients of conv1x1 and the gain."""
+    """For each plane: what its means pass on to dL/dx, and its share of the gradients of conv1x1 and the gain."""
     n = tl.program_id(0).to(tl.int64)
     c = (n % CG).to(tl.int32)
     base = n - c
@@ -284,7 +285,8 @@ def sum_gain(o, PLANES, G_GAIN, SLABS, C, CG: tl.constexpr, BS: tl.constexpr):
 @triton.jit
 def sum_input(
     n, X, DY, DX, SIGMA, SLOPE, A, B, STATS, MIXED, PLANES, ALONG, ACROSS, CORNERS, GAIN,
-    C, H, W, SC, SP, BLOCKS, TILES, GAINED: tl.constexpr, CG: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+    C, H, W, SC, SP, BLOCKS, TILES,
+    GAINED: tl.constexpr, CG: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """dL/dx on one tile of positions; slope and its neighbours are loaded once for all channels of a group."""
     block = n // TILES

@@ -185,7 +185,8 @@ def gate_map(
 @triton.jit
 def apply_map(
     X, Y, SIGMA, A, B, STATS, MIXED, GAMMA, BETA, GAIN, g, ok, tile, H, W, SC, SP,
-    KEEP: tl.constexpr, GAINED: tl.constexpr, CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+    KEEP: tl.constexpr, GAINED: tl.constexpr,
+    CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """The output on a tile of positions, x + GAIN * (x * sigmoid(z) - x), and the map itself if it is kept."""
     pos = tile * (BP - 2) - 1 + tl.arange(0, BP)
@@ -243,7 +244,8 @@ def gates_kernel(
 @triton.jit(do_not_specialize=["H", "W"])
 def apply_kernel(
     X, Y, SIGMA, A, B, STATS, MIXED, GAMMA, BETA, GAIN, C, H, W, SC, SP, BLOCKS, TILES,
-    KEEP: tl.constexpr, GAINED: tl.constexpr, CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+    KEEP: tl.constexpr, GAINED: tl.constexpr,
+    CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """The last launch: one tile of positions, of every channel of some groups, times its map."""
     n = tl.program_id(0) // TILES

@@ -1,4 +1,4 @@
-"""What `python benchmarks/gpu.py --adopt` writes from a sweep on a GPU: the launches that won there, and when one is it.
+"""Launches that won a sweep on a GPU, and up to which slab one is enough; `python benchmarks/gpu.py --adopt` writes it.
 
 A class of shapes is a kernel, the channels of a group and the width of the map (each up to the next power of 2), bytes
 of an element, and whether it is channels_last. A class that is not here is launched as `cuda.DEFAULTS` says.
