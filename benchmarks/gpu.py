@@ -12,6 +12,7 @@ is cut off. Leave the machine alone meanwhile.
 
 import argparse
 import gc
+import importlib
 import json
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from pathlib import Path
 
 if "--pretend" in sys.argv:
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # whether there is a GPU is then asked without touching it
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "builders"), str(ROOT / "benchmarks")]
@@ -34,7 +36,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests" / "builders"), str(ROOT / 
 import torch  # noqa: E402
 import triton  # noqa: E402
 from gpu_rivals import compare  # noqa: E402
-from gpu_tuning import GROUPS, Problem, adopt, compile_passes, tune, workers  # noqa: E402
+from gpu_tuning import GROUPS, PASSES, Problem, adopt, compile_passes, tune, workers  # noqa: E402
 
 from foveal import ATTENTIONS, UserError  # noqa: E402
 from foveal.attention import forms  # noqa: E402
@@ -113,26 +115,16 @@ def copying(desk: Desk) -> None:
 def tables(desk: Desk) -> None:
     """What `foveal bench` measures of EMA's forms, as its report has it; what matters most first."""
     inputs = ["32x3x4"] if desk.pretends else [f"yolo11{m}:{level}" for level in ("P3", "P4", "P5") for m in "nx"]
-    both = ["contiguous", "channels_last"]
-    cases = [
-        (dtype, layout, shape) for dtype, layout in (("bfloat16", both[0]), ("float32", both[0])) for shape in inputs
-    ]
-    cases += [
-        (dtype, layout, shape) for dtype, layout in (("bfloat16", both[1]), ("float16", both[0])) for shape in inputs
-    ]
-    cases += [(dtype, both[1], shape) for dtype in ("float32", "float16") for shape in inputs]
+    kinds = [("bfloat16", "contiguous"), ("float32", "contiguous"), ("bfloat16", "channels_last")]
+    kinds += [("float16", "contiguous"), ("float32", "channels_last"), ("float16", "channels_last")]
     batches = [2] if desk.pretends else [16, 1]
     with workers(not desk.pretends) as ahead:
-        problems = [Problem(shapes.read(s)[0], b, dtype, layout) for dtype, layout, s in cases for b in batches]
-        jobs = [
-            (problem, mode) for problem in problems for mode in ("one" if problem.batch > 1 else "three", "backward")
-        ]
-        ahead(compile_passes, [(problem, GROUPS, mode, "", None) for problem, mode in jobs])
-    for dtype, layout, shape in desk.each(cases):
-        report = bench(
-            "ema", shapes=shape, batch=batches, dtype=dtype, layout=layout, rounds=5, device=desk.device.type
-        )
-        desk.add(*(asdict(row) for row in report.rows))
+        for dtype, layout in desk.each(kinds[:1] if desk.pretends else kinds):
+            problems = [Problem(shapes.read(shape)[0], b, dtype, layout) for shape in inputs for b in batches]
+            ahead(compile_passes, [(problem, GROUPS, mode, "", None) for problem in problems for mode in PASSES])
+            for _, _, shape in desk.each([(dtype, layout, shape) for shape in inputs]):
+                settings = {"shapes": shape, "batch": batches, "dtype": dtype, "layout": layout, "rounds": 5}
+                desk.add(*(asdict(row) for row in bench("ema", device=desk.device.type, **settings).rows))
 
 
 def models(desk: Desk) -> None:
@@ -263,6 +255,8 @@ def main() -> None:
         print(adopt(json.loads(given.adopt.read_text())))
         return
     device, began = "cpu" if given.pretend else "cuda", time.monotonic()
+    if given.pretend:  # or each part would import it; where there is a GPU, one must not be touched before a fork
+        importlib.import_module("torch._inductor.config")
     report: dict = {"pretends": given.pretend, "parts": {}}
     wanted = [name for name in PARTS if name in given.only.split(",")]
 

@@ -97,8 +97,9 @@ def tiles(channels: int, height: int, width: int, groups: int, itemsize: int, la
 
 def cut(x: Tensor, groups: int, kernel: str) -> Tiles:
     """The tiles of a kernel on x (B, C, H, W)."""
-    size, elements = x.shape[1:], launch(kernel, x, groups).elements
-    return tiles(*size, groups, x.element_size(), _strides(x)[1] > 1, elements)
+    _, channels, height, width = x.shape
+    elements = launch(kernel, x, groups).elements
+    return tiles(channels, height, width, groups, x.element_size(), _strides(x)[1] > 1, elements)
 
 
 def one_launch(programs: int, program_bytes: int, multiprocessors: int) -> bool:
