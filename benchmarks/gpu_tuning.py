@@ -111,6 +111,7 @@ def compile_passes(case: tuple[Problem, int, str, str, cuda.Launch | None]) -> N
         passes = Passes(problem, groups, torch.device("cuda"))
         passes.launched(mode, kernel, launch) if launch else getattr(passes, mode)()
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()
     except Exception as error:
         print(f"{case}: {error}", flush=True)
 
@@ -146,9 +147,8 @@ def tune(desk) -> None:
             jobs = [(mode, kernel, launch) for mode, of in swept.items() for kernel in of for launch in tried[kernel]]
             ahead(compile_passes, [(problem, groups, *job) for job in jobs])
             passes = Passes(problem, groups, desk.device)
-            for mode, of in swept.items():
-                for kernel in of:
-                    desk.add(_sweep(problem, passes, mode, kernel, tried[kernel], desk.device))
+            for _, mode, kernel in desk.each([(problem, mode, kernel) for mode, of in swept.items() for kernel in of]):
+                desk.add(_sweep(problem, passes, mode, kernel, tried[kernel], desk.device))
             for batch in BATCHES[: 1 if desk.pretends else None]:
                 desk.add(_ways(Problem(problem.shape, batch, *kinds[0]), groups, desk.device))
 
@@ -170,10 +170,10 @@ def _sweep(
             calls[launch] = graphed(lambda launch=launch: passes.launched(mode, kernel, launch), device)
         except Exception as error:  # too much shared memory, say: it is no candidate then
             said[launch] = f"{type(error).__name__}: {error}"
-    times, _ = timing.interleaved(calls, device, 1 if device.type == "cpu" else 5)
+    times = timing.interleaved(calls, device, 1 if device.type == "cpu" else 5)[0] if calls else {}
     found = {launch: timing.quartiles(ms) for launch, ms in times.items()}
-    best = min(found, key=lambda launch: found[launch][1])
-    if best != default:
+    best = min(found, key=lambda launch: found[launch][1], default=default)
+    if best != default and default in times:
         ratio = timing.quartiles([a / b for a, b in zip(times[default], times[best], strict=True)])
         best = best if ratio[0] > 1 and ratio[1] >= GAIN else default
     row = {"class": cuda.shape_class(kernel, passes.x, passes.groups), "default": default, "winner": best}
