@@ -11,7 +11,7 @@ RELEASES := 8.3.200 8.4.0 8.4.60 8.4.137 8.4.150 8.4.190
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-floor test-newest sweep releases check format docs calibration bench
+.PHONY: help setup demo test test-floor test-newest sweep releases check format docs calibration bench gpu
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -82,3 +82,6 @@ bench: $(VENV)/ready ## Measure EMA's forms and whole models into benchmarks/res
 	$(BIN)/foveal bench ema --shapes yolo11n,yolo11x --rivals -o benchmarks/results/rivals.json
 	$(BIN)/foveal bench ema@neck "ema(start=identity)@neck" --models yolo11n --rounds 80 \
 		-o benchmarks/results/models.json
+
+gpu: $(VENV)/ready ## Measure and tune EMA's kernels on this machine's GPU, in eight minutes
+	$(BIN)/python benchmarks/gpu.py

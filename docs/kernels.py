@@ -1,17 +1,20 @@
 """Writes the tables of measured times into the pages, and draws docs/kernels.svg: python docs/kernels.py.
 
-What is measured lies in benchmarks/results as `foveal bench -o` left it: cpu.json, gpu.json, rivals.json (on the CPU,
-with --rivals) and models.json. A section stands between `<!-- begin NAME -->` and `<!-- end NAME -->`, NAME being one
-of these or `speed`, the short table of the READMEs.
+What is measured lies in benchmarks/results as `foveal bench -o` left it: cpu.json, rivals.json (on the CPU, with
+--rivals) and models.json; as `benchmarks/gpu.py` left it: gpu.json; what is counted, as `benchmarks/gpu_compiled.py`
+left it: gpu_compiled.json, of which expected.py makes what is expected. A section stands between `<!-- begin NAME -->`
+and `<!-- end NAME -->`, NAME being one of these, `expected`, or `speed`, the short table of the READMEs.
 """
 
 import json
 import math
 import re
+import runpy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from foveal.bench.shapes import name
+from foveal.kernels.ema.cuda_tuned import ON_CHIP
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -22,15 +25,16 @@ SHORT = {  # heads of the short table, and its words, by language
     "en": ("EMA on a CPU, times as fast as the article's code", "forward pass", "training step", "at least {}"),
     "zh": ("EMA 在 CPU 上相对文章代码的加速倍数", "前向", "训练步", "最低 {}"),
 }
+OWN = ("gpu", "gpu_compiled")  # which `foveal bench` did not write
 NOT_YET = {"en": "Not measured yet.", "zh": "尚未测量。"}
 
 Rows = list[Mapping]
 
 
 def load(folder: Path) -> dict[str, Mapping]:
-    """The reports by file name, those of other schemas left out."""
+    """The reports by file name, those of other schemas and of other things left out."""
     reports = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    return {stem: report for stem, report in reports.items() if report.get("schema") == 1}
+    return {stem: report for stem, report in reports.items() if stem in OWN or report.get("schema") == 1}
 
 
 def filled(text: str, sections: Mapping[str, str]) -> str:
@@ -53,7 +57,9 @@ def sections(reports: Mapping[str, Mapping], language: str) -> dict[str, str]:
     """Every section by name."""
     return {
         "cpu": modules(reports["cpu"]) if "cpu" in reports else NOT_YET[language],
-        "gpu": modules(reports["gpu"]) if "gpu" in reports else "Not measured on a GPU yet.",
+        "gpu": gpu(reports["gpu"]["parts"]) if "gpu" in reports else "Not measured on a GPU yet.",
+        "gpu_compiled": compiled(reports["gpu_compiled"]) if "gpu_compiled" in reports else NOT_YET[language],
+        "expected": expected(reports["gpu_compiled"]) if "gpu_compiled" in reports else NOT_YET[language],
         "rivals": modules(reports["rivals"]) if "rivals" in reports else NOT_YET[language],
         "models": models(reports["models"]) if "models" in reports else NOT_YET[language],
         "speed": short(reports["cpu"], language) if "cpu" in reports else NOT_YET[language],
@@ -85,6 +91,49 @@ def modules(report: Mapping) -> str:
         means += [mean(row for row in rows if row["contender"] == n) for n in names]
         body.append(means + [""] * (len(heads) - len(means)))
         parts.append(f"**{MODES[mode]}**, {dtype}, {layout}:\n\n{table(heads, body)}")
+    return "\n\n".join(parts)
+
+
+def gpu(parts: Mapping) -> str:
+    """The tables that a machine with a GPU found, and how each part of its run ended."""
+    environment, rows = parts["card"]["result"], parts["tables"]["result"]["rows"]
+    ends = [f"`{part}`: {done['state'].splitlines()[-1]}" for part, done in parts.items()]
+    return f"{modules({'environment': environment, 'rows': rows})}\n\nThe parts of this run: {', '.join(ends)}."
+
+
+def compiled(report: Mapping) -> str:
+    """Registers and spills by GPU, and what a launch of YOLO11x's P4 in 16 bits moves and carries out."""
+    heads = ["kernel", "registers sm_80", "sm_90", "sm_100", "spilled, B", "bytes / x", "instructions a value"]
+    body = []
+    for (kernel,), rows in grouped(report["rows"], "kernel").items():
+        used = [[row["registers"] for row in rows if row["capability"] == c] for c in (80, 90, 100)]
+        cells = [f"{min(of)} to {max(of)}" for of in used]
+        sixteen = [
+            row for row in rows if (row["dtype"], row["layout"], row["capability"]) == ("bfloat16", "contiguous", 90)
+        ]
+        values = [report["batch"] * math.prod(row["shape"]) for row in sixteen]
+        moves = [row["bytes"] / (2 * n) for row, n in zip(sixteen, values, strict=True)]
+        counts = [32 * row["instructions"] * row["warps"] * row["programs"] for row in sixteen]
+        each = [count / n for count, n in zip(counts, values, strict=True)]
+        cells += [str(max(row["spilled"] for row in rows)), f"{min(moves):.1f} to {max(moves):.1f}"]
+        # Loops of the one launch lie in each other, so their instructions are not counted.
+        body.append([f"`{kernel}`", *cells, "" if kernel == "single" else f"{min(each):.0f} to {max(each):.0f}"])
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return f"Compiled by {versions}; YOLO11 n and x, P3 to P5, {report['batch']} images.\n\n{table(heads, body)}"
+
+
+def expected(report: Mapping) -> str:
+    """A table for each pass and dtype, like those of what is measured."""
+    cases = runpy.run_path(str(ROOT / "docs" / "expected.py"))["cases"](report, ON_CHIP)
+    heads = ["input", "B", "x, MB", "article, ms", "`fast`", "`kernel`", "kernel / copying"]
+    parts = []
+    for (mode, dtype), rows in grouped(cases, "mode", "dtype").items():
+        body = []
+        for row in rows:
+            where = f"{name(row['shape'])} {'x'.join(map(str, row['shape']))}"
+            cells = [where, str(row["batch"]), f"{row['size'] / 1e6:.2f}", f"{1000 * row['article']:.3g}"]
+            body.append([*cells, times(row["fast"]), times(row["kernel"]), f"{100 * row['copying']:.0f} %"])
+        parts.append(f"Prediction, **{MODES[mode].lower()}**, {dtype}, contiguous:\n\n{table(heads, body)}")
     return "\n\n".join(parts)
 
 

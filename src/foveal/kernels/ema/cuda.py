@@ -4,7 +4,6 @@ Three launches forward and four backward, whatever the shape. Where there are sl
 stays in a multiprocessor's cache, the forward pass is one launch that reads x once and writes y once.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,18 +14,50 @@ from torch import Tensor
 
 from .cuda_backward import NUMBERS, gradients_kernel, reduce_kernel, slope_kernel, strips_kernel
 from .cuda_forward import apply_kernel, gates_kernel, single_kernel, sums_kernel
+from .cuda_tuned import ON_CHIP, TUNED
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SIDE = 1024  # the largest H and W: a whole row and a whole column are register tiles
 WIDTH = 256  # the most channels of a group, likewise
-ON_CHIP = 96 * 1024  # the largest slab of the one launch: two of them stay in the 256 KB next to a multiprocessor
 KEEP = 8  # with more channels a group than this the map is kept for backward: it is less than 1/8 of x in fp32
-# Elements of a tile: FEW where two or three tiles are alive at once, MANY where a dozen are. 128 threads then hold 4 to
-# 16 of each, and for sm_90 no launch spills. The one launch takes 256 threads: with twice the tiles it would need 245
-# registers a thread, and only one program would fit a multiprocessor. None of this is tuned on hardware yet.
-FEW, MANY = 2048, 512
-# Fused multiply-adds by name, because the default differs between releases of Triton.
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
+FEW = 2048  # elements of a tile where two or three tiles are alive at once; where a dozen are, a quarter of it
+
+
+class Launch(NamedTuple):
+    """How a kernel is launched: elements of a tile, warps, stages of its loops' loads."""
+
+    elements: int
+    warps: int = 4
+    stages: int = 3
+
+    def options(self) -> dict[str, int | bool]:
+        """For Triton. Fused multiply-adds by name, because the default differs between its releases."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+
+
+# 128 threads hold 4 to 16 elements of each tile, and for sm_90 no launch spills. The one launch takes 256 threads: with
+# twice the tiles it would need 245 registers a thread, and only one program would fit a multiprocessor.
+DEFAULTS = {
+    "sums": Launch(FEW),
+    "gates": Launch(FEW),
+    "apply": Launch(FEW // 4),
+    "single": Launch(FEW // 4, warps=8),
+    "slope": Launch(FEW // 4),
+    "reduce": Launch(FEW // 4),
+    "strips": Launch(FEW),
+    "gradients": Launch(FEW // 4),
+}
+
+
+def shape_class(kernel: str, x: Tensor, groups: int) -> tuple[str, int, int, int, bool]:
+    """The row of `TUNED` that says how a kernel is launched on x (B, C, H, W)."""
+    return kernel, _power(x.shape[1] // groups), _power(x.shape[3]), x.element_size(), _strides(x)[1] > 1
+
+
+def launch(kernel: str, x: Tensor, groups: int) -> Launch:
+    """How a kernel is launched on x (B, C, H, W)."""
+    tuned = TUNED.get(shape_class(kernel, x, groups))
+    return Launch(*tuned) if tuned else DEFAULTS[kernel]
 
 
 class Tiles(NamedTuple):
@@ -64,6 +95,13 @@ def tiles(channels: int, height: int, width: int, groups: int, itemsize: int, la
     return Tiles(rows, columns, several, positions, together, inner)
 
 
+def cut(x: Tensor, groups: int, kernel: str) -> Tiles:
+    """The tiles of a kernel on x (B, C, H, W)."""
+    _, channels, height, width = x.shape
+    elements = launch(kernel, x, groups).elements
+    return tiles(channels, height, width, groups, x.element_size(), _strides(x)[1] > 1, elements)
+
+
 def one_launch(programs: int, program_bytes: int, multiprocessors: int) -> bool:
     """Whether the forward pass is one launch: its programs fill the GPU, and what each reads thrice stays on chip."""
     return programs >= multiprocessors and program_bytes <= ON_CHIP
@@ -95,12 +133,15 @@ def saved_numel(batch: int, channels: int, height: int, width: int, groups: int)
     return sum(_sections(batch, channels, height, width, groups))
 
 
-def forward(x: Tensor, weights: Sequence[Tensor], groups: int, eps: float, save: bool) -> tuple[Tensor, Tensor]:
+def forward(
+    x: Tensor, weights: Sequence[Tensor], gain: Tensor | None, groups: int, eps: float, save: bool
+) -> tuple[Tensor, Tensor]:
     """The output of EMA and what `backward` needs.
 
     Args:
         x: (B, C, H, W), contiguous or channels_last, for which `why_not` has nothing to say.
         weights: of conv1x1, its bias, gn, its bias, conv3x3, its bias; of any dtypes.
+        gain: (C,), for x + gain * (EMA of x - x); of any dtype.
         groups: a divisor of C.
         eps: of the norm.
         save: whether `backward` will be called.
@@ -122,91 +163,103 @@ def forward(x: Tensor, weights: Sequence[Tensor], groups: int, eps: float, save:
     conv1, bias1, gamma, beta, conv3, bias3 = (weight.contiguous() for weight in weights)
     rows, columns = torch.empty_like(a), torch.empty_like(b)
     size = (channels, height, width, *_strides(x))
-    cut = functools.partial(tiles, channels, height, width, groups, x.element_size(), size[4] > 1)
     group = {"CG": per_group, "CP": _power(per_group)}
+    gained = {"GAINED": gain is not None}
+    gain = none if gain is None else gain.contiguous()
     with torch.cuda.device_of(x):
-        planes, slabs = cut(FEW), cut(MANY)
+        planes, slabs = cut(x, groups, "sums"), cut(x, groups, "single")
         programs = batch * triton.cdiv(groups, slabs.groups)
         if one_launch(programs, slabs.groups * per_group * height * width * x.element_size(), _multiprocessors(x)):
             mine = x.new_empty(programs * (9 * per_group + 1), dtype=torch.float32)
             single_kernel[(programs,)](
                 x, y, sigma, rows, columns, windows, a, b, stats, mixed, mine, conv1, bias1, gamma, beta, conv3, bias3,
-                *size, programs // batch, eps, KEEP=keep, **group, **_planes(planes), **_strips(planes, per_group),
-                BP=slabs.positions, BG=slabs.groups, BS=slabs.inner, **OPTIONS | {"num_warps": 8},
+                gain, *size, programs // batch, eps, KEEP=keep, **gained, **group, **_planes(planes),
+                **_strips(planes, per_group), BP=slabs.positions, BG=slabs.groups, BS=slabs.inner,
+                **launch("single", x, groups).options(),
             )  # fmt: skip
             return y, saved if save else none
         blocks = triton.cdiv(channels, planes.channels)
         sums_kernel[(batch * blocks + per_group,)](
             x, rows, columns, windows, conv3, bias3, beta, mixed, *size, blocks, **group, **_planes(planes),
-            **OPTIONS,
+            **launch("sums", x, groups).options(),
         )  # fmt: skip
+        planes = cut(x, groups, "gates")
+        blocks = triton.cdiv(channels, planes.channels)
         gates_kernel[(batch * blocks,)](
             x, rows, columns, windows, a, b, stats, conv1, bias1, conv3, bias3, *size, blocks, eps,
-            CG=per_group, **_planes(planes), **_strips(planes, per_group), **OPTIONS,
+            CG=per_group, **_planes(planes), **_strips(planes, per_group), **launch("gates", x, groups).options(),
         )  # fmt: skip
+        slabs = cut(x, groups, "apply")
         blocks, cuts = triton.cdiv(groups, slabs.groups), triton.cdiv(height * width, slabs.positions - 2)
         apply_kernel[(batch * blocks * cuts,)](
-            x, y, sigma, a, b, stats, mixed, gamma, beta, *size, blocks, cuts, KEEP=keep, **group, **_slabs(slabs),
-            **OPTIONS,
+            x, y, sigma, a, b, stats, mixed, gamma, beta, gain, *size, blocks, cuts, KEEP=keep, **gained, **group,
+            **_slabs(slabs), **launch("apply", x, groups).options(),
         )  # fmt: skip
     return y, saved if save else none
 
 
 def backward(
-    dy: Tensor, x: Tensor, saved: Tensor, weights: Sequence[Tensor], groups: int, eps: float
+    dy: Tensor, x: Tensor, saved: Tensor, weights: Sequence[Tensor], gain: Tensor | None, groups: int, eps: float
 ) -> tuple[Tensor, ...]:
-    """The gradients of x, with its strides, and of the six weights, each in its own dtype.
+    """The gradients of x, with its strides, of the six weights, and of the gain (empty without one), in their dtypes.
 
     Args:
         dy: gradient of the output, with the strides of x.
         x: what `forward` was given.
         saved: what it returned with `save`.
         weights: what it was given, as are
+        gain: and
         groups: and
-        eps: the last two.
+        eps: these.
     """
     batch, channels, height, width = x.shape
     per_group, slabs, plane = channels // groups, batch * groups, batch * channels
     dx = torch.empty_like(x)
-    gradients = [torch.zeros(weight.shape, dtype=weight.dtype, device=x.device) for weight in weights]
+    like = [*weights, x.new_empty(0) if gain is None else gain]
     if not x.numel():
-        return dx, *gradients
+        return dx, *(torch.zeros(tensor.shape, dtype=tensor.dtype, device=x.device) for tensor in like)
+    gradients = [torch.empty(tensor.shape, dtype=tensor.dtype, device=x.device) for tensor in like]
     kept = per_group > KEEP
     sections = _sections(batch, channels, height, width, groups)[: 6 if kept else 5]
     a, b, windows, stats, mixed, *sigma = saved.split(sections)
     conv1, _, gamma, beta, conv3, bias3 = (weight.contiguous() for weight in weights)
+    size = (channels, height, width, *_strides(x))
+    part = cut(x, groups, "slope")
+    cuts = triton.cdiv(height * width, part.positions - 2)
     sizes = [slabs * height * width] * (1 if kept else 2) + [plane * height] * 3 + [plane * width] * 3
-    sizes += [plane * n for n in (9, 9, per_group, 1, NUMBERS.value)]
+    sizes += [plane * n for n in (9, 9, per_group, 1, NUMBERS.value, 0 if gain is None else cuts)]
     scratch = iter(x.new_empty(sum(sizes), dtype=torch.float32).split(sizes))
     sigma = sigma[0] if kept else next(scratch)
-    slope, rows, da, along, columns, db, across, taps, corners, d_conv1, d_bias1, numbers = scratch
-    size = (channels, height, width, *_strides(x))
-    cut = functools.partial(tiles, channels, height, width, groups, x.element_size(), size[4] > 1)
+    slope, rows, da, along, columns, db, across, taps, corners, d_conv1, d_bias1, numbers, shares = scratch
     group = {"CG": per_group, "CP": _power(per_group)}
+    gained = {"GAINED": gain is not None}
+    gain = shares if gain is None else gain.contiguous()
     with torch.cuda.device_of(x):
-        part = cut(MANY)
-        blocks, cuts = triton.cdiv(groups, part.groups), triton.cdiv(height * width, part.positions - 2)
-        slope_kernel[(batch * blocks * cuts,)](
-            x, dy, sigma, slope, a, b, stats, mixed, gamma, beta, *size, blocks, cuts, KEPT=kept, **group,
-            **_slabs(part), **OPTIONS,
+        slope_kernel[(batch * triton.cdiv(groups, part.groups) * cuts,)](
+            x, dy, sigma, slope, shares, a, b, stats, mixed, gamma, beta, gain, *size,
+            triton.cdiv(groups, part.groups), cuts, KEPT=kept, **gained, **group, **_slabs(part),
+            **launch("slope", x, groups).options(),
         )  # fmt: skip
+        part = cut(x, groups, "reduce")
         blocks = triton.cdiv(channels, part.channels)
         reduce_kernel[(batch * blocks,)](
             x, slope, a, b, stats, gamma, rows, columns, da, db, taps, numbers, *size, blocks, **group,
-            **_planes(part), **OPTIONS,
+            **_planes(part), **launch("reduce", x, groups).options(),
         )  # fmt: skip
-        strip = {"BH": _power(height), "BW": _power(width)}
+        how = launch("strips", x, groups)
+        strip = {"BH": _power(height), "BW": _power(width), "BT": _clamp(_power(cuts), 256)}
         strips_kernel[(plane,)](
-            da, db, rows, columns, numbers, along, across, corners, d_conv1, d_bias1, conv1, gamma, beta, conv3,
-            height, width, **group, **strip, BI=_clamp(FEW // max(strip.values()), _power(per_group)),
-            **OPTIONS,
+            da, db, rows, columns, numbers, shares, along, across, corners, d_conv1, d_bias1, conv1, gamma, beta, conv3,
+            height, width, cuts, **gained, **group, **strip,
+            BI=_clamp(how.elements // max(strip["BH"], strip["BW"]), _power(per_group)), **how.options(),
         )  # fmt: skip
+        part = cut(x, groups, "gradients")
         blocks, cuts = triton.cdiv(groups, part.groups), triton.cdiv(height * width, part.positions)
         taps_tile = _power(9 * per_group)
         gradients_kernel[(per_group + batch * blocks * cuts,)](
             x, dy, dx, sigma, slope, a, b, stats, windows, mixed, numbers, taps, along, across, corners, d_conv1,
-            d_bias1, beta, conv3, bias3, *gradients, slabs, *size, blocks, cuts, **group, JP=taps_tile,
-            BS=_clamp(FEW // taps_tile, 64), **_slabs(part), **OPTIONS,
+            d_bias1, beta, conv3, bias3, gain, *gradients, slabs, *size, blocks, cuts, **gained, **group, JP=taps_tile,
+            BS=_clamp(FEW // taps_tile, 64), **_slabs(part), **launch("gradients", x, groups).options(),
         )  # fmt: skip
     return dx, *gradients
 

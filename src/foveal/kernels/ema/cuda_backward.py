@@ -4,31 +4,38 @@ With s = sigmoid(z), `slope` = dL/dz (one plane per group) and t = x*a*b, of eac
     D = sum(slope), Z = sum(slope * (t - mean)), k = weight2 * gamma / deviation,
     dL/dt = k * (slope - D/N - (t - mean) * Z / (N * deviation^2)),
 and dL/dx adds up dy*s, the mixed 3x3 kernel over slope, a*b * dL/dt, and what the row means, the column means and the
-nine window means pass on: a vector along the rows, one along the columns, and a number for each corner.
+nine window means pass on: a vector along the rows, one along the columns, and a number for each corner. With a gain,
+dy is gain * dy in `slope` and dy * blend(s, gain) in dL/dx, and dL/d(gain) is the sum of dy * x * (s - 1).
 """
 
 import triton
 import triton.language as tl
 
-from .cuda_forward import gate_map, softmax
+from .cuda_forward import blend, gate_map, softmax
 
-NUMBERS = tl.constexpr(6)  # about a plane: D, Z / (N * deviation^2), k, weight2, Z / deviation, dL/d(logit of weight2)
+# About a plane: D, Z / (N * deviation^2), k, weight2, Z / deviation, dL/d(logit of weight2), dL/d(gain).
+NUMBERS = tl.constexpr(7)
 
 
 @triton.jit(do_not_specialize=["H", "W"])
 def slope_kernel(
-    X, DY, SIGMA, SLOPE, A, B, STATS, MIXED, GAMMA, BETA, C, H, W, SC, SP, BLOCKS, TILES, KEPT: tl.constexpr,
+    X, DY, SIGMA, SLOPE, SHARES, A, B, STATS, MIXED, GAMMA, BETA, GAIN, C, H, W, SC, SP, BLOCKS, TILES,
+    KEPT: tl.constexpr, GAINED: tl.constexpr,
     CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """dL/dz of each group's map, from sum(x * dy) over its channels; the map itself where forward did not keep it."""
+    """dL/dz of each group's map, from sum(x * dy) over its channels; the map itself where forward did not keep it.
+
+    With a gain also each tile's share of the gradient of each channel's: SHARES is [planes, TILES].
+    """
     n = tl.program_id(0) // TILES
     g = n % BLOCKS * BG + tl.arange(0, BG)
     ok = g * CG < C
     plane = (n // BLOCKS).to(tl.int64) * C
     X, DY = X + plane * H * W, DY + plane * H * W
     SIGMA, SLOPE = SIGMA + plane // CG * H * W, SLOPE + plane // CG * H * W
-    A, B, STATS = A + plane * H, B + plane * W, STATS + plane * 3
-    pos = tl.program_id(0) % TILES * (BP - 2) - 1 + tl.arange(0, BP)
+    A, B, STATS, SHARES = A + plane * H, B + plane * W, STATS + plane * 3, SHARES + plane * TILES
+    tile = tl.program_id(0) % TILES
+    pos = tile * (BP - 2) - 1 + tl.arange(0, BP)
     inner = (tl.arange(0, BP) > 0) & (tl.arange(0, BP) < BP - 1) & (pos < H * W)
     here = inner[:, None] & ok[None, :]
     at_map = (g * H * W)[None, :] + pos[:, None]
@@ -40,10 +47,15 @@ def slope_kernel(
     slope = tl.zeros([BP, BG], tl.float32)
     for i0 in range(0, CG, BI):
         i = i0 + tl.arange(0, BI)
-        at = ((g * CG)[:, None] + i[None, :])[None, :, :] * SC + (pos * SP)[:, None, None]
-        mask = inner[:, None, None] & (ok[:, None] & (i < CG)[None, :])[None, :, :]
-        x = tl.load(X + at, mask, 0.0).to(tl.float32)
-        slope += tl.sum(x * tl.load(DY + at, mask, 0.0).to(tl.float32), 2)
+        ch = (g * CG)[:, None] + i[None, :]
+        known = ok[:, None] & (i < CG)[None, :]
+        at = (ch * SC)[None, :, :] + (pos * SP)[:, None, None]
+        mask = inner[:, None, None] & known[None, :, :]
+        product = tl.load(X + at, mask, 0.0).to(tl.float32) * tl.load(DY + at, mask, 0.0).to(tl.float32)
+        if GAINED:
+            tl.store(SHARES + ch * TILES + tile, tl.sum(product * (sigma[:, :, None] - 1.0), 0), known)
+            product *= tl.load(GAIN + ch, known, 0.0).to(tl.float32)[None, :, :]
+        slope += tl.sum(product, 2)
     tl.store(SLOPE + at_map, slope * sigma * (1.0 - sigma), here)
 
 
@@ -153,10 +165,11 @@ def reduce_kernel(
 
 @triton.jit
 def strips_kernel(
-    DA, DB, ROWS, COLUMNS, PLANES, ALONG, ACROSS, CORNERS, DW1, DB1, W1, GAMMA, BETA, W3, H, W,
-    CG: tl.constexpr, CP: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BI: tl.constexpr,
+    DA, DB, ROWS, COLUMNS, PLANES, SHARES, ALONG, ACROSS, CORNERS, DW1, DB1, W1, GAMMA, BETA, W3, H, W, TILES,
+    GAINED: tl.constexpr,
+    CG: tl.constexpr, CP: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BI: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    """For each plane: what its means pass on to dL/dx, and its slab's share of the gradients of conv1x1."""
+    """For each plane: what its means pass on to dL/dx, and its share of the gradients of conv1x1 and the gain."""
     n = tl.program_id(0).to(tl.int64)
     c = (n % CG).to(tl.int32)
     base = n - c
@@ -167,6 +180,12 @@ def strips_kernel(
     d_weight2 += tl.load(BETA + o, o < CG, 0.0).to(tl.float32) * tl.load(PLANES + o * NUMBERS, o < CG, 0.0)
     d_logit = weight2 * (d_weight2 - tl.sum(weight2 * d_weight2, 0))
     tl.store(PLANES + c * NUMBERS + 5, tl.sum(tl.where(o == c, d_logit, 0.0), 0))
+    if GAINED:
+        shares = tl.zeros([BT], tl.float32)
+        for t0 in range(0, TILES, BT):
+            t = t0 + tl.arange(0, BT)
+            shares += tl.load(SHARES + n * TILES + t, t < TILES, 0.0)
+        tl.store(PLANES + c * NUMBERS + 6, tl.sum(shares, 0))
 
     tap = tl.arange(0, 16)
     mask = (o < CG)[:, None] & (tap < 9)[None, :]
@@ -251,9 +270,23 @@ def sum_parameters(
 
 
 @triton.jit
+def sum_gain(o, PLANES, G_GAIN, SLABS, C, CG: tl.constexpr, BS: tl.constexpr):
+    """The gradients of the gains of channel o of each group, over the samples in their order."""
+    groups = C // CG
+    for g0 in range(0, groups, BS):
+        g = g0 + tl.arange(0, BS)
+        total = tl.zeros([BS], tl.float32)
+        for s0 in range(0, SLABS, groups):
+            n = (s0 + g).to(tl.int64) * CG + o
+            total += tl.load(PLANES + n * NUMBERS + 6, g < groups, 0.0)
+        tl.store(G_GAIN + g * CG + o, total.to(G_GAIN.dtype.element_ty), g < groups)
+
+
+@triton.jit
 def sum_input(
-    n, X, DY, DX, SIGMA, SLOPE, A, B, STATS, MIXED, PLANES, ALONG, ACROSS, CORNERS, C, H, W, SC, SP, BLOCKS, TILES,
-    CG: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+    n, X, DY, DX, SIGMA, SLOPE, A, B, STATS, MIXED, PLANES, ALONG, ACROSS, CORNERS, GAIN,
+    C, H, W, SC, SP, BLOCKS, TILES,
+    GAINED: tl.constexpr, CG: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """dL/dx on one tile of positions; slope and its neighbours are loaded once for all channels of a group."""
     block = n // TILES
@@ -288,7 +321,10 @@ def sum_input(
         mask = here[:, :, None] & known[None, :, :]
         element = (ch * SC)[None, :, :] + (pos * SP)[:, None, None]
         x = tl.load(X + element, mask, 0.0).to(tl.float32)
-        dx = sigma * tl.load(DY + element, mask, 0.0).to(tl.float32)
+        factor = sigma
+        if GAINED:
+            factor = blend(sigma, tl.load(GAIN + ch, known, 0.0).to(tl.float32)[None, :, :])
+        dx = factor * tl.load(DY + element, mask, 0.0).to(tl.float32)
         at_row = (ch * H)[None, :, :] + h[:, None, None]
         at_column = (ch * W)[None, :, :] + w[:, None, None]
         dx += tl.load(ALONG + at_row, mask, 0.0) + tl.load(ACROSS + at_column, mask, 0.0)
@@ -319,8 +355,8 @@ def sum_input(
 @triton.jit(do_not_specialize=["H", "W"])
 def gradients_kernel(
     X, DY, DX, SIGMA, SLOPE, A, B, STATS, WINDOWS, MIXED, PLANES, TAPS, ALONG, ACROSS, CORNERS, DW1, DB1,
-    BETA, W3, B3, G_W1, G_B1, G_GAMMA, G_BETA, G_W3, G_B3, SLABS, C, H, W, SC, SP, BLOCKS, TILES,
-    CG: tl.constexpr, CP: tl.constexpr, JP: tl.constexpr, BS: tl.constexpr,
+    BETA, W3, B3, GAIN, G_W1, G_B1, G_GAMMA, G_BETA, G_W3, G_B3, G_GAIN, SLABS, C, H, W, SC, SP, BLOCKS, TILES,
+    GAINED: tl.constexpr, CG: tl.constexpr, CP: tl.constexpr, JP: tl.constexpr, BS: tl.constexpr,
     BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """The first programs sum parameters, one for each channel of a group, while the others write dL/dx."""
@@ -330,8 +366,10 @@ def gradients_kernel(
             n, STATS, WINDOWS, PLANES, TAPS, DW1, DB1, BETA, W3, B3, G_W1, G_B1, G_GAMMA, G_BETA, G_W3, G_B3, SLABS,
             CG, CP, JP, BS,
         )  # fmt: skip
+        if GAINED:
+            sum_gain(n, PLANES, G_GAIN, SLABS, C, CG, BS)
     else:
         sum_input(
-            n - CG, X, DY, DX, SIGMA, SLOPE, A, B, STATS, MIXED, PLANES, ALONG, ACROSS, CORNERS,
-            C, H, W, SC, SP, BLOCKS, TILES, CG, BP, BG, BI,
+            n - CG, X, DY, DX, SIGMA, SLOPE, A, B, STATS, MIXED, PLANES, ALONG, ACROSS, CORNERS, GAIN,
+            C, H, W, SC, SP, BLOCKS, TILES, GAINED, CG, BP, BG, BI,
         )  # fmt: skip

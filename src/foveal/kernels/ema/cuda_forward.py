@@ -22,6 +22,12 @@ def softmax(logits):
     return powers / tl.sum(powers, 0)
 
 
+@triton.jit
+def blend(sigma, gain):
+    """What x is multiplied by: with a gain of 0 it is 1 exactly, with a gain of 1 the map."""
+    return sigma * gain + (1.0 - gain)
+
+
 # Forward: three parts, each a launch of its own or all in one.
 
 
@@ -178,10 +184,11 @@ def gate_map(
 
 @triton.jit
 def apply_map(
-    X, Y, SIGMA, A, B, STATS, MIXED, GAMMA, BETA, g, ok, tile, H, W, SC, SP, KEEP: tl.constexpr,
+    X, Y, SIGMA, A, B, STATS, MIXED, GAMMA, BETA, GAIN, g, ok, tile, H, W, SC, SP,
+    KEEP: tl.constexpr, GAINED: tl.constexpr,
     CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
-    """The output x * sigmoid(z) on a tile of positions, and the map itself if it is kept."""
+    """The output on a tile of positions, x + GAIN * (x * sigmoid(z) - x), and the map itself if it is kept."""
     pos = tile * (BP - 2) - 1 + tl.arange(0, BP)
     sigma = gate_map(X, A, B, STATS, MIXED, GAMMA, BETA, g, ok, pos, H, W, SC, SP, CG, CP, BP, BG, BI)
     inner = (tl.arange(0, BP) > 0) & (tl.arange(0, BP) < BP - 1) & (pos < H * W)
@@ -189,10 +196,15 @@ def apply_map(
         tl.store(SIGMA + (g * H * W)[None, :] + pos[:, None], sigma, inner[:, None] & ok[None, :])
     for i0 in range(0, CG, BI):
         i = i0 + tl.arange(0, BI)
-        at = ((g * CG)[:, None] + i[None, :])[None, :, :] * SC + (pos * SP)[:, None, None]
-        mask = inner[:, None, None] & (ok[:, None] & (i < CG)[None, :])[None, :, :]
+        ch = (g * CG)[:, None] + i[None, :]
+        known = ok[:, None] & (i < CG)[None, :]
+        at = (ch * SC)[None, :, :] + (pos * SP)[:, None, None]
+        mask = inner[:, None, None] & known[None, :, :]
+        factor = sigma[:, :, None]
+        if GAINED:
+            factor = blend(factor, tl.load(GAIN + ch, known, 0.0).to(tl.float32)[None, :, :])
         x = tl.load(X + at, mask, 0.0).to(tl.float32)
-        tl.store(Y + at, (x * sigma[:, :, None]).to(Y.dtype.element_ty), mask)
+        tl.store(Y + at, (x * factor).to(Y.dtype.element_ty), mask)
 
 
 @triton.jit
@@ -231,7 +243,8 @@ def gates_kernel(
 # take four neighbours a thread, and the shifted ones, which cannot, would then touch four times as many cache lines.
 @triton.jit(do_not_specialize=["H", "W"])
 def apply_kernel(
-    X, Y, SIGMA, A, B, STATS, MIXED, GAMMA, BETA, C, H, W, SC, SP, BLOCKS, TILES, KEEP: tl.constexpr,
+    X, Y, SIGMA, A, B, STATS, MIXED, GAMMA, BETA, GAIN, C, H, W, SC, SP, BLOCKS, TILES,
+    KEEP: tl.constexpr, GAINED: tl.constexpr,
     CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
 ):  # fmt: skip
     """The last launch: one tile of positions, of every channel of some groups, times its map."""
@@ -241,13 +254,16 @@ def apply_kernel(
     X, Y, SIGMA = X + plane * H * W, Y + plane * H * W, SIGMA + plane // CG * H * W
     A, B, STATS = A + plane * H, B + plane * W, STATS + plane * 3
     tile = tl.program_id(0) % TILES
-    apply_map(X, Y, SIGMA, A, B, STATS, MIXED, GAMMA, BETA, g, g * CG < C, tile, H, W, SC, SP, KEEP, CG, CP, BP, BG, BI)
+    apply_map(
+        X, Y, SIGMA, A, B, STATS, MIXED, GAMMA, BETA, GAIN, g, g * CG < C, tile, H, W, SC, SP, KEEP, GAINED,
+        CG, CP, BP, BG, BI,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["H", "W"])
 def single_kernel(
-    X, Y, SIGMA, ROWS, COLUMNS, WINDOWS, A, B, STATS, MIXED, MINE, W1, B1, GAMMA, BETA, W3, B3,
-    C, H, W, SC, SP, BLOCKS, eps, KEEP: tl.constexpr, CG: tl.constexpr, CP: tl.constexpr,
+    X, Y, SIGMA, ROWS, COLUMNS, WINDOWS, A, B, STATS, MIXED, MINE, W1, B1, GAMMA, BETA, W3, B3, GAIN,
+    C, H, W, SC, SP, BLOCKS, eps, KEEP: tl.constexpr, GAINED: tl.constexpr, CG: tl.constexpr, CP: tl.constexpr,
     BC: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BI: tl.constexpr, BJ: tl.constexpr,
     BP: tl.constexpr, BG: tl.constexpr, BS: tl.constexpr,
 ):  # fmt: skip
@@ -283,5 +299,6 @@ def single_kernel(
     g = n % BLOCKS * BG + tl.arange(0, BG)
     for tile in range(0, tl.cdiv(H * W, BP - 2)):
         apply_map(
-            X, Y, SIGMA, A, B, STATS, MINE, GAMMA, BETA, g, g * CG < C, tile, H, W, SC, SP, KEEP, CG, CP, BP, BG, BS
-        )
+            X, Y, SIGMA, A, B, STATS, MINE, GAMMA, BETA, GAIN, g, g * CG < C, tile, H, W, SC, SP, KEEP, GAINED,
+            CG, CP, BP, BG, BS,
+        )  # fmt: skip

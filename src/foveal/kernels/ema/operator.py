@@ -36,11 +36,7 @@ def transformed() -> bool:
 
 def ema(x: Tensor, weights: tuple[Tensor, ...], gain: Tensor | None, groups: int, eps: float) -> Tensor:
     """EMA of x (B, C, H, W), or with a gain (C,) what lies that far from x to it, differentiable in all of them."""
-    if gain is None or x.device.type == "cpu":
-        return torch.ops.foveal.ema.default(x, *weights, gain, groups, eps, False)[0]
-    # The kernels for GPUs take no gain.
-    y = torch.ops.foveal.ema.default(x, *weights, None, groups, eps, False)[0]
-    return torch.lerp(x, y, gain.to(x.dtype).view(-1, 1, 1))
+    return torch.ops.foveal.ema.default(x, *weights, gain, groups, eps, False)[0]
 
 
 def why_not(x: Tensor, groups: int) -> str:
@@ -77,31 +73,36 @@ def _cpu_backward(dy: Tensor, x: Tensor, saved: Tensor, *rest: Any) -> tuple[Ten
 
 
 def _cuda_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *weights, _gain, groups, eps, save = rest
-    return _cuda().forward(x.contiguous(memory_format=memory_format(x)), weights, groups, eps, save)
+    *weights, gain, groups, eps, save = rest
+    return _cuda().forward(x.contiguous(memory_format=memory_format(x)), weights, gain, groups, eps, save)
 
 
 def _cuda_backward(dy: Tensor, x: Tensor, saved: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *weights, _gain, groups, eps = rest
+    *weights, gain, groups, eps = rest
     x = x.contiguous(memory_format=memory_format(x))
     if dy.stride() != x.stride():
         dy = torch.empty_like(x).copy_(dy)
-    gradients = _cuda().backward(dy, x, saved, weights, groups, eps)
-    return *gradients, x.new_empty(0)
+    return _cuda().backward(dy, x, saved, weights, gain, groups, eps)
 
 
 def _saved_numel(x: Tensor, groups: int) -> int:
     return cpu.saved_numel(x, groups) if x.device.type == "cpu" else _cuda().saved_numel(*x.shape, groups)
 
 
+def _fake_like(x: Tensor) -> Tensor:
+    # Kernels for CPUs take every stride, those for GPUs two memory formats; a compiler relies on what comes out.
+    return torch.empty_like(x if x.device.type == "cpu" else x.contiguous(memory_format=memory_format(x)))
+
+
 def _fake_forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *_, groups, _eps, save = rest
-    return torch.empty_like(x), x.new_empty(_saved_numel(x, groups) if save else 0, dtype=torch.float32)
+    return _fake_like(x), x.new_empty(_saved_numel(x, groups) if save else 0, dtype=torch.float32)
 
 
 def _fake_backward(dy: Tensor, x: Tensor, saved: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *weights, gain, _groups, _eps = rest
-    return *map(torch.empty_like, (x, *weights)), x.new_empty(0) if gain is None else torch.empty_like(gain)
+    like = [*weights, x.new_empty(0) if gain is None else gain]
+    return _fake_like(x), *(tensor.new_empty(tensor.shape) for tensor in like)
 
 
 class _Differentiable(torch.autograd.Function):
