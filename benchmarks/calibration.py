@@ -68,7 +68,8 @@ class Row:
     @property
     def looks(self) -> Looks:
         """When arms are judged."""
-        looks = Looks((self.seeds,), self.arms) if isinstance(self.seeds, int) else Looks.between(*self.seeds, self.arms)
+        fixed = isinstance(self.seeds, int)
+        looks = Looks((self.seeds,), self.arms) if fixed else Looks.between(*self.seeds, self.arms)
         return replace(looks, held_out=1 / (self.folds - 1)) if self.folds and self.corrected else looks
 
 
@@ -294,7 +295,8 @@ ROWS = [
         )
     ),
     *(
-        Row(f"learners, {folds} folds, 1 arms, {seeds} seeds, uncorrected", "learners", 1, seeds, 0.0, 1000, folds, False)
+        Row(f"{kind}, {folds} folds, 1 arms, {seeds} seeds, uncorrected", kind, 1, seeds, 0.0, 1000, folds, False)
+        for kind in ("learners",)
         for folds, seeds in ((5, 10), (5, 20), (10, 10), (5, OPEN))
     ),
     *(

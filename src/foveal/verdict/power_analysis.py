@@ -23,7 +23,8 @@ def power(effect: float, seeds: int, level: float = LEVEL, held_out: float | Non
     if seeds < 2:
         return 0.0
     bound = scipy.stats.t.ppf(1 - level / 2, seeds - 1)
-    shift = min(effect / math.sqrt(1 / seeds + (held_out or 0.0)), 50.0)  # beyond, it is certain, and the distribution below cannot be computed
+    # Beyond, it is certain, and the distribution below cannot be computed.
+    shift = min(effect / math.sqrt(1 / seeds + (held_out or 0.0)), 50.0)
     wrong_side = scipy.stats.nct.cdf(-bound, seeds - 1, shift)  # nan where it is too small to be computed
     return float(scipy.stats.nct.sf(bound, seeds - 1, shift) + np.nan_to_num(wrong_side))
 
