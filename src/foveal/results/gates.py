@@ -65,7 +65,7 @@ class Gallery:
             return {}
         listed = self._judged.tolist()
         wanted = (image.name for image in (*images.won, *images.lost))
-        known = [name for name in wanted if name in listed and self._often[name] == 1]
+        known = [name for name in wanted if listed.count(name) == 1 and self._often[name] < 2]
         numbers = {name: self._photographs.number(self._judged, listed.index(name)) for name in known}
         return {name: self._photographs.files[number] for name, number in numbers.items() if number is not None}
 
