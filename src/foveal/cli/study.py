@@ -70,9 +70,7 @@ def run_study(
     Says first what so many seeds can find, and how long they will take. Whatever is interrupted goes on when the same
     command is given again. A plan with several models is a study of each, in a folder of its own.
     """
-    if dry_run:
-        os.environ["YOLO_AUTOINSTALL"] = "0"  # read when the host is imported
-    _load_studies()
+    _load_studies(installing=not dry_run)
     _require_executor(executor, slurm)
     given: dict[str, object] = {"model": model, "data": data, "arms": arms, "devices_per_cell": devices_per_cell}
     given["seeds"] = int(seeds) if seeds.isdecimal() else seeds
@@ -356,8 +354,10 @@ def _state_entry(state, study) -> dict:
     return entry | {"epochs": state.epochs, "reason": state.reason, key: state.result and state.result.scores[key]}
 
 
-def _load_studies() -> None:
-    """The host, and what only studies need."""
+def _load_studies(installing: bool = True) -> None:
+    """The host, which may install what it misses unless that is forbidden, and what only studies need."""
+    if not installing:
+        os.environ["YOLO_AUTOINSTALL"] = "0"  # read when the host is imported
     load_host()
     for package in ("scipy", "jinja2", "msgspec", "sklearn", "imagehash"):
         if importlib.util.find_spec(package) is None:

@@ -159,12 +159,8 @@ def run(study: Path, key: str, device: str = "cpu") -> bool:
 def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path, device: str) -> None:
     (folder / FAILURE).unlink(missing_ok=True)
     scan(plan, study)
-    host, arguments, data, cache = plan.host, plan.arguments(cell.arm), plan.dataset, study / DATA
-    if plan.folds and plan.partitions:
-        data = divided(host, data, plan.partitions, cell.pair, study, plan.folds.number)
-        cache = data.root / DATA
-        before = contents(data, cache)
-        _verified(plan, data, study)
+    host, arguments = plan.host, plan.arguments(cell.arm)
+    data, before, cache = _read(plan, cell, before, study)
     record = host.train(
         Training(
             model=cell.arm.model,
@@ -219,6 +215,15 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
     write_text(folder / RESULT, json.dumps(dataclasses.asdict(result), indent=1))
     for file in (file for pattern in host.leftovers for file in folder.glob(pattern)):
         file.unlink(missing_ok=True)
+
+
+def _read(plan: Plan, cell: Cell, whole: Contents, study: Path) -> tuple[Data, Contents, Path]:
+    """What a cell reads, what that holds and where its digests are kept: the data as they are, or split into folds."""
+    if not (plan.folds and plan.partitions):
+        return plan.dataset, whole, study / DATA
+    data = divided(plan.host, plan.dataset, plan.partitions, cell.pair, study, plan.folds.number)
+    _verified(plan, data, study)
+    return data, contents(data, data.root / DATA), data.root / DATA
 
 
 def scan(plan: Plan, study: Path) -> None:
