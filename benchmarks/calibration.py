@@ -7,6 +7,11 @@ them rare, are found or missed, with false positives between them, and scored by
 resampled images. In the others the score of a run is a mean over 100 images of normal values, or of skewed ones. Arms
 share one baseline and its seeds. Each row has random numbers of its own, so that a part of it is repeated exactly.
 
+In rows with folds each seed holds out a fold of the images. In "learners" models are really trained on the others and
+judged by accuracy; each arm sees features of its own, which are equally good in the population, so that there is no
+effect, and one arm may well be better by chance for all folds of the images that a study has. Such rows are also judged
+as if no image were shared ("uncorrected"), to show what the correction is for.
+
 Writes benchmarks/results/calibration.json; docs/calibration.py makes the page.
 """
 
@@ -18,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +52,8 @@ class Row:
         seeds: fixed, or the first and last of planned looks.
         effect: true difference of every arm, in margins.
         studies: to be simulated.
+        folds: of which each seed holds out one; 0 where all seeds are judged on the same images.
+        corrected: whether the verdict knows of them.
     """
 
     name: str
@@ -55,13 +62,15 @@ class Row:
     seeds: int | tuple[int, int] = 6
     effect: float = 0.0
     studies: int = 2000
+    folds: int = 0
+    corrected: bool = True
 
     @property
     def looks(self) -> Looks:
         """When arms are judged."""
-        if isinstance(self.seeds, int):
-            return Looks((self.seeds,), self.arms)
-        return Looks.between(*self.seeds, self.arms)
+        fixed = isinstance(self.seeds, int)
+        looks = Looks((self.seeds,), self.arms) if fixed else Looks.between(*self.seeds, self.arms)
+        return replace(looks, held_out=1 / (self.folds - 1)) if self.folds and self.corrected else looks
 
 
 # Scores --------------------------------------------------------------------------------------------------------------
@@ -162,6 +171,76 @@ class Precision:
         )
 
 
+def divided(rng: np.random.Generator, images: int, row: Row) -> list[tuple[NDArray, NDArray]]:
+    """The images that each seed is trained on, and those that it holds out; another partition after every `folds`."""
+    found = []
+    for seed in range(row.looks.seeds[-1]):
+        if seed % row.folds == 0:
+            parts = np.array_split(rng.permutation(images), row.folds)
+        fold = seed % row.folds
+        found.append((np.concatenate(parts[:fold] + parts[fold + 1 :]), parts[fold]))
+    return found
+
+
+@dataclass(frozen=True)
+class Learners:
+    """Classifiers of 200 images, fitted by least squares on features of their own and judged by accuracy in points.
+
+    Attributes:
+        left_out: share of the features that a seed leaves out, which is all that it draws.
+        features: of each arm.
+        signal: distance of a class from 0 in each feature, in standard deviations.
+        images: of train and val together.
+    """
+
+    left_out: float
+    features: int = 10
+    signal: float = 0.35
+    images: int = 200
+
+    def scores(self, rng: np.random.Generator, row: Row) -> tuple[NDArray, NDArray]:
+        """As `Normal.scores`, without an effect; what is drawn of the images has no variance, and is not read."""
+        label = rng.choice([-1.0, 1.0], self.images)
+        seen = rng.normal(size=(row.arms + 1, self.images, self.features)) + self.signal * label[:, None]
+        found = np.empty((row.arms + 1, row.looks.seeds[-1]))
+        for seed, (train, held_out) in enumerate(divided(rng, self.images, row)):
+            kept = rng.random((row.arms + 1, self.features)) >= self.left_out
+            for arm, x in enumerate(seen * kept[:, None]):
+                ridge = 0.1 * len(train) * np.eye(self.features)
+                weights = np.linalg.solve(x[train].T @ x[train] + ridge, x[train].T @ label[train])
+                found[arm, seed] = 100 * (np.sign(x[held_out] @ weights) == label[held_out]).mean()
+        return found, np.repeat(found[..., None], 2, -1)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Standard deviations of a paired difference as in `Normal`, were it judged on all images, and one by those it saw.
+
+    Attributes:
+        by_seed: of a seed.
+        by_image: of the images.
+        by_both: of both together.
+        by_training: of the images that were trained on.
+    """
+
+    by_seed: float
+    by_image: float
+    by_both: float
+    by_training: float
+
+    def scores(self, rng: np.random.Generator, row: Row) -> tuple[NDArray, NDArray]:
+        """As `Learners.scores`, with an effect."""
+        arms, n, each = row.arms + 1, row.looks.seeds[-1], math.sqrt(IMAGES)
+        image, taught = (each * by * rng.normal(size=(arms, IMAGES)) for by in (self.by_image, self.by_training))
+        both = each * self.by_both * rng.normal(size=(arms, n, IMAGES))
+        found = self.by_seed * rng.normal(size=(arms, n))
+        for seed, (train, held_out) in enumerate(divided(rng, IMAGES, row)):
+            found[:, seed] += (image + both[:, seed])[:, held_out].mean(-1) + taught[:, train].mean(-1)
+        found /= math.sqrt(2)
+        found[1:] += row.effect * MARGIN
+        return found, np.repeat(found[..., None], 2, -1)
+
+
 KINDS = {
     "seeds": Normal(0.5, 0, 0),
     "few images": Normal(0.5, 0.3, 0.3),
@@ -169,6 +248,9 @@ KINDS = {
     "log-normal seeds": Normal(0.5, 0, 0, log_normal),
     "one run in eight collapses": Normal(0.5, 0, 0, collapsing),
     "precision": Precision(),
+    "learners": Learners(0.0),
+    "learners, noisy seeds": Learners(0.3),
+    "folds of few images": Folded(0.5, 0.3, 0.3, 0.15),
 }
 
 ROWS = [
@@ -199,6 +281,29 @@ ROWS = [
         for kind in ("seeds", "some images", "few images")
         for seeds in (6, 24)
         for effect in (1, 2, 4)
+    ),
+    *(
+        Row(f"{kind}, {folds} folds, {arms} arms, {seeds} seeds", kind, arms, seeds, 0.0, studies, folds)
+        for kind, folds, arms, seeds, studies in (
+            ("learners", 5, 1, 10, 2000),
+            ("learners", 5, 1, 20, 1000),
+            ("learners", 10, 1, 10, 2000),
+            ("learners", 5, 3, 10, 1000),
+            ("learners", 5, 1, OPEN, 1000),
+            ("learners, noisy seeds", 5, 1, 10, 2000),
+            ("learners, noisy seeds", 5, 1, 20, 1000),
+        )
+    ),
+    *(
+        Row(f"{kind}, {folds} folds, 1 arms, {seeds} seeds, uncorrected", kind, 1, seeds, 0.0, 1000, folds, False)
+        for kind in ("learners",)
+        for folds, seeds in ((5, 10), (5, 20), (10, 10), (5, OPEN))
+    ),
+    *(
+        Row(f"{kind}, 5 folds, {seeds} seeds, {effect} margins", kind, 1, seeds, effect, 1000, 5)
+        for kind in ("folds of few images",)
+        for seeds in (10, 20)
+        for effect in (0, 1, 2, 4)
     ),
 ]
 

@@ -4,6 +4,7 @@ As a program it is what trains cells: python toyhost.py run FOLDER, or cell FOLD
 """
 
 import hashlib
+import json
 import sys
 import time
 from pathlib import Path
@@ -42,17 +43,25 @@ def draw(folder: Path, train: int = 8, val: int = 4) -> Path:
 
 
 class Data:
-    """Folders of pictures; one without a colour is refused."""
+    """Folders of pictures, or a file that lists those of each split; a picture without a colour is refused."""
 
     def __init__(self, name: str, download: bool = False):
-        self.name, self.root, self.absent, self.more = name, Path(name), None, {}
-        self.splits = tuple(split for split in SPLITS if (self.root / split).is_dir())
+        listed = json.loads(Path(name).read_text()) if name.endswith(".json") else {}
+        self.name, self.root, self.absent = name, Path(name).parent if listed else Path(name), None
+        self.more = {}
+        there = {split: sorted((self.root / split).rglob("*.png")) for split in SPLITS}
+        self._images = {split: [Path(file) for file in files] for split, files in (listed or there).items() if files}
+        self.splits = tuple(split for split in SPLITS if split in self._images)
         if "train" not in self.splits:
             raise UserError(f"{name!r} has no folder 'train'", "name a folder of pictures")
-        self.names = dict(enumerate(sorted(place.name for place in (self.root / "train").iterdir())))
+        self.names = dict(enumerate(sorted({file.parent.name for file in self._images["train"]})))
 
     def images(self, split: str) -> list[Path]:
-        return sorted((self.root / split).rglob("*.png"))
+        return [file for file in self._images[split] if file.exists()]
+
+    def classes(self, images: list[Path]) -> list[set[int]]:
+        numbers = {name: number for number, name in self.names.items()}
+        return [{numbers[file.parent.name]} for file in images]
 
     def labels(self, images: list[Path]) -> list[Path]:
         return []
@@ -60,8 +69,8 @@ class Data:
     def has_labels(self, split: str) -> bool:
         return split in self.splits
 
-    def photographs(self, split: str) -> Photographs:
-        return Photographs(self.images(split), folders=1)
+    def photographs(self, images: list[Path]) -> Photographs:
+        return Photographs(images, folders=1)
 
     def scan(self, splits, single_cls: bool = False, task: str = "") -> dict[str, Refused]:
         empty = {split: [file for file in self.images(split) if not file.stat().st_size] for split in splits}
@@ -179,8 +188,16 @@ def answers(model: nn.Module, data: Data, split: str) -> Answers:
     files, images, classes = data.tensors(split)
     ranked = model.eval()(images).argsort(1, descending=True)
     model.train()
-    names = data.photographs(split)
+    names = data.photographs(files)
     return Answers(np.array([names.name(file) for file in files]), ranked.numpy(), classes.numpy())
+
+
+def divided(data: Data, splits, folder: Path) -> str:
+    """A file that lists the pictures of other splits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = {split: [str(file.resolve()) for file in files] for split, files in splits.items()}
+    write_text(folder / "splits.json", json.dumps(listed))
+    return str(folder / "splits.json")
 
 
 def judge(weights: Path, data: str, split: str, folder: Path, given) -> tuple[Answers, dict[str, float]]:
@@ -208,6 +225,7 @@ HOST = Host(
     beside=lambda data, folder: str(folder / data) if (folder / data).is_dir() else data,
     task=lambda model, data: TASK,
     data=Data,
+    divided=divided,
     made_for=lambda model, data: TASK.name,
     places=lambda model: ("0",),
     larger=lambda model: None,

@@ -204,7 +204,8 @@ def test_a_folder_for_classifiers_is_described_like_a_data_file(animals):
     ]
     assert dataset.Data(str(animals)).has_labels("test")
     assert not dataset.Data(str(animals)).has_labels("val")
-    photographs = dataset.Data(str(animals)).photographs("test")
+    data = dataset.Data(str(animals))
+    photographs = data.photographs(data.images("test"))
     assert [photographs.name(file) for file in photographs.files[2:4]] == ["ant/2.png", "bee/0.png"]
 
 
@@ -325,3 +326,55 @@ def test_a_classifiers_image_that_cannot_be_read_is_counted(tmp_path):
     (tmp_path / "insects/train/bee/1.png").write_bytes(b"no image")
     found = dataset.Data(str(tmp_path / "insects")).scan()
     assert {split: (of.count, of.of, of.first) for split, of in found.items()} == {"train": (1, 4, "1.png")}
+
+
+@pytest.mark.host
+def test_other_splits_read_the_same_images_through_links_and_leave_nothing_beside_them(tmp_path):
+    """Images of two folders with the same names, in splits of both, as the host itself reads them."""
+    draw_data(tmp_path / "data", train=6, val=3)
+    data, folder = dataset.Data(str(tmp_path / "data/data.yaml")), tmp_path / "study" / "folds" / "0-1"
+    files = [*data.images("train"), *data.images("val")]
+    splits = {
+        "train": [files[0], files[1], files[4], files[6], files[8]],
+        "val": [files[2], files[3], files[5], files[7]],
+    }
+    again = [dataset.divided(data, splits, folder) for _ in range(2)]
+    assert again == [str(folder / "data.yaml")] * 2
+    found = dataset.Data(again[0])
+    assert (found.names, found.splits) == (data.names, ("train", "val"))
+    for split, images in splits.items():
+        listed = found.images(split)
+        assert [file.resolve() for file in listed] == [file.resolve() for file in images]
+        assert [file.read_text() for file in found.labels(listed)] == [file.read_text() for file in data.labels(images)]
+        known = found.photographs(listed)
+        assert [file.name for file in known.files] == [file.name for file in images]
+        read = dataset._Verified(found._found[split], data=found._found, task="detect")
+        assert [Path(of["im_file"]).resolve() for of in read.labels] == [file.resolve() for file in images]
+        assert [len(of["cls"]) for of in read.labels] == [
+            len(file.read_text().split("\n")) - 1 for file in data.labels(images)
+        ]
+    assert found.scan(("train", "val")) == {}
+    assert not list((tmp_path / "data").rglob("*.cache"))
+    assert len(list(folder.rglob("*.cache"))) == 2
+    assert {file.name for file in folder.rglob("*") if not file.is_dir()} <= {
+        *("data.yaml", "train.txt", "val.txt", "000.cache"),
+        *(file.name for file in files),
+        *(file.with_suffix(".txt").name for file in files),
+    }
+    shutil.move(tmp_path / "study", tmp_path / "data" / "study")
+    moved = dataset.Data(str(tmp_path / "data/study/folds/0-1/data.yaml"))
+    assert not any(file.exists() for file in moved.images("train"))
+    dataset.divided(data, splits, tmp_path / "data/study/folds/0-1")  # the links lead to where the images are now
+    assert moved.scan(("train", "val")) == {}
+
+
+def test_classes_of_images_are_read_from_their_labels(data, tmp_path):
+    found = dataset.Data(str(data))
+    (data.parent / "labels/train/0.txt").write_text("1 .5 .5 1 1\n0 .5 .5 1 1\nx\n\n")
+    assert found.classes(found.images("train")) == [{0, 1}, set()]
+    for split in ("train", "val"):
+        for name in ("ant", "bee"):
+            (tmp_path / "animals" / split / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "animals" / split / name / "0.png")
+    with pytest.raises(UserError, match="cannot be split anew: classifiers read whole folders"):
+        dataset.Data(str(tmp_path / "animals")).classes([])

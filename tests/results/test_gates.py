@@ -66,7 +66,7 @@ def drawn(study: Study, draw: bool = True) -> Images:
         return Detections.load(folders[arm, pair] / "best.npz")
 
     gallery = study_gates.Gallery(study, next(arm for arm in study.plan.arms if arm.name == ARM), 0)
-    images = entries.won_and_lost(ARM, [0, 1], judged)
+    images = entries.won_and_lost(ARM, [0, 1], judged, study.numbers)
     return gallery.draw(images) if draw else gallery.linked(images)
 
 

@@ -34,6 +34,8 @@ def test_every_row_is_stored_and_no_other(calibration):
 
 def test_no_effect_is_called_one_in_no_more_than_five_per_cent():
     rows = [row for row in STORED["rows"] if not row["effect"] and row["kind"] not in SKEWED]
+    rows = [row for row in rows if row.get("corrected", True)]
+    assert {row["folds"] for row in rows if "folds" in row} == {5, 10}
     assert {row["arms"] for row in rows if row["kind"] == "precision"} == {1, 3, 5, 8}
     for row in rows:
         assert row["wrong"][0] <= 0.05, row["name"]
@@ -46,6 +48,16 @@ def test_an_effect_of_one_margin_is_not_called_none():
     assert len(rows) >= 6
     for row in rows:
         assert row["equivalent"][0] <= 0.05, row["name"]
+
+
+def test_folds_are_wrong_without_the_correction_and_not_with_it(calibration):
+    """Judged by the interval, because the rules about one run would hide it."""
+    missed, studies, level = {}, 150, 0.05
+    for corrected in (True, False):
+        row = calibration.Row("short", "learners", 1, 20, 0.0, studies, 5, corrected)
+        missed[corrected] = 1 - calibration.simulated(row, 1.0, 1)["covered"][0]
+    assert missed[True] <= level + 0.035  # two standard errors
+    assert missed[False] >= 4 * level
 
 
 def test_looks_take_fewer_seeds_where_there_is_much_to_see():

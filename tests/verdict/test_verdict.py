@@ -406,3 +406,38 @@ def test_probability_that_a_new_run_is_better():
     assert low < 0.2  # images alone decide the sign, so all seeds together are worth about one pair
     assert verdict.probability_better(np.zeros(6), np.zeros((6, 10)))[0] == 0.5
     assert verdict.probability_better(np.ones(6), np.ones((6, 10))) == (1, pytest.approx(0.5407, abs=1e-4), 1)
+
+
+def test_with_folds_the_t_test_is_the_corrected_resampled_one():
+    """Bouckaert and Frank (2004): mean over the root of (1 / n + test / train) of the variance, n - 1 degrees."""
+    d = np.array([0.9, 1.4, 0.2, 1.1, 0.7, 1.6, 0.4, 1.3, 0.8, 1.0])
+    drawn = d[:, None] + np.random.default_rng(0).normal(size=(10, 50))  # is not read
+    t = d.mean() / np.sqrt((1 / 10 + 1 / 4) * d.var(ddof=1))
+    assert verdict.two_level_p(d, drawn, 1 / 4) == pytest.approx(2 * stats.t.sf(t, 9))
+    low, high = verdict.interval(d, drawn, 0.05, 1 / 4)
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 9) * d.mean() / t)
+    # Where nothing is held out for many that are trained on, it is the plain one.
+    assert verdict.two_level_p(d, drawn, 0.0) == pytest.approx(stats.ttest_1samp(d, 0).pvalue)
+    (found,) = verdict.judge([(d, drawn)], 0.05, verdict.Looks((10,), 1, 1 / 4))
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.p == pytest.approx(max(verdict.two_level_p(d, drawn, 1 / 4), verdict.sign_flip(d)))
+    (plain,) = verdict.judge([(d, np.repeat(d[:, None], 2, 1))], 0.05, verdict.Looks((10,)))
+    assert plain.high - plain.low < (high - low) / 1.5
+    assert plain.better_low > found.better_low
+    with np.errstate(all="raise"):
+        (same,) = verdict.judge([(np.full(10, 0.01), np.full((10, 2), 0.01))], 0.05, verdict.Looks((10,), 1, 1 / 4))
+    assert same.outcome == "helps"
+
+
+def test_with_folds_more_seeds_find_no_more_than_the_shared_images_leave():
+    rng = np.random.default_rng(1)
+    for seeds, effect in ((10, 1.5), (30, 1.5)):
+        shared, own = rng.normal(size=(2, 4000, seeds))
+        d = np.sqrt(0.8) * (effect + own) + np.sqrt(0.2) * shared[:, :1]  # as the correction supposes
+        power = (verdict.two_level_p(d, d[..., None], 1 / 4) <= 0.05).mean()
+        assert verdict.power(effect, seeds, held_out=1 / 4) == pytest.approx(power, abs=0.05)
+    assert verdict.detectable(10, held_out=1 / 4) == pytest.approx(verdict.detectable(10) * np.sqrt(1 + 10 / 4))
+    assert verdict.detectable(1000, held_out=1 / 4) > 1.4
+    d = np.tile([0.1, 0.3], 5)
+    (found,) = verdict.judge([(d - 0.17, d[:, None])], 0.05, verdict.Looks((10,), 1, 1 / 4))
+    assert (found.outcome, found.reason, found.needed) == ("inconclusive", "images", None)

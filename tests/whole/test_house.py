@@ -52,6 +52,8 @@ DOORS = {
     "ray": {"executors"},
     "submitit": {"executors"},
     "filelock": {"study"},
+    "imagehash": {"study"},
+    "sklearn": {"study"},
     "msgspec": {"results"},
     "starlette": {"view"},
     "uvicorn": {"view"},

@@ -70,7 +70,7 @@ def run_study(
     Says first what so many seeds can find, and how long they will take. Whatever is interrupted goes on when the same
     command is given again. A plan with several models is a study of each, in a folder of its own.
     """
-    _load_studies()
+    _load_studies(installing=not dry_run)
     _require_executor(executor, slurm)
     given: dict[str, object] = {"model": model, "data": data, "arms": arms, "devices_per_cell": devices_per_cell}
     given["seeds"] = int(seeds) if seeds.isdecimal() else seeds
@@ -294,23 +294,26 @@ def _prepared(asked: _Asked, scale: float | None) -> list:
 
 def _forecast_only(asked: _Asked, device: str) -> None:
     from .. import results
-    from ..study import Plan, forecast
+    from ..study import Plan, forecast, near_twins
 
     for one in asked.each():
         plan = Plan.of(one.written, one.beside, look=False)
         print(f"{plan.model} on {plan.data}\n{results.before(plan, {})}")
+        if twins := near_twins(plan):
+            print(twins)
         print(forecast(plan, device, say) or "how long it takes can be said where its data and the device are")
 
 
 def _run(study, executor, device: str = "cpu") -> bool:
     """Train what is missing and report; whether all is finished."""
     from .. import results
-    from ..study import forecast
+    from ..study import forecast, near_twins
 
     found = study.results()
     say(results.before(study.plan, found))
-    if not found and (expected := forecast(study.plan, device)):
-        say(str(expected))
+    if not found:
+        for sentence in filter(None, (near_twins(study.plan, study.folder), forecast(study.plan, device))):
+            say(str(sentence))
     try:
         with executor:
             study.run(executor, say)
@@ -351,9 +354,11 @@ def _state_entry(state, study) -> dict:
     return entry | {"epochs": state.epochs, "reason": state.reason, key: state.result and state.result.scores[key]}
 
 
-def _load_studies() -> None:
-    """The host, and what only studies need."""
+def _load_studies(installing: bool = True) -> None:
+    """The host, which may install what it misses unless that is forbidden, and what only studies need."""
+    if not installing:
+        os.environ["YOLO_AUTOINSTALL"] = "0"  # read when the host is imported
     load_host()
-    for package in ("scipy", "jinja2", "msgspec"):
+    for package in ("scipy", "jinja2", "msgspec", "sklearn", "imagehash"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"studies need {package}, which is not installed", "pip install 'foveal[study]'")

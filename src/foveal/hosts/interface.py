@@ -101,11 +101,18 @@ class Data(Protocol):
     def labels(self, images: list[Path]) -> list[Path]:
         """The label file of each image, whether it exists or not; none where folders are the labels."""
 
+    def classes(self, images: list[Path]) -> list[set[int]]:
+        """The classes in each image, by index, to spread images over folds.
+
+        Raises:
+            UserError: data of this kind cannot be split anew.
+        """
+
     def has_labels(self, split: str) -> bool:
         """Whether there are labels of a split."""
 
-    def photographs(self, split: str) -> Photographs:
-        """The images of a split, by the numbers that they have in evidence."""
+    def photographs(self, images: list[Path]) -> Photographs:
+        """Images that are judged together, by the numbers that they have in evidence."""
 
     def scan(self, splits: Collection[str], single_cls: bool = False, task: str = "detect") -> dict[str, Refused]:
         """Verify all images and labels of some splits for a task; what is left out, by split.
@@ -239,6 +246,8 @@ class Host:
         beside: the path of data in a folder if it lies there, else the name as it stands.
         task: what is asked of a model on some data, by the names of both.
         data: a data set by its name, described; the second argument allows to download it.
+        divided: other splits of the images of some data, which are not copied, written into a folder; the name of that
+            data set. It is given the images of each split, and may find there what it wrote earlier.
         settings: all training arguments, the host's own where none is given. Raises a UserError for one that it does
             not know.
         teachers: names of those arguments that name another model, which then decides the result, too.
@@ -265,6 +274,7 @@ class Host:
     beside: Callable[[str, Path], str]
     task: Callable[[str, str], Task]
     data: Callable[[str, bool], Data]
+    divided: Callable[[Data, Mapping[str, list[Path]], Path], str]
 
     settings: Callable[[Mapping[str, Any]], dict[str, Any]]
     teachers: tuple[str, ...]

@@ -183,6 +183,8 @@ class Page:
         elif found.outcome is Outcome.INCONCLUSIVE:
             known = {"seeds": found.needed, "images": found.more_images}.get(found.reason, 1)
             end = found.reason if known else "unknown"
+            if found.reason == "images" and self.results.plan.get("folds"):
+                end = "folds"
         parts = {
             "margin": self.number("statistics.margin", "points"),
             "each": self.number("statistics.level", "half-per-cent"),

@@ -5,6 +5,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..bench import timing
 from ..errors import UserError
@@ -41,6 +42,7 @@ def assemble(study: Study) -> StudyResults:
     if not any(arm == "baseline" for arm, _ in found):
         raise _nothing_finished(study)
     plan, states, name = study.plan, study.states(), study.folder.resolve().name
+    folds = plan.text.get("folds")
     finished = Finished.of(study, found)
     cut, cost = parts.sliced(finished), costs.costs(study, finished.results)
     arms = entries.arms(finished, cost, cut.arms if cut else {}, parts.errors(finished))
@@ -58,7 +60,8 @@ def assemble(study: Study) -> StudyResults:
             tuple(FailedCell(state.cell.arm.name, state.cell.pair, state.reason) for state in failed),
         ),
         plan={**plan.text, "arms": [arm.name for arm in plan.arms], "seeds": list(plan.seeds), "train": plan.train}
-        | {"looks": list(plan.looks), "split": plan.split, "margin": plan.margin},
+        | {"looks": list(plan.looks), "split": plan.split, "margin": plan.margin}
+        | ({"folds": folds if isinstance(folds, dict) else {"number": folds}} if plan.folds else {}),
         commands=tuple(f"foveal study {command} {name}" for command in ("run", "report")),
         data=_data(finished),
         versions=versions(),
@@ -91,9 +94,9 @@ def measure(study: Study, found: StudyResults) -> StudyResults:
 
 
 def _data(finished: Finished) -> DataSet:
-    plan, sizes = finished.plan, finished.truth.objects()
+    plan, sizes, images = finished.plan, finished.objects(), sum(len(truth.name) for truth in finished.truths)
     names, objects = tuple(plan.dataset.names.values()), sum(sizes.values()) if sizes else None
-    return DataSet(finished.study.contents.digest, names, plan.split, len(finished.truth.name), objects)
+    return DataSet(finished.study.contents.digest, names, plan.split, images, objects)
 
 
 def _statistics(plan: Plan) -> Statistics:
@@ -128,10 +131,16 @@ def _findings(finished: Finished) -> list[Finding]:
     given = starts(plan.arms, plan.host)
     findings = fairness.check(plan, study.epochs, finished.results, folders, sources, chosen, absent, given)
     findings += [fairness.labels(refused(study.folder)), fairness.frozen(study.changed())]
-    images = finished.truth.name
-    if any(not np.array_equal(images, finished.judged(*where).name) for where in folders):
-        return [*findings, Finding("evaluator", False, "arms were judged on different images")]
-    return [*findings, Finding("evaluator", True, f"every run judged on the same {len(images)} images")]
+    first: dict[int, NDArray] = {}  # with folds of each seed
+    for arm, pair in folders:
+        names = finished.judged(arm, pair).name
+        if not np.array_equal(first.setdefault(pair if plan.folds else 0, names), names):
+            return [*findings, Finding("evaluator", False, "arms were judged on different images")]
+    images = sum(len(truth.name) for truth in finished.truths)
+    alike = f"every run judged on the same {images} images"
+    if plan.folds:
+        alike = f"all runs of a seed judged on the same images, {images} in all folds"
+    return [*findings, Finding("evaluator", True, alike)]
 
 
 def _nothing_finished(study: Study) -> UserError:

@@ -31,6 +31,7 @@ from .schema import (
 SHOWN = 10  # images won, and lost
 
 _Judged = Callable[[str, int], Detections | Answers]
+_Numbers = Callable[[int, NDArray], NDArray]
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,19 @@ class Finished:
         return self.study.plan
 
     @functools.cached_property
-    def truth(self) -> Detections | Answers:
-        """What was judged first, for the images and what is there, which are the same for all."""
-        return self.judged(*next(iter(self.folders)))
+    def truths(self) -> list[Detections | Answers]:
+        """What was judged, for the images and what is there: once, or in the partition with the most folds by now."""
+        folds = self.plan.folds.number if self.plan.folds else 0
+        first: dict[int, dict[int, tuple[str, int]]] = {}
+        for arm, pair in self.folders:
+            partition, fold = divmod(pair, folds) if folds else (0, 0)
+            first.setdefault(partition, {}).setdefault(fold, (arm, pair))
+        return [self.judged(*where) for where in max(first.values(), key=len).values()]
+
+    def objects(self) -> dict[str, int]:
+        """How many objects there are of each size."""
+        each = [truth.objects() for truth in self.truths]
+        return {size: sum(objects[size] for objects in each) for size in each[0]}
 
     def pairs(self, arm: str) -> list[int]:
         """The seeds of an arm that are finished."""
@@ -91,7 +102,7 @@ def arms(
     plan = finished.plan
     best, last = (verdicts.judged(plan, finished.results, finished.averages, kind) for kind in ("best", "last"))
     placebo = next((arm.name for arm in plan.arms if arm.control == "placebo"), None)
-    names, sizes = list(plan.dataset.names.values()), finished.truth.objects()
+    names, sizes = list(plan.dataset.names.values()), finished.objects()
     found = []
     for arm, (figure, difference) in zip(plan.arms, beside_paper(plan), strict=True):
         pairs, treatment = finished.pairs(arm.name), arm.role == "treatment"
@@ -136,34 +147,38 @@ def _verdict(said: verdicts.Judged | None) -> ArmVerdict | None:
 
 
 def _over_placebo(finished: Finished, arm: str, placebo: str) -> OverPlacebo | None:
-    mean, low, high = _bounded(differences(arm, placebo, finished.averages, overall("best")))
+    found = differences(arm, placebo, finished.averages, overall("best"))
+    mean, low, high = _bounded(found, finished.plan.held_out)
     return None if mean is None else OverPlacebo(mean, low, high)
 
 
-def _bounded(found: tuple[NDArray, NDArray] | None) -> tuple[float | None, float | None, float | None]:
+def _bounded(
+    found: tuple[NDArray, NDArray] | None, held_out: float | None
+) -> tuple[float | None, float | None, float | None]:
     """The mean of paired differences and the bounds of its interval, as far as there are any."""
-    if found is None or not is_bounded(found):
+    if found is None or not is_bounded(found, held_out):
         return None, None, None
-    low, high = interval(*found)
+    low, high = interval(*found, held_out=held_out)
     return float(found[0].mean()), float(low), float(high)
 
 
-def is_bounded(found: tuple[NDArray, NDArray]) -> bool:
-    """Whether paired differences have an interval: each seed has one, and some resamples have one of each seed."""
-    return not np.isnan(found[0]).any() and found[1].shape[1] > 1
+def is_bounded(found: tuple[NDArray, NDArray], held_out: float | None = None) -> bool:
+    """Whether paired differences have an interval: each seed has one, and without folds some resamples of each seed."""
+    return not np.isnan(found[0]).any() and (found[1].shape[1] > 1 or held_out is not None)
 
 
 def _classes(finished: Finished, arm: Arm, names: Sequence[str]) -> tuple[Part, ...]:
     key = finished.plan.metric.key
-    shown = next(iter(finished.averages.values()))["best"]["classes"].tolist()
-    return tuple(_part(finished, arm, names[label], key, column) for column, label in enumerate(shown))
+    shown = sorted({label for of in finished.averages.values() for label in of["best"]["classes"].tolist()})
+    return tuple(_part(finished, arm, names[label], key, label) for label in shown)
 
 
-def _part(finished: Finished, arm: Arm, name: str, key: str, column: int | None, objects: int | None = None) -> Part:
-    """One column of what is stored under a key, or the mean over its columns."""
+def _part(finished: Finished, arm: Arm, name: str, key: str, label: int | None, objects: int | None = None) -> Part:
+    """What is stored under a key for one class, or the mean over classes, by the pairs whose images have any of it."""
 
     def value(of: Mapping[str, Mapping[str, NDArray]]) -> NDArray:
-        return over_classes(of["best"][key]) if column is None else of["best"][key][:, column]
+        found = of["best"][key]
+        return over_classes(found if label is None else found[:, of["best"]["classes"] == label])
 
     return _compared(finished, arm, name, value, objects)
 
@@ -174,10 +189,13 @@ def _beside(finished: Finished, arm: Arm, metric: Metric) -> Part:
 
 
 def _compared(finished: Finished, arm: Arm, name: str, value: verdicts.Value, objects: int | None = None) -> Part:
-    each = [value(finished.averages[arm.name, pair])[0] for pair in finished.pairs(arm.name)]
-    average = float(np.mean(each)) if each else math.nan
-    compared = None if arm.role == "baseline" else differences(arm.name, "baseline", finished.averages, value)
-    return Part(name, None if math.isnan(average) else average, *_bounded(compared), objects)
+    """By the pairs whose images have any of it."""
+    each = {pair: float(value(finished.averages[arm.name, pair])[0]) for pair in finished.pairs(arm.name)}
+    having = {pair: of for pair, of in each.items() if not math.isnan(of)}
+    baseline = arm.role == "baseline"
+    compared = None if baseline else differences(arm.name, "baseline", finished.averages, value, list(having))
+    average = float(np.mean(list(having.values()))) if having else None
+    return Part(name, average, *_bounded(compared, finished.plan.held_out), objects)
 
 
 def _curves(folders: Sequence[Path], metric: Metric) -> Curves:
@@ -206,17 +224,27 @@ def _curves(folders: Sequence[Path], metric: Metric) -> Curves:
     return Curves(all_epochs, tuple(metrics), tuple(losses))
 
 
-def won_and_lost(arm: str, pairs: Sequence[int], judged: _Judged, of: str = "box") -> Images:
+def won_and_lost(arm: str, pairs: Sequence[int], judged: _Judged, numbers: _Numbers, of: str = "box") -> Images:
     """Images on which an arm did better or worse than the baseline, by their scores averaged over pairs.
 
     Args:
         arm: its name.
         pairs: seeds that both have finished.
         judged: what was said, by arm and pair.
+        numbers: which image each one of a pair is, of all by their names; -1 for one that is not known.
         of: by what detections are matched.
     """
-    names = judged(arm, pairs[0]).name
-    theirs, mine = (np.mean([judged(name, pair).scores(of=of) for pair in pairs], 0) for name in ("baseline", arm))
+    all_names = [judged(arm, pair).name for pair in pairs]
+    all_numbers = np.concatenate([numbers(pair, names) for pair, names in zip(pairs, all_names, strict=True)])
+    known = all_numbers >= 0
+    _, first, image = np.unique(all_numbers[known], return_index=True, return_inverse=True)
+    names, often = np.concatenate(all_names)[known][first], np.bincount(image)
+
+    def averaged(name: str) -> NDArray:
+        scores = np.concatenate([judged(name, pair).scores(of=of) for pair in pairs])
+        return np.bincount(image, scores[known]) / often
+
+    theirs, mine = averaged("baseline"), averaged(arm)
     difference = mine - theirs
     order = np.argsort(-difference, kind="stable")
     better, worse = int((difference > 1e-9).sum()), int((difference < -1e-9).sum())
@@ -230,7 +258,8 @@ def won_and_lost(arm: str, pairs: Sequence[int], judged: _Judged, of: str = "box
 
 def _images(finished: Finished, arm: Arm, pairs: Sequence[int]) -> Images:
     gallery = Gallery(finished.study, arm, finished.pairs(arm.name)[0])
-    return gallery.linked(won_and_lost(arm.name, pairs, finished.judged, finished.plan.metric.of))
+    by = finished.plan.metric.of
+    return gallery.linked(won_and_lost(arm.name, pairs, finished.judged, finished.study.numbers, by))
 
 
 def _mcnemar(arm: str, pairs: Sequence[int], judged: _Judged) -> tuple[Discordance, ...]:

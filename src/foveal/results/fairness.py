@@ -67,15 +67,21 @@ def check(
             f"{plan.metric.name} computed again differs from Ultralytics' by up to "
             f"{max(r.disagreement for r in values):.0e}",
         ),
-        Finding(
-            "split", None, f"judged on {plan.split}, on which best.pt was chosen in every arm{without_test(absent)}"
-        )
-        if chosen_on == plan.split
-        else Finding("split", True, f"judged on {plan.split}, which chose nothing"),
+        _split(plan, chosen_on, absent),
         _same("versions", {str(sorted(deciding(r.versions).items())) for r in values}, "the same versions everywhere"),
         _same("device", {_kind(r.device) for r in values}, "every run on {}"),
         _resumed(values),
     ]
+
+
+def _split(plan: Plan, chosen_on: str, absent: str | None) -> Finding:
+    if plan.folds:
+        said = f"each seed judged on the one of {plan.folds.number} folds that it held out"
+        return Finding("split", None, f"{said}, on which best.pt was chosen in every arm")
+    if chosen_on != plan.split:
+        return Finding("split", True, f"judged on {plan.split}, which chose nothing")
+    said = f"judged on {plan.split}, on which best.pt was chosen in every arm{without_test(absent)}"
+    return Finding("split", None, said)
 
 
 def without_test(absent: str | None) -> str:

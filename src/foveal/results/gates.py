@@ -1,6 +1,7 @@
 """The gates of a study's arms on the images that they won and lost, and the links from its report to them."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -30,7 +31,8 @@ class Gallery:
     def __init__(self, study: Study, arm: Arm, seed: int):
         self._root, self._folder, self._spec = study.folder, gates_folder(study.folder, arm.name), arm.spec
         self._run = next(study.path(cell) for cell in study.cells if (cell.arm.name, cell.pair) == (arm.name, seed))
-        self._photographs = study.plan.dataset.photographs(study.plan.split)
+        self._photographs, folds = study.photographs(seed), study.plan.partitions
+        self._often = Counter(map(self._photographs.name, folds.files if folds else self._photographs.files))
         self._judged = averages.judged(self._run, "best", study.plan.task).name
 
     def linked(self, images: Images) -> Images:
@@ -58,12 +60,12 @@ class Gallery:
         return replace(self.linked(images), no_gates=why_not)
 
     def _files(self, images: Images) -> dict[str, Path]:
-        """The photographs by name, less those whose name another image has, too, and those that are not there."""
+        """The photographs by name, less those that were not judged by this run, are not there or have a name twice."""
         if self._spec is None:  # without an attention of foveal there are no gates
             return {}
         listed = self._judged.tolist()
         wanted = (image.name for image in (*images.won, *images.lost))
-        known = [name for name in wanted if listed.count(name) == 1]
+        known = [name for name in wanted if listed.count(name) == 1 and self._often[name] < 2]
         numbers = {name: self._photographs.number(self._judged, listed.index(name)) for name in known}
         return {name: self._photographs.files[number] for name, number in numbers.items() if number is not None}
 

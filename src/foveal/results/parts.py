@@ -27,7 +27,7 @@ class Sliced:
 
 def sliced(finished: Finished) -> Sliced | None:
     """The metric of each arm on each slice; None if the plan slices nothing."""
-    cut, plan, truth = finished.study.slices, finished.plan, finished.truth
+    cut, plan, truth = finished.study.slices, finished.plan, finished.truths[0]
     if cut is None:
         return None
     computed = averages.of_each(finished.folders, lambda folder: averages.within(folder, cut.members, plan.task))

@@ -16,6 +16,7 @@ from .folder import Status as Status
 from .folder import StudyFolder as StudyFolder
 from .folder import in_words as in_words
 from .folder import rows as rows
+from .hours import counted as counted
 from .hours import forecast as forecast
 from .loop import POLL as POLL
 from .loop import Study as Study
@@ -27,6 +28,7 @@ from .plan import each as each
 from .plan import load as load
 from .plan import versions as versions
 from .slices import Slices as Slices
+from .twins import near_twins as near_twins
 from .verdicts import Averages as Averages
 from .verdicts import differences as differences
 from .verdicts import overall as overall

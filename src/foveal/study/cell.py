@@ -21,6 +21,7 @@ from ..files import write_text
 from ..hosts import Contents, Data, Refused, Training, contents
 from ..surgery import opened
 from ..tensors import count, is_finite
+from .folds import divided
 from .plan import Cell, Plan, versions
 
 BUSY = 75  # exit code of a process that finds its cell taken, as sysexits.h has it for "try again later"
@@ -159,6 +160,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
     (folder / FAILURE).unlink(missing_ok=True)
     scan(plan, study)
     host, arguments = plan.host, plan.arguments(cell.arm)
+    data, before, cache = _read(plan, cell, before, study)
     record = host.train(
         Training(
             model=cell.arm.model,
@@ -167,9 +169,9 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
             seed=cell.seed,
             arguments=arguments,
             settings=plan.complete(cell.arm),
-            data=plan.dataset,
+            data=data,
             contents=before,
-            cache=study / DATA,
+            cache=cache,
             recipe=plan.recipe,
             resume_period=plan.resume_period,
             folder=folder,
@@ -181,12 +183,12 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
     scores: dict[str, float] = {}
     disagreement = 0.0
     for kind, end in WEIGHTS.items():
-        found, theirs = host.judge(folder / "weights" / f"{kind}.pt", plan.data, plan.split, folder, settings)
+        found, theirs = host.judge(folder / "weights" / f"{kind}.pt", data.name, plan.split, folder, settings)
         found.save(folder / f"{kind}.npz")
         ours = found.figures()
         disagreement = max(disagreement, *(abs(ours[key] - theirs[key]) for key in theirs))
         scores |= {key + end: value for key, value in theirs.items()}
-    contents(host.data(plan.data, False), study / DATA).require_as(before.digest, before.stamp, before)
+    contents(host.data(data.name, False), cache).require_as(before.digest, before.stamp, before)
     networks = {kind: host.network(folder / "weights" / f"{kind}.pt") for kind in WEIGHTS}
     gains = {kind: gain for kind, network in networks.items() if (gain := opened(network)) is not None}
     result = Result(
@@ -215,16 +217,29 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         file.unlink(missing_ok=True)
 
 
+def _read(plan: Plan, cell: Cell, whole: Contents, study: Path) -> tuple[Data, Contents, Path]:
+    """What a cell reads, what that holds and where its digests are kept: the data as they are, or split into folds."""
+    if not (plan.folds and plan.partitions):
+        return plan.dataset, whole, study / DATA
+    data = divided(plan.host, plan.dataset, plan.partitions, cell.pair, study, plan.folds.number)
+    _verified(plan, data, study)
+    return data, contents(data, data.root / DATA), data.root / DATA
+
+
 def scan(plan: Plan, study: Path) -> None:
     """Let the host verify the images and labels that a study reads, and keep in its folder which of them it refuses.
 
     Raises:
         UserError: of a split that is needed it leaves none.
     """
-    needed = {"train", plan.split, chosen_on(plan.dataset)}
+    found = _verified(plan, plan.dataset, study)
+    write_text(study / REFUSED, json.dumps({split: dataclasses.asdict(of) for split, of in found.items()}))
+
+
+def _verified(plan: Plan, data: Data, study: Path) -> dict[str, Refused]:
+    needed = {"train", plan.split, chosen_on(data)}
     with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
-        found = plan.dataset.scan(needed, bool(plan.train.get("single_cls")), plan.task.name)
-        write_text(study / REFUSED, json.dumps({split: dataclasses.asdict(of) for split, of in found.items()}))
+        return data.scan(needed, bool(plan.train.get("single_cls")), plan.task.name)
 
 
 def refused(study: Path) -> dict[str, Refused] | None:

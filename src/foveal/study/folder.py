@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import UserError
 from ..evidence import averages
-from ..hosts import Contents, contents
+from ..hosts import Contents, Photographs, contents
 from . import verdicts
 from .cell import CELLS, DATA, FAILURE, LOCK, PLAN, RESULT, WEIGHTS, Result, locked
 from .plan import Cell, Plan
@@ -104,6 +107,24 @@ class StudyFolder:
         now, earlier = (self.folder / CELLS / name for name in (cell.key, cell.earlier))
         return earlier if (earlier / RESULT).is_file() and not (now / RESULT).is_file() else now
 
+    def photographs(self, pair: int) -> Photographs:
+        """The images on which a pair is judged, by the numbers that they have in its evidence."""
+        data, folds = self.plan.dataset, self.plan.partitions
+        return data.photographs(folds.splits(pair)["val"] if folds else data.images(self.plan.split))
+
+    def numbers(self, pair: int, names: NDArray) -> NDArray:
+        """Which image each one is among all that are judged in this study; -1 where a fold has none of its name.
+
+        Args:
+            pair: that was judged on it.
+            names: of the images in its evidence.
+        """
+        if not self.plan.partitions:
+            return np.arange(len(names))
+        held_out = self.plan.partitions.held_out(pair)
+        found = self.photographs(pair).numbers(names)
+        return np.array([-1 if number is None else held_out[number] for number in found])
+
     def command(self, cell: Cell) -> list[str]:
         """What runs one cell, in a process of its own on any machine that sees the folder."""
         return [sys.executable, "-m", "foveal", "study", "cell", str(self.folder), cell.key]
@@ -182,9 +203,9 @@ class StudyFolder:
 
     def _decisive(self) -> dict[str, object]:
         plan = self.plan
-        arms = sorted(arm.name for arm in plan.arms)
+        arms, split = sorted(arm.name for arm in plan.arms), plan.text["folds"] if plan.folds else plan.split
         metric = {"metric": plan.metric.of} if len(plan.task.metrics) > 1 else {}
-        return {"arms": arms, "looks": list(plan.looks), "margin": plan.margin, "split": plan.split, **metric}
+        return {"arms": arms, "looks": list(plan.looks), "margin": plan.margin, "split": split, **metric}
 
     def news(self) -> list[str]:
         """What is another than when this study last ran, and which finished cells count; a sentence each."""

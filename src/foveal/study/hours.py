@@ -76,11 +76,12 @@ def _place(device: str) -> torch.device | None:
 
 
 def counted(plan: Plan) -> Mapping[str, int]:
-    """Images in each split, of the data if they are here, else as the paper has them."""
+    """Images in each split, of the data if they are here, else as the paper has them; with folds those of a pair."""
     try:
-        return {split: len(plan.dataset.images(split)) for split in plan.dataset.splits}
+        images: Mapping[str, int] = {split: len(plan.dataset.images(split)) for split in plan.dataset.splits}
     except UserError:
-        return plan.paper.images if plan.paper else {}
+        images = plan.paper.images if plan.paper else {}
+    return plan.folds.shares(images) if plan.folds else images
 
 
 def _seconds_an_image(plan: Plan, arm: Arm, device: torch.device) -> tuple[float, float] | None:

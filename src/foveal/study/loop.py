@@ -197,9 +197,10 @@ def _seen_from(folder: Path, written: dict[str, Any], beside: Path) -> dict[str,
     def seen(name: object) -> object:
         if isinstance(name, dict):
             return {key: seen(value) for key, value in name.items()}
-        file, colon, rest = name.partition(".py:") if isinstance(name, str) else ("", "", "")
-        if colon and (beside / f"{file}.py").is_file():  # of somebody else's attention
-            return f"{os.path.relpath(beside / f'{file}.py', folder)}:{rest}"
+        for suffix in (".py", ".csv"):  # of somebody else's attention, and of a table of groups
+            file, colon, rest = name.partition(f"{suffix}:") if isinstance(name, str) else ("", "", "")
+            if colon and (beside / f"{file}{suffix}").is_file():
+                return f"{os.path.relpath(beside / f'{file}{suffix}', folder)}:{rest}"
         if isinstance(name, str) and (beside / name).is_file():
             return os.path.relpath(beside / name, folder)
         return name
@@ -209,8 +210,8 @@ def _seen_from(folder: Path, written: dict[str, Any], beside: Path) -> dict[str,
     arms = [seen(arm) for arm in arms] if isinstance(arms, list) else arms
     data = os.path.relpath(data, folder) if Path(data).exists() else data
     train = {"train": seen(written["train"])} if isinstance(written.get("train"), dict) else {}
-    slices = {"slices": seen(written["slices"])} if written.get("slices") else {}
-    return {**written, "model": seen(written["model"]), "data": data, "arms": arms, **train, **slices}
+    tables = {key: seen(written[key]) for key in ("slices", "folds") if written.get(key)}
+    return {**written, "model": seen(written["model"]), "data": data, "arms": arms, **train, **tables}
 
 
 def _last_words(log: Path) -> str:

@@ -19,9 +19,10 @@ from ..errors import UserError, shown
 from ..evidence import Metric, Says, Task
 from ..files import beside
 from ..hosts import Data, Host, Recipe, host_of, task_of
-from ..verdict import LEVEL, Looks, fewest_seeds
 from . import arms as arm_names
-from .arms import OTHER_SEEDS, Arm
+from . import values
+from .arms import Arm
+from .folds import Folds, Partitions
 from .paper import Paper
 
 # What decides a run is said here where the host would choose by what it sees, and runs are never cut short.
@@ -43,8 +44,8 @@ UNFAIR = {
 # Training arguments that stand elsewhere in a plan, or that a study sets itself.
 ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
 KEYS = (
-    *("model", "data", "arms", "seeds", "train", "split", "metric", "margin", "slices", "recipe", "paper", "rehearsal"),
-    *("resume_period", "devices_per_cell"),
+    *("model", "data", "arms", "seeds", "train", "split", "folds", "metric", "margin", "slices", "recipe", "paper"),
+    *("rehearsal", "resume_period", "devices_per_cell"),
 )
 PROTOCOL = 1  # of how a cell is trained and judged: cells of another one do not count
 UNNUMBERED = 1, "0.1.0"  # the protocol of cells from before there were numbers, and foveal's version in their keys
@@ -72,6 +73,7 @@ class Plan:
         by: which of the task's metrics decides; the first if that is not said.
         devices_per_cell: on which each training runs, an equal share of every batch on each.
         slices: the CSV with what is known of images, by which they are sliced in reports, if there is one.
+        folds: how train and val are split anew for each pair; None where they stay as they are.
     """
 
     model: str
@@ -91,6 +93,7 @@ class Plan:
     by: str = ""
     devices_per_cell: int = 1
     slices: str | None = None
+    folds: Folds | None = None
 
     @classmethod
     def read(cls, path: Path, download: bool = False) -> "Plan":
@@ -123,6 +126,16 @@ class Plan:
             UserError: it is not here, or the host refuses it.
         """
         return self.host.data(self.data, False)
+
+    @functools.cached_property
+    def partitions(self) -> Partitions | None:
+        """The data in folds, if the plan has any."""
+        return Partitions(self.folds, self.dataset) if self.folds else None
+
+    @property
+    def held_out(self) -> float | None:
+        """Images that a seed holds out over those that it is trained on; None where all are judged on the same."""
+        return self.folds.held_out if self.folds else None
 
     @property
     def metric(self) -> Metric:
@@ -164,12 +177,16 @@ class Plan:
                 raise UserError(f"the arm {arm.name!r}: {error.message}", error.hint) from None
         if len(arms) < 2:
             raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
-        seeds, looks = _seeds(written.get("seeds"), claims(arms))
-        split: Any = written.get("split")
+        folds = Folds.of(written.get("folds"), folder)
+        if folds and written.get("slices"):
+            said = "slices are of images on which all seeds are judged, and with folds each seed is judged on others"
+            raise UserError(said, "leave one of slices and folds out")
+        seeds, looks = values.seeds(written.get("seeds"), claims(arms), folds)
+        split: Any = folds.split(written.get("split")) if folds else written.get("split")
         named = split in ("test", "val")
         found = host.data(data, download) if download or look or not named else None
         if found and (look or not named):
-            split = _split(split, found)
+            split = values.split(split, found)
         margin = written.get("margin", 0.005)
         if type(margin) is not float or not 0 < margin < 1:
             raise UserError(
@@ -182,14 +199,15 @@ class Plan:
             *(model, data, arms, seeds, train, split, margin),
             recipe=recipe,
             paper=Paper.of(written["paper"]) if written.get("paper") else None,
-            rehearsal=_share(written.get("rehearsal")),
+            rehearsal=values.share(written.get("rehearsal")),
             settings=settings,
             text={**written, "arms": names, "split": split},
             looks=looks,
-            resume_period=_number("resume_period", written.get("resume_period", 1), "epochs", 5),
+            resume_period=values.number("resume_period", written.get("resume_period", 1), "epochs", 5),
             by=by,
-            devices_per_cell=_number("devices_per_cell", written.get("devices_per_cell", 1), "devices", 2),
+            devices_per_cell=values.number("devices_per_cell", written.get("devices_per_cell", 1), "devices", 2),
             slices=beside(_text("slices", written["slices"]), folder) if written.get("slices") else None,
+            folds=folds,
         )
         vars(plan)["task"] = task  # where the cached property keeps it
         for arm in plan.arms:
@@ -198,6 +216,7 @@ class Plan:
                 raise UserError(said, f"batch={plan.devices_per_cell * max(1, batch // plan.devices_per_cell)}")
         if found:
             vars(plan)["dataset"] = found  # likewise
+            _ = plan.partitions  # which raises if there can be none
         return plan
 
     def arguments(self, arm: Arm) -> dict[str, Any]:
@@ -215,8 +234,9 @@ class Plan:
     def cells(self, data_digest: str) -> list["Cell"]:
         """All cells, those of the first seed first, so that a study under way compares whole pairs."""
         identity = functools.cache(self.host.identity)
+        data = {seed: data_digest + (self.partitions.digest(seed) if self.partitions else "") for seed in self.seeds}
         return [
-            Cell(arm, seed, seed + arm.shift, *_keys(self, arm, seed + arm.shift, identity, data_digest))
+            Cell(arm, seed, seed + arm.shift, *_keys(self, arm, seed + arm.shift, identity, data[seed]))
             for seed in self.seeds
             for arm in self.arms
         ]
@@ -297,49 +317,6 @@ def _text(key: str, value: object) -> str:
     if not isinstance(value, str):
         raise UserError(f"{key}: {shown(value)} is not the name of a file", f"{key}: FILE")
     return value
-
-
-def _seeds(written: object, shared_by: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The seeds, and how many of them there are at each look."""
-    if written is None:
-        written = fewest_seeds(LEVEL / shared_by)
-    if isinstance(written, str) and (ends := re.fullmatch(r"(\d{1,9}) *\.\. *(\d{1,9})", written.strip())):
-        first, last = map(int, ends.groups())
-        if not 2 <= first <= last < OTHER_SEEDS:
-            raise UserError(
-                f"seeds: {shown(written)} does not rise from 2 or more to below {OTHER_SEEDS}", "seeds: 6..24"
-            )
-        looks = Looks.between(first, last, shared_by).seeds
-        return tuple(range(looks[-1])), looks
-    # No longer than is needed to see that it is too long.
-    seeds = list(range(min(written, OTHER_SEEDS + 1))) if type(written) is int else written
-    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < OTHER_SEEDS for s in seeds):
-        said = f"seeds: {shown(written)} is no number of seeds, no range such as 6..24 and no list below {OTHER_SEEDS}"
-        raise UserError(said, "seeds: 6")
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds: {shown(written)} says a seed twice", "seeds: [0, 1, 2, 3, 4, 5]")
-    return tuple(seeds), (len(seeds),)
-
-
-def _split(wanted: object, data: Data) -> str:
-    """The split to judge on: the one that is wanted, else test where it has labels."""
-    if wanted is None:
-        return "test" if data.has_labels("test") else "val"
-    if wanted not in ("test", "val") or wanted not in data.splits:
-        raise UserError(f"split: {shown(wanted)} is not a split of {data.name}", "split: val")
-    return wanted
-
-
-def _share(written: object) -> float | None:
-    if written is not None and (type(written) is not float or not 0 < written < 1):
-        raise UserError(f"rehearsal: {shown(written)} is not a share between 0 and 1", "rehearsal: 0.01")
-    return written
-
-
-def _number(key: str, written: object, of: str, example: int) -> int:
-    if type(written) is not int or written < 1:
-        raise UserError(f"{key}: {shown(written)} is no number of {of}", f"{key}: {example}")
-    return written
 
 
 def _train(written: object, task: Task, host: Host, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -48,6 +48,7 @@ def reduced(written: Mapping[str, Any], beside: Path, folder: Path, share: float
         "data": str(data.resolve()),
         "seeds": seeds[:count] if isinstance(seeds, list) else count,
         "train": {**train, "epochs": max(1, round(share * plan.settings["epochs"]))},
+        **({"folds": plan.folds.number} if plan.folds else {}),  # copies have other names, which no group knows
         "rehearsal": share,
     }
 

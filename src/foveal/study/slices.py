@@ -50,7 +50,7 @@ class Slices:
         """
         if plan.slices is None:
             return None
-        path, photographs = Path(plan.slices), plan.dataset.photographs(plan.split)
+        path, photographs = Path(plan.slices), plan.dataset.photographs(plan.dataset.images(plan.split))
         headings, rows = _read(path)
         named = {heading: _rows_of(photographs, [row[heading] for row in rows]) for heading in headings}
         names = max(headings, key=lambda heading: sum(row is not None for row in named[heading]))

@@ -69,7 +69,7 @@ def judged(plan: Plan, found: Mapping[tuple[str, int], Result], averaged: Averag
         if (pair := differences(name, "baseline", averaged, overall(kind), seeds))
     }
     treatments = {name for name, arm in others.items() if arm.role == "treatment"}
-    looks, words = Looks(plan.looks, claims(plan.arms)), {}
+    looks, words = Looks(plan.looks, claims(plan.arms), plan.held_out), {}
     for name, verdict in judge_families(compared, treatments, plan.margin, looks).items():
         decided, (each, drawn) = pairs[name][: verdict.seeds], (of[: verdict.seeds] for of in compared[name])
         plain, treated = ([found[arm, pair] for pair in decided] for arm in ("baseline", name))

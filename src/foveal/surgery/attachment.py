@@ -55,7 +55,7 @@ IdentityStart.__module__ = "foveal"
 
 def opened(model: nn.Module) -> float | None:
     """Largest absolute gain of the identity starts in a model, which is 0 at their start; None where there is none."""
-    gains = [float(start.gain.abs().max()) for start in model.modules() if isinstance(start, IdentityStart)]
+    gains = [float(start.gain.detach().abs().max()) for start in model.modules() if isinstance(start, IdentityStart)]
     return max(gains, default=None)
 
 

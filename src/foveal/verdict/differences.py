@@ -16,6 +16,13 @@ The second term of `images` is what seeds and images do together, which `seeds` 
 mean plus and minus Student's t times the root of the total, its degrees of freedom after Satterthwaite. Quantiles of
 resampled means would be too narrow for six seeds. Sign flips ask less: they hold whatever symmetric distribution the
 differences have, and see nothing of the images.
+
+With folds every seed holds out other images and is trained on the rest, which seeds share. What images do is in the
+spread over seeds then, and what the shared images do to the mean is not: no unbiased estimate of it exists (Bengio and
+Grandvalet 2004). The corrected resampled t test (Nadeau and Bengio 2003; for repeated folds Bouckaert and Frank 2004)
+takes the correlation of two seeds for the share of images that one holds out, and has n - 1 degrees of freedom:
+
+    images  = var_s(d[s]) * (images held out / images trained on)
 """
 
 import functools
@@ -40,39 +47,52 @@ def draw_images(images: int, resamples: int, seed: int = 0) -> Ints:
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples).astype(np.int32)
 
 
-def variances(differences: Floats, resampled: Floats) -> tuple[Floats, Floats]:
-    """Variance of the mean difference by its two causes, seeds and images.
+def variances(differences: Floats, resampled: Floats, held_out: float | None = None) -> tuple[Floats, Floats]:
+    """Variance of the mean difference by its two causes: seeds, and images, of which more seeds take nothing away.
 
     Args:
         differences: at each seed on all images, (..., seeds), at least two.
         resampled: the same on resampled images, (..., seeds, resamples).
+        held_out: with folds, the images that a seed holds out over those that it is trained on; None where all seeds
+            are judged on the same images.
     """
-    n, together = differences.shape[-1], resampled.mean(-2)
+    n = differences.shape[-1]
+    if held_out is not None:
+        spread = differences.var(-1, ddof=1)
+        return spread / n, spread * held_out
+    together = resampled.mean(-2)
     both = (resampled - together[..., None, :]).var(-1, ddof=1).sum(-1) / (n * (n - 1))
     return differences.var(-1, ddof=1) / n, np.maximum(together.var(-1, ddof=1) - both, 0)
 
 
-def freedom(seeds: float | Floats, images: float | Floats, n: int) -> Floats:
-    """Degrees of freedom of the sum of both variances, after Satterthwaite; infinite where seeds do not differ."""
+def freedom(seeds: float | Floats, images: float | Floats, n: int, held_out: float | None = None) -> Floats:
+    """Degrees of freedom of the sum of both variances, after Satterthwaite; infinite where seeds do not differ.
+
+    With folds n - 1, because both come from the same spread.
+    """
+    if held_out is not None:
+        return np.full(np.shape(seeds), n - 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(seeds > 0, (n - 1) * ((seeds + images) / seeds) ** 2, np.inf)
 
 
-def interval(differences: Floats, resampled: Floats, level: float = LEVEL) -> tuple[Floats, Floats]:
+def interval(
+    differences: Floats, resampled: Floats, level: float = LEVEL, held_out: float | None = None
+) -> tuple[Floats, Floats]:
     """Two-level interval of the mean difference, its lower and upper bound; arguments as for `variances`."""
-    seeds, images = variances(differences, resampled)
-    spread = scipy.stats.t.ppf(1 - level / 2, freedom(seeds, images, differences.shape[-1]))
+    seeds, images = variances(differences, resampled, held_out)
+    spread = scipy.stats.t.ppf(1 - level / 2, freedom(seeds, images, differences.shape[-1], held_out))
     mean, reach = differences.mean(-1), spread * np.sqrt(seeds + images)
     return mean - reach, mean + reach
 
 
-def two_level_p(differences: Floats, resampled: Floats) -> Floats:
+def two_level_p(differences: Floats, resampled: Floats, held_out: float | None = None) -> Floats:
     """Two-sided p value of no difference that belongs to `interval`; 1 where the mean difference is 0."""
-    seeds, images = variances(differences, resampled)
+    seeds, images = variances(differences, resampled, held_out)
     mean, total = np.abs(differences.mean(-1)), seeds + images
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = np.where(mean > 0, mean / np.sqrt(total), 0.0)
-    beyond: Floats = scipy.stats.t.sf(distance, freedom(seeds, images, differences.shape[-1]))
+    beyond: Floats = scipy.stats.t.sf(distance, freedom(seeds, images, differences.shape[-1], held_out))
     return 2 * beyond
 
 
@@ -151,7 +171,9 @@ def interquartile_mean(differences: Floats) -> float:
     return float(ordered @ inside / inside.sum())
 
 
-def probability_better(differences: Floats, resampled: Floats, level: float = LEVEL) -> tuple[float, float, float]:
+def probability_better(
+    differences: Floats, resampled: Floats, level: float = LEVEL, held_out: float | None = None
+) -> tuple[float, float, float]:
     """Probability that the arm beats the baseline with a new seed on new images, and its interval.
 
     The share of all seeds and resamples in which it does, a tie being half (Bouthillier et al. 2021). The interval is
@@ -161,10 +183,11 @@ def probability_better(differences: Floats, resampled: Floats, level: float = LE
         differences: at each seed on all images, (seeds,), at least two.
         resampled: the same on resampled images, (seeds, resamples).
         level: one less the coverage.
+        held_out: as for `variances`.
     """
     won = (resampled > 0) + 0.5 * (resampled == 0)
     share, n = float(won.mean()), len(differences)
-    by_seed, by_image = variances(won.mean(-1), won)
+    by_seed, by_image = variances(won.mean(-1), won, held_out)
     spread = float(by_seed) * (n - 1) / n + float(by_image)
     pairs = min(n, share * (1 - share) / spread) if spread > 0 else n
     won, lost = share * pairs, (1 - share) * pairs

@@ -131,7 +131,7 @@ def judge(arms: Sequence[Pair], margin: float, looks: Looks | None = None) -> li
         cut = [(arms[index][0][:n], arms[index][1][:n]) for index in ready]
         for index, verdict in zip(ready, _look(cut, margin, looks, looks.claims - claimed), strict=True):
             verdicts[index] = verdict
-    return [verdict or _described(*pair, looks.seeds[0]) for verdict, pair in zip(verdicts, arms, strict=True)]
+    return [verdict or _described(*pair, looks, looks.seeds[0]) for verdict, pair in zip(verdicts, arms, strict=True)]
 
 
 def judge_families(
@@ -156,20 +156,20 @@ def judge_families(
 
 def _look(arms: Sequence[Pair], margin: float, looks: Looks, claims: int) -> list[Verdict]:
     """At one look, of the arms that are still open; so many share the level."""
-    raw = [max(SignFlips(d, looks).p(), looks.overall(float(two_level_p(d, r)))) for d, r in arms]
+    raw = [max(SignFlips(d, looks).p(), looks.overall(float(two_level_p(d, r, looks.held_out)))) for d, r in arms]
     steps = holm_steps(raw, claims)
     return [_decide(*pair, margin, looks, level, p) for pair, (p, level) in zip(arms, steps, strict=True)]
 
 
 def _decide(differences: Floats, resampled: Floats, margin: float, looks: Looks, level: float, p: float) -> Verdict:
-    low, high = (float(bound) for bound in interval(differences, resampled, looks.nominal(level)))
+    low, high = (float(bound) for bound in interval(differences, resampled, looks.nominal(level), looks.held_out))
     ends = SignFlips(differences, looks).interval(level)
     low, high = min(low, ends[0]), max(high, ends[1])
     following = next((seeds for seeds in looks.seeds if seeds > len(differences)), None)
     outcome, reason, needed, more = Outcome.INCONCLUSIVE, "", None, None
     excluded = low > 0 or high < 0
     worst = BAD_RUN_OF_LOOKS if looks.seeds[1:] else BAD_RUN
-    if excluded and _bears_a_run(differences, resampled, looks.nominal(level), worst):
+    if excluded and _bears_a_run(differences, resampled, looks, level, worst):
         outcome = Outcome.HELPS if low > 0 else Outcome.HURTS
     elif -margin < low and high < margin:
         outcome = Outcome.EQUIVALENT
@@ -180,7 +180,7 @@ def _decide(differences: Floats, resampled: Floats, margin: float, looks: Looks,
         reason = "seeds" if more is None else "images"
     final = outcome is not Outcome.INCONCLUSIVE or following is None or reason == "images"
     return replace(
-        _described(differences, resampled, None if final else following),
+        _described(differences, resampled, looks, None if final else following),
         outcome=outcome,
         reason=reason,
         final=final,
@@ -192,9 +192,9 @@ def _decide(differences: Floats, resampled: Floats, margin: float, looks: Looks,
     )
 
 
-def _described(differences: Floats, resampled: Floats, following: int | None) -> Verdict:
+def _described(differences: Floats, resampled: Floats, looks: Looks, following: int | None) -> Verdict:
     """The numbers that stand beside an outcome and do not decide it, before there is one."""
-    better, low, high = probability_better(differences, resampled)
+    better, low, high = probability_better(differences, resampled, held_out=looks.held_out)
     return Verdict(
         Outcome.PRELIMINARY,
         reason="",
@@ -210,17 +210,17 @@ def _described(differences: Floats, resampled: Floats, following: int | None) ->
     )
 
 
-def _bears_a_run(differences: Floats, resampled: Floats, level: float, worst: float) -> bool:
+def _bears_a_run(differences: Floats, resampled: Floats, looks: Looks, level: float, worst: float) -> bool:
     """Whether a claim stays without the run that speaks most for it, and with one more that misses by `worst`."""
-    n, side = len(differences), float(np.sign(differences.mean()))
+    n, side, level = len(differences), float(np.sign(differences.mean())), looks.nominal(level)
     rest = np.arange(n) != (side * differences).argmax()
     fewer, drawn = differences[rest], resampled[rest]
     reachable = max(level, 2.0 ** (2 - n))  # what one seed less can show
-    if side * fewer.mean() <= 0 or max(sign_flip(fewer), two_level_p(fewer, drawn)) > reachable:
+    if side * fewer.mean() <= 0 or max(sign_flip(fewer), two_level_p(fewer, drawn, looks.held_out)) > reachable:
         return False
     more = np.append(differences, differences.mean() - side * worst * differences.std(ddof=1))
-    seeds, images = more.var(ddof=1) / (n + 1), float(variances(differences, resampled)[1])
-    reach = scipy.stats.t.ppf(1 - level / 2, freedom(seeds, images, n + 1)) * math.sqrt(seeds + images)
+    seeds, images = more.var(ddof=1) / (n + 1), float(variances(differences, resampled, looks.held_out)[1])
+    reach = scipy.stats.t.ppf(1 - level / 2, freedom(seeds, images, n + 1, looks.held_out)) * math.sqrt(seeds + images)
     return bool(side * more.mean() > reach)
 
 
@@ -232,14 +232,15 @@ def _to_decide(
     With the mean as it is, the upper limit of the spread of seeds, and the images' part as it is. One of both is None.
     """
     n, mean = len(differences), abs(float(differences.mean()))
-    images = float(variances(differences, resampled)[1])
     limit = differences.var(ddof=1) * (n - 1) / scipy.stats.chi2.ppf(1 - UPPER, n - 1)
+    images = float(variances(differences, resampled, looks.held_out)[1])
+    at_most = images if looks.held_out is None else limit * looks.held_out
     reach, nominal = max(mean, margin - mean), looks.nominal(level)
 
     def enough(seeds: int) -> bool:
         part = limit / seeds
-        t = scipy.stats.t.ppf(1 - nominal / 2, freedom(part, images, seeds))
-        return bool(t * math.sqrt(part + images) < reach)
+        t = scipy.stats.t.ppf(1 - nominal / 2, freedom(part, at_most, seeds, looks.held_out))
+        return bool(t * math.sqrt(part + at_most) < reach)
 
     # The mean is not known: whatever it is, within what seeds leave open, must be beyond their help.
     alone = float(scipy.stats.norm.ppf(1 - nominal / 2)) * math.sqrt(images)

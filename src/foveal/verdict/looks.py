@@ -31,15 +31,17 @@ def fewest_seeds(level: float = LEVEL) -> int:
 
 @dataclass(frozen=True)
 class Looks:
-    """When a study is judged.
+    """When a study is judged, and what its pairs share.
 
     Attributes:
         seeds: at each look, rising.
         claims: arms that share the level; the first look spends what they need.
+        held_out: with folds, the images that a seed holds out over those that it is trained on; None without.
     """
 
     seeds: tuple[int, ...]
     claims: int = 1
+    held_out: float | None = None
 
     @classmethod
     def between(cls, first: int, last: int, claims: int = 1) -> "Looks":

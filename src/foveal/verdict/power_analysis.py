@@ -11,21 +11,33 @@ POWER = 0.8
 MOST_DEVIATIONS = 20.0  # larger effects are not looked for
 
 
-def power(effect: float, seeds: int, level: float = LEVEL) -> float:
-    """Probability that a paired t test finds an effect, given in standard deviations of the paired differences."""
+def power(effect: float, seeds: int, level: float = LEVEL, held_out: float | None = None) -> float:
+    """Probability that a paired t test finds an effect, given in standard deviations of the paired differences.
+
+    Args:
+        effect: to be found.
+        seeds: of the study.
+        level: of the test, two-sided.
+        held_out: with folds, the images that a seed holds out over those that it is trained on; see `variances`.
+    """
     if seeds < 2:
         return 0.0
     bound = scipy.stats.t.ppf(1 - level / 2, seeds - 1)
-    shift = min(effect * math.sqrt(seeds), 50.0)  # beyond, it is certain, and the distribution below cannot be computed
+    # Beyond, it is certain, and the distribution below cannot be computed.
+    shift = min(effect / math.sqrt(1 / seeds + (held_out or 0.0)), 50.0)
     wrong_side = scipy.stats.nct.cdf(-bound, seeds - 1, shift)  # nan where it is too small to be computed
     return float(scipy.stats.nct.sf(bound, seeds - 1, shift) + np.nan_to_num(wrong_side))
 
 
-def detectable(seeds: int, level: float = LEVEL, wanted: float = POWER) -> float:
+def detectable(seeds: int, level: float = LEVEL, wanted: float = POWER, held_out: float | None = None) -> float:
     """Smallest effect that is found with the wanted power, in standard deviations of the paired differences.
 
     Infinite where so few seeds find nothing at such a level, however large it is.
     """
-    if power(MOST_DEVIATIONS, seeds, level) < wanted:
+    if power(MOST_DEVIATIONS, seeds, level, held_out) < wanted:
         return math.inf
-    return float(scipy.optimize.brentq(lambda effect: power(effect, seeds, level) - wanted, 1e-6, MOST_DEVIATIONS))
+
+    def missing(effect: float) -> float:
+        return power(effect, seeds, level, held_out) - wanted
+
+    return float(scipy.optimize.brentq(missing, 1e-6, MOST_DEVIATIONS))

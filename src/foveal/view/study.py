@@ -125,27 +125,35 @@ class Watched:
         seeds: list[int] = []
         notes: list[str] = []
         scores: list[list[NDArray]] = []
-        names: NDArray = np.array([])
+        all_names: list[NDArray] = []
+        judged: list[NDArray] = []
         for number, pair in enumerate(study.plan.seeds):
             if not {("baseline", pair), (name, pair)} <= finished.keys():
                 continue
             try:
                 found = [_found(finished[one, pair], study.plan.task) for one in ("baseline", name)]
-                names = names if seeds else found[0].name
-                _same(names, *found)
+                _same(found[0].name if study.plan.folds or not seeds else all_names[0], *found)
             except UserError as error:
                 notes.append(str(error))
                 continue
             seeds.append(number)
+            all_names.append(found[0].name)
+            judged.append(study.numbers(pair, found[0].name))
             scores.append([_scores(finished[one, pair], study.plan.task) for one in ("baseline", name)])
         if not seeds:
             return {"seeds": [], "notes": notes, "images": []}
-        theirs, ours = np.mean(scores, 0)
-        difference = ours - theirs
-        images = [
-            {"image": int(i), "name": str(names[i]), "difference": float(difference[i])}
+        numbers, names = np.concatenate(judged), np.concatenate(all_names)
+        theirs, ours = (np.concatenate(of) for of in zip(*scores, strict=True))
+        known, first, place = np.unique(numbers, return_index=True, return_inverse=True)
+        difference = np.bincount(place, ours - theirs) / np.bincount(place)
+        images: list[dict[str, object]] = [
+            {"image": int(known[i]), "name": str(names[first[i]]), "difference": float(difference[i])}
             for i in np.argsort(-difference, kind="stable")
+            if known[i] >= 0
         ]
+        if study.plan.folds:
+            for image in images:
+                image["seeds"] = [seed for seed, of in zip(seeds, judged, strict=True) if image["image"] in of]
         return {"seeds": seeds, "notes": notes, "images": images}
 
     def _image(self, study: "_Shown", arm: int, pair: int, image: int) -> dict[str, object] | None:
@@ -155,16 +163,17 @@ class Watched:
             return None
         found = [_found(finished[one, pair], study.plan.task) for one in ("baseline", name)]
         _same(found[0].name, *found)
-        if image >= len(found[0].name):
+        places = np.flatnonzero(study.numbers(pair, found[0].name) == image)
+        if not len(places):
             return None
-        photo = study.photos.number(found[0].name, image)
+        photo, place = study.photo(image, found[0].name), int(places[0])
         true, side = _ANSWERED if isinstance(found[0], Answers) else _FOUND
         return {
-            "name": str(found[0].name[image]),
+            "name": str(found[0].name[place]),
             "photo": None if photo is None else f"picture/photo/{photo}",
-            "true": true(found[0], image, study),
-            "sides": [side(one, image, study) for one in found],
-            **self._gates(study, arm, finished, pair, photo, str(found[0].name[image])),
+            "true": true(found[0], place, study),
+            "sides": [side(one, place, study) for one in found],
+            **self._gates(study, arm, finished, pair, photo, str(found[0].name[place])),
         }
 
     def _gates(
@@ -189,7 +198,7 @@ class Watched:
                 said = str(error)
         ranked = [one["image"] for one in self._images(study, arm)["images"]]
         names = _found(finished[name, pair], study.plan.task).name
-        chosen = [study.photos.number(names, one) for one in dict.fromkeys(ranked[:EXPLAINED] + ranked[-EXPLAINED:])]
+        chosen = [study.photo(one, names) for one in dict.fromkeys(ranked[:EXPLAINED] + ranked[-EXPLAINED:])]
         photos = [str(study.photos.files[one]) for one in dict.fromkeys([photo, *chosen]) if one is not None]
         weights = finished[name, pair] / "weights" / "best.pt"
         command = shlex.join(["foveal", "explain", str(weights), *photos, "-o", str(folder)])
@@ -202,7 +211,14 @@ class _Shown(StudyFolder):
     def __init__(self, folder: Path):
         super().__init__(folder)
         self.names = self.plan.dataset.names
-        self.photos = self.plan.dataset.photographs(self.plan.split)
+        data, folds = self.plan.dataset, self.plan.partitions
+        self.photos = data.photographs(folds.files if folds else data.images(self.plan.split))
+
+    def photo(self, image: int, names: NDArray) -> int | None:
+        """The number of an image's photograph, by what the study's runs found on it; None where it is not there."""
+        if not self.plan.folds:
+            return self.photos.number(names, image)
+        return image if self.photos.files[image].is_file() else None
 
     def named(self, label: int) -> str:
         """The name of a class."""

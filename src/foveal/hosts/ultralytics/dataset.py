@@ -6,8 +6,9 @@ class. The host knows some of both by name.
 
 import contextlib
 import copy
+import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import yaml
@@ -128,6 +129,17 @@ class Data:
         """The label file of each image, whether it exists or not; none where folders are the labels."""
         return [] if self.classified else labels(images)
 
+    def classes(self, images: list[Path]) -> list[set[int]]:
+        """The classes in each image, by index; of a label file that the host refuses those that can be read.
+
+        Raises:
+            UserError: folders by class cannot be split anew unless images are copied.
+        """
+        if self.classified:
+            said = f"the folders of {self.name!r} cannot be split anew: classifiers read whole folders"
+            raise UserError(said, "leave out folds, or give a data file of a detector")
+        return [_classes(label) for label in labels(images)]
+
     def has_labels(self, split: str) -> bool:
         """Whether there are labels of a split: published data files often name a test whose labels never were."""
         if split not in self.splits or self.classified:
@@ -137,9 +149,9 @@ class Data:
         except OSError:
             return False
 
-    def photographs(self, split: str) -> Photographs:
-        """The images of a split, by the numbers that they have in evidence."""
-        return Photographs(self.images(split), folders=int(self.classified))
+    def photographs(self, images: list[Path]) -> Photographs:
+        """Images that are judged together, by the numbers that they have in evidence."""
+        return Photographs(images, folders=int(self.classified))
 
     def scan(
         self, splits: Collection[str] = SPLITS, single_cls: bool = False, task: str = "detect"
@@ -189,6 +201,47 @@ def absent_test(name: str) -> str | None:
         return None
 
 
+def divided(data: Data, splits: Mapping[str, list[Path]], folder: Path) -> str:
+    """A data file of other splits, written into a folder, with lists of images and links to the folders they lie in.
+
+    The host finds labels by the path of an image and keeps what it verified beside them. Through the links that is
+    here, for each split by itself, and not beside labels that several folds read at once.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        for split, images in splits.items():
+            places: dict[Path, str] = {}
+            for image, label in zip(images, labels(images), strict=True):
+                if image.parent not in places:
+                    places[image.parent] = f"{len(places):03}"
+                    for kind, file in (("images", image), ("labels", label)):
+                        _link(folder / split / kind / places[image.parent], file.parent)
+            listed = "".join(f"./{split}/images/{places[image.parent]}/{image.name}\n" for image in images)
+            _write(folder / f"{split}.txt", listed)
+    except OSError as error:
+        said = f"folds link to the folders of the images, and no link can be made in {folder}: {error}"
+        raise UserError(said, "choose another folder with -o") from None
+    told = {**{split: f"{split}.txt" for split in splits}, "names": data.names, **data.more}
+    _write(folder / "data.yaml", yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    return str(folder / "data.yaml")
+
+
+def _write(file: Path, text: str) -> None:
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        files.write_text(file, text)
+
+
+def _link(link: Path, place: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    target = os.path.relpath(place.resolve(), link.parent.resolve())  # so that a study moves together with its data
+    if link.is_symlink() and os.readlink(link) != target:
+        link.unlink()
+    if not link.is_symlink():
+        link.symlink_to(target, target_is_directory=True)
+
+
 def labels(pictures: list[Path]) -> list[Path]:
     """The label file of each image, whether it exists or not."""
     return [Path(path) for path in img2label_paths([str(picture) for picture in pictures])]
@@ -222,6 +275,11 @@ def _require_end(file: Path) -> None:
         raise UserError(
             f"the data file {str(file)!r} repeats its own parts without end", "write them out, without & and *"
         )
+
+
+def _classes(label: Path) -> set[int]:
+    lines = label.read_text(encoding="utf-8", errors="ignore").splitlines() if label.is_file() else []
+    return {int(line.split()[0]) for line in lines if re.match(r"\s*\d+\s", line)}
 
 
 def _below(folder: Path) -> list[Path]:

@@ -215,6 +215,7 @@ HOST = Host(
     beside=dataset.beside,
     task=_task,
     data=dataset.Data,
+    divided=dataset.divided,  # type: ignore[arg-type]  # likewise
     made_for=_made_for,  # type: ignore[arg-type]  # it is given what `data` made
     places=_places,
     larger=_larger,

@@ -167,7 +167,9 @@ async function chooseImage(image, focus = false) {
     return;
   }
   await trying("image", async () => {
-    const seed = now.seed;
+    const judged = images.find((one) => one.image === image).seeds; // with folds by some seeds only
+    const seed = !judged || judged.includes(now.seed) ? now.seed : judged[0];
+    if (study) at("seed").value = String(seed);
     const found = study ? await get(`data/image/${now.arm}/${seed}/${image}`) : explained(album.images[image]);
     if (mine !== asked) return; // another was chosen meanwhile
     now.found = { ...found, seed }; // until the next answer the page shows this seed, whichever is chosen
