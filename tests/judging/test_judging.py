@@ -216,13 +216,13 @@ def test_intervals_are_those_of_an_independent_bootstrap(said, data):
     said |= {"a": drawn(1), "b": drawn(3)}
     found = foveal.judge(["a", "b"], data=str(data), imgsz=96)
     assert not any("too narrow" in sentence for sentence in found.sentences)
-    scores = resampled({"a": said["a"], "b": said["b"]}, seed=5, draws=100)
+    scores = resampled({"a": said["a"], "b": said["b"]}, seed=5, draws=150)
     t, more = stats.t.ppf(0.975, IMAGES - 1), np.sqrt(IMAGES / (IMAGES - 1))
     for model in found.models:
         value = model.average.value
         reach = t * more * np.std(scores[model.model], ddof=1) / (value * (1 - value))
         bounds = special.expit(special.logit(value) + np.array([-reach, reach]))
-        assert (model.average.low, model.average.high) == pytest.approx(bounds, abs=0.1 * np.ptp(bounds))
+        assert (model.average.low, model.average.high) == pytest.approx(bounds, abs=0.12 * np.ptp(bounds))
         assert 0 < model.average.low < value < model.average.high < 1
     difference = found.models[1].difference
     reach = t * more * np.std(np.subtract(scores["b"], scores["a"]), ddof=1)
@@ -302,6 +302,20 @@ def test_by_class_and_size(said, data):
     assert large.differences[1].p is None
 
 
+def test_a_class_on_few_images_has_no_interval(said, data):
+    """Drawn again, nine images show too little of how they vary: of one, the average is the same in every draw."""
+    one, other = drawn(1), drawn(3)
+    for found in (one, other):
+        found.true_label[18:], found.label[36:] = 0, 0
+    said |= {"a": one, "b": other}
+    seen, few = foveal.judge(["a", "b"], data=str(data)).classes
+    assert [part.objects for part in (seen, few)] == [15, 9]
+    for estimate in (*few.averages, few.differences[1]):
+        assert (estimate.low, estimate.high, estimate.p) == (None, None, None)
+        assert estimate.value is not None
+    assert None not in (seen.averages[0].low, seen.differences[1].p)
+
+
 def test_models_may_go_through_images_in_another_order(said, data):
     """As a file with square images and one with rectangles do, whose objects then come in another order."""
     one = drawn(1)
@@ -322,7 +336,7 @@ def test_few_images_and_disagreement_are_said(said, data, monkeypatch):
     said |= {"a": drawn(1, images=1)}
     found = foveal.judge(["a"], data=str(data))
     assert (found.models[0].average.low, found.models[0].average.high) == (None, None)
-    assert any(sentence.startswith("2 of 2 classes have fewer than 10 objects") for sentence in found.sentences)
+    assert any(sentence.startswith("2 of 2 classes have no interval") for sentence in found.sentences)
     monkeypatch.setattr(validators, "evaluate", lambda *_, **__: (drawn(1), {"map": 0.1, "map50": 0.2}))
     assert any(sentence.startswith("BROKEN") for sentence in foveal.judge(["a"], data=str(data)).sentences)
 
@@ -381,6 +395,10 @@ def test_the_surest_that_are_wrong_and_what_most_models_miss():
         ("c.png", ("one", "two"), 0.2),
         ("a.png", ("one",), 0.9),
     ]
+    # How many miss an object comes before how sure the others are of it.
+    three = [([0.9, 0.3], [-1, -1]), ([0.9, 0.3], [-1, 1]), ([0.9, 0.3], [0, 1])]
+    some = confidences.missed({str(one): claims(*each, 2) for one, each in enumerate(three)}, images, names)
+    assert [(one.image, len(one.missed_by), one.confidence) for one in some] == [("a.png", 2, 0.9), ("b.png", 1, 0.3)]
     # Of those that nobody finds the largest stand first.
     nothing = claims([0.9, 0.9, 0.9], [-1, -1, -1], 3)
     assert [one.image for one in confidences.missed({"one": nothing}, images, names)] == ["c.png", "b.png", "a.png"]
@@ -417,7 +435,7 @@ def test_claims_of_detections_and_of_answers():
         ),
         ({"models": ["a.txt"]}, "a.txt is neither a .pt file nor a model that was exported"),
         ({"models": ["damaged.pt"]}, "damaged.pt"),
-        ({"models": ["damaged.onnx"]}, "damaged.onnx' cannot be loaded as a model: .*; export it anew"),
+        ({"models": ["damaged.onnx"]}, "damaged.onnx' cannot be loaded as a model: "),
         ({"models": ["a.pt"], "split": "test"}, "has no split 'test' with labels; name another one with split"),
         ({"models": ["a.pt"], "data": "nowhere.yaml"}, "the data file 'nowhere.yaml' cannot be used"),
         (

@@ -12,14 +12,13 @@ from ..errors import UserError
 from ..evidence import Arrays, Metric, Says, Task, averages, over_classes
 from ..hosts import Evidence
 from ..hosts.ultralytics import dataset, modelfile
-from ..verdict import LEVEL, Estimate, Floats, Ints, differences_of, estimate
+from ..verdict import FEWEST, LEVEL, Estimate, Floats, Ints, differences_of, estimate
 from . import confidences
 from .evaluation import evaluated, images_only, split_of
 from .records import JudgedModel, Judgement, PartOfMetric
 
 BATCH = 16  # the host's own for evaluations
 ONE_CLASS = ("item",)  # what the host calls the only class of a model that was trained with single_cls
-FEW = 10  # objects of a class, below which intervals are too narrow by simulation (docs/log.md)
 
 
 def judge(
@@ -128,7 +127,7 @@ def _judgement(
         level=LEVEL,
         resamples=averages.RESAMPLES,
         models=models,
-        classes=table.classes(asked.names, there),
+        classes=table.classes(asked.names, there, claims[asked.named[0]].true_image),
         sizes=table.sizes(found[0].objects()),
         missed=confidences.missed(claims, images, asked.names),
     )
@@ -219,26 +218,30 @@ class _Table:
         )
         return [made.get(index) for index in range(len(self.found))]
 
-    def classes(self, names: dict[int, str], true_label: Ints) -> tuple[PartOfMetric, ...]:
+    def classes(self, names: dict[int, str], true_label: Ints, true_image: Ints) -> tuple[PartOfMetric, ...]:
         shown = self.found[0]["classes"].tolist()
         columns = [[one[self.key][:, column] for one in self.found] for column in range(len(shown))]
+        images = [true_image[true_label == label] for label in shown]
         return tuple(
-            self._part(names[label], int((true_label == label).sum()), each)
-            for label, each in zip(shown, columns, strict=True)
+            self._part(names[label], len(of), each, len(set(of.tolist())) >= FEWEST)
+            for label, of, each in zip(shown, images, columns, strict=True)
         )
 
     def sizes(self, objects: dict[str, int]) -> tuple[PartOfMetric, ...]:
         return tuple(
-            self._part(size, count, [over_classes(one[size]) for one in self.found]) for size, count in objects.items()
+            self._part(size, count, [over_classes(one[size]) for one in self.found], count >= FEWEST)
+            for size, count in objects.items()
         )
 
-    def _part(self, name: str, objects: int, each: Sequence[Floats]) -> PartOfMetric:
+    def _part(self, name: str, objects: int, each: Sequence[Floats], bounded: bool) -> PartOfMetric:
+        """A part, without intervals where it is seen on too few images to know how they vary."""
+        images = self.images if bounded else 1
         base = each[self.reference]
         differences = tuple(
-            None if index == self.reference else differences_of([one - base], self.images)[0]
+            None if index == self.reference else differences_of([one - base], images)[0]
             for index, one in enumerate(each)
         )
-        return PartOfMetric(name, objects, tuple(estimate(one, self.images) for one in each), differences)
+        return PartOfMetric(name, objects, tuple(estimate(one, images) for one in each), differences)
 
 
 # The outcome ---------------------------------------------------------------------------------------------------------
@@ -255,10 +258,10 @@ def _sentences(judged: Judgement) -> tuple[str, ...]:
         (model,) = judged.models
         said = [f"{judged.metric} of {model.model} is {bounded(model.average, '.4f')}."]
     said[0] = f"On {judged.images} images of {judged.split} and, in brackets, on others like them: {said[0]}"
-    if few := sum(part.objects < FEW for part in judged.classes):
+    if few := sum(part.averages[0].low is None for part in judged.classes):
         said.append(
-            f"{few} of {len(judged.classes)} classes have fewer than {FEW} objects: their own intervals, and with few "
-            "classes that of the average, are too narrow."
+            f"{few} of {len(judged.classes)} classes have no interval, most of them because they are on fewer than "
+            f"{FEWEST} images; where there are few classes, these make the average's too narrow."
         )
     for model in judged.models:
         if model.disagreement > averages.AGREEMENT:

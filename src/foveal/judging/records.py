@@ -89,7 +89,7 @@ class PartOfMetric:
     Attributes:
         name: of the class or size.
         objects: how many there are.
-        averages: of each model.
+        averages: of each model; without bounds if the part is on fewer than ten images.
         differences: of each model to the reference, None of itself. Their p and intervals are of each alone, not
             adjusted for the number of parts and models.
     """

@@ -22,6 +22,8 @@ import scipy  # whose parts load when they are first used
 
 from .differences import LEVEL, Floats, holm_steps
 
+FEWEST = 10  # images of a part that has an interval: fewer, drawn again, show too little of how images vary
+
 
 @dataclass(frozen=True)
 class Estimate:
