@@ -18,7 +18,7 @@ ROWS = [
     ["results"],
     ["study"],
     ["contract"],
-    ["convert", "deploy", "explain", "bench"],
+    ["convert", "deploy", "explain", "bench", "judging"],
     ["hosts"],
     ["surgery"],
     ["attention", "evidence"],

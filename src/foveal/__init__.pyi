@@ -31,6 +31,7 @@ from .deploy import export as export
 from .deploy import fuse as fuse
 from .errors import UserError as UserError
 from .hosts.ultralytics import add as add
+from .judging import judge as judge
 from .surgery import IdentityStart as IdentityStart
 from .surgery import Spec as Spec
 from .surgery import attach as attach

@@ -4,31 +4,30 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import ultralytics
+from scipy import stats
 from typer.testing import CliRunner
 from ultralytics.nn import tasks
 
+import detectors
 import foveal
 from foveal import UserError
-from foveal.audit import audit, judging, runs
-from foveal.audit import comparison as room
+from foveal.audit import audit, findings, judging, runs
 from foveal.audit.comparison import Audit
 from foveal.cli.app import app
 from foveal.evidence import TASKS, Detections
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import validators
 from foveal.study import demo
-from foveal.verdict import average_precision, draw_images
+from foveal.verdict import Estimate, average_precision, draw_images
 
 TRAIN = {"epochs": 2, "imgsz": 64, "batch": 8, "optimizer": "AdamW", "patience": 0, "workers": 0, "device": "cpu"}
 TRAIN |= {"amp": False, "plots": False, "verbose": False}
@@ -60,28 +59,9 @@ def trained(tmp_path_factory) -> Path:
         model = ultralytics.YOLO(root / start)
         model.train(data=str(data), project=str(root), name=name, **TRAIN, **more)
     for seed, name in enumerate("ab"):
-        change_weights(root / name, "best", lambda checkpoint, seed=seed: guess(checkpoint, seed, root / "data"))
+        change_weights(root / name, "best", lambda c, seed=seed: detectors.guess(c["model"], seed, root / "data"))
     yield root
     torch.set_num_threads(threads)
-
-
-def guess(checkpoint: dict, seed: int, data: Path) -> None:
-    """Let a model find a few of the drawn shapes, as if by long training: boxes of their size, sure here and there."""
-    pictures = [np.array(Image.open(file).resize((64, 64))) for file in sorted(data.rglob("val/*.png"))]
-    model, generator = checkpoint["model"].float(), torch.Generator().manual_seed(seed)
-    for module in model.modules():  # statistics of one batch, or a fresh model's signal fades away and nothing varies
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    model.train()(torch.tensor(np.array(pictures)).permute(0, 3, 1, 2) / 255)
-    head = model.model[-1]
-    for boxes, classes, stride in zip(head.cv2, head.cv3, (8, 16, 32), strict=True):
-        sides = torch.full((4, 16), -20.0)
-        sides[:, 0], sides[:, 1] = np.log(1 - 5 / stride), np.log(5 / stride)
-        boxes[-1].weight.zero_()
-        boxes[-1].bias.copy_(sides.flatten())
-        classes[-1].weight.copy_(0.003 * torch.randn(classes[-1].weight.shape, generator=generator))
-        classes[-1].bias.zero_()
-    model.eval().half()
 
 
 def change_weights(run: Path, kind: str, change: Callable[[dict], None]) -> None:
@@ -105,7 +85,7 @@ def pair(trained, tmp_path, monkeypatch) -> tuple[Path, Path]:
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.setattr(runs.Weights, "read", once(runs.Weights.read))
-    monkeypatch.setattr(room, "_model", once(room._model))
+    monkeypatch.setattr(findings, "_model", once(findings._model))
     return tmp_path / "a", tmp_path / "b"
 
 
@@ -131,6 +111,11 @@ def finding(found: Audit, check: str) -> tuple[bool | None, str]:
     return one.ok, one.detail
 
 
+def one(found: Audit) -> Estimate:
+    (difference,) = found.differences
+    return difference
+
+
 def with_state(found: Audit, state: bool | None) -> set[str]:
     return {f.check for f in found.findings if f.ok is state}
 
@@ -153,8 +138,8 @@ def test_a_fair_pair_is_fair_and_nothing_is_written(trained, tmp_path, monkeypat
     assert found.runs == (str(trained / "a"), str(trained / "b"))
     assert (found.split, found.images) == ("val", 8)
     assert min(found.maps) > 1e-4
-    assert found.difference == found.maps[1] - found.maps[0] != 0
-    assert found.low < found.difference < found.high
+    assert one(found).value == found.maps[1] - found.maps[0] != 0
+    assert one(found).low < one(found).value < one(found).high
     plain = torch.load(trained / "start.pt", weights_only=False)["model"]
     assert found.parameters[1] - found.parameters[0] > 1000
     assert found.parameters[0] < sum(p.numel() for p in plain.parameters())  # 3 classes, not 80
@@ -170,8 +155,8 @@ def test_a_fair_pair_is_fair_and_nothing_is_written(trained, tmp_path, monkeypat
     monkeypatch.setattr(validators, "evaluate", evaluated := once_evaluated())
     swapped, again = audit(trained / "b", trained / "a"), audit(trained / "a", trained / "b")
     assert evaluated.calls == 2
-    assert swapped.difference == pytest.approx(-found.difference, abs=1e-12)
-    assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low), abs=1e-12)
+    assert one(swapped).value == pytest.approx(-one(found).value, abs=1e-12)
+    assert (one(swapped).low, one(swapped).high) == pytest.approx((-one(found).high, -one(found).low), abs=1e-12)
     assert swapped.parameters == found.parameters[::-1]
     assert with_state(swapped, False) == set()
     assert again == found
@@ -196,7 +181,7 @@ def test_a_run_against_its_copy_differs_by_exactly_nothing(pair):
     shutil.copytree(a, b)
     found = audit(a, b)
     assert found.maps[0] == found.maps[1] > 1e-4
-    assert (found.difference, found.low, found.high) == (0, 0, 0)
+    assert one(found) == Estimate(0, 0, 0, 1)
     assert with_state(found, False) == set()
     assert "no more than the choice of images" in found.sentence
 
@@ -253,11 +238,12 @@ def test_the_interval_is_of_paired_resamples(pair, drawn_pair):
     found = audit(*pair)
     counts = draw_images(12, 150)
     resampled = [[plain_map(drawn_pair[name], one)[1] for one in counts] for name in "ab"]
-    reach = NormalDist().inv_cdf(0.975) * np.std(np.subtract(*resampled), ddof=1)
+    reach = stats.t.ppf(0.975, 11) * np.std(np.subtract(*resampled), ddof=1) * np.sqrt(12 / 11)
     assert found.maps == pytest.approx([plain_map(drawn_pair[name], np.ones(12, int))[1] for name in "ab"])
-    assert found.difference == pytest.approx(found.maps[1] - found.maps[0])
-    assert (found.low, found.high) == pytest.approx((found.difference - reach, found.difference + reach))
-    assert found.low > 0 or found.high < 0 or "no more than the choice of images" in found.sentence
+    difference = one(found).value
+    assert difference == pytest.approx(found.maps[1] - found.maps[0])
+    assert (one(found).low, one(found).high) == pytest.approx((difference - reach, difference + reach))
+    assert one(found).excludes_zero or "no more than the choice of images" in found.sentence
     split, settings = drawn_pair["settings"][0]
     assert (split, settings["imgsz"], settings["device"], len(drawn_pair["settings"])) == ("val", 64, "cpu", 2)
     assert not settings["folder"].exists()  # where the host may have written, in no run
@@ -267,7 +253,7 @@ def test_a_difference_beyond_the_images_is_said_without_a_claim(pair, drawn_pair
     drawn_pair["b"].hit[::2] = True
     drawn_pair["a"].hit[4:] = False
     found = audit(*pair)
-    assert 0 < found.low
+    assert 0 < one(found).low
     assert "more than the choice of images makes" in found.sentence
     assert "What another seed would give, one run of each cannot tell." in found.sentence
 
@@ -277,7 +263,7 @@ def test_draws_without_objects_do_not_count(pair, drawn_pair):
         few = drawn(1 if name == "a" else 3, images=2)
         drawn_pair[name] = few
     found = audit(*pair)
-    assert np.isfinite([found.low, found.high]).all()
+    assert np.isfinite([one(found).low, one(found).high]).all()
 
 
 def test_disagreement_with_the_host_is_broken(pair, drawn_pair):
@@ -292,8 +278,8 @@ def test_other_images_are_broken_and_have_no_interval(pair, drawn_pair):
     drawn_pair["b"].name[0] = "other.png"
     found = audit(*pair)
     assert finding(found, "evaluator") == (False, "judged on other images (A: 12; B: 12)")
-    assert (found.low, found.high, found.images) == (None, None, None)
-    assert found.difference is not None
+    assert one(found) == Estimate(pytest.approx(found.maps[1] - found.maps[0]))
+    assert found.images is None
     assert found.sentence.startswith("Not a fair comparison: evaluator.")
     assert "there is no interval" in found.sentence
 
@@ -321,13 +307,13 @@ def test_what_the_runs_wrote_down_is_enough_for_an_answer(pair):
             lines[number] = ",".join(fields)
         (run / "results.csv").write_text("\n".join([header, *lines, "3,0.1"]) + "\n")  # one cut short is no epoch
     found = audit(*pair, evaluate=False)
-    assert (found.maps, found.difference) == ((0.25, 0.75), 0.5)
-    assert (found.low, found.high, found.images, found.split) == (None, None, None, "val")
+    assert (found.maps, found.differences) == ((0.25, 0.75), (Estimate(0.5),))
+    assert (found.images, found.split) == (None, "val")
     assert finding(found, "evaluator")[0] is None
     assert with_state(found, False) == set()
     (pair[0] / "results.csv").unlink()
     found = audit(*pair, evaluate=False)
-    assert (found.maps, found.difference) == (None, None)
+    assert (found.maps, found.differences) == (None, ())
     assert "not written down" in found.sentence
 
 

@@ -36,7 +36,7 @@ def from_nothing(*arguments: str, cwd=None, **env: str) -> subprocess.CompletedP
 STUDY = ["study", *(f"study {verb}" for verb in ("run", "status", "cells", "cell", "report"))]
 
 
-OTHERS = "list show add bench check sources audit demo doctor".split()
+OTHERS = "list show add bench check sources audit judge demo doctor".split()
 
 
 @pytest.mark.parametrize("command", ["", *OTHERS, *STUDY])

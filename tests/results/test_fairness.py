@@ -7,8 +7,9 @@ import yaml
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
+from foveal.evidence.averages import AGREEMENT
 from foveal.hosts import Inherited
-from foveal.results import AGREEMENT, Finding, differing
+from foveal.results import Finding, differing
 from foveal.results.fairness import OWN, check
 from foveal.study import Arm, Plan, Result
 from foveal.surgery import Spec

@@ -26,7 +26,7 @@ LADDER = [
     ["surgery"],
     ["hosts"],
     ["hosts/ultralytics"],
-    ["convert", "deploy", "explain", "bench"],
+    ["convert", "deploy", "explain", "bench", "judging"],
     ["contract"],
     ["study"],
     ["results"],

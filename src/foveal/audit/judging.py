@@ -1,57 +1,54 @@
-"""How far apart two runs are: on the images that are here, else by what they wrote down."""
+"""How far apart runs are: on the images that are here, else by what they wrote down."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import UserError
-from ..evidence import Detections, averages
-from ..hosts import ultralytics as host
-from ..hosts.ultralytics import dataset, validators
-from ..results import AGREEMENT, Finding
-from ..verdict import LEVEL, average_precision, draw_images, mean_average_precision
+from ..evidence import averages
+from ..hosts import Evidence
+from ..hosts.ultralytics import dataset
+from ..judging import evaluated, split_of
+from ..results import Finding
+from ..verdict import Estimate, differences_of
 from .runs import Run
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What two runs reached.
+    """What runs reached.
 
     Attributes:
         findings: on how they were judged.
         split: what `maps` are of, "test" or "val".
-        maps: mAP50-95 of both; None if one is unknown.
-        low: lower bound of the difference on other images of the same kind; None if it was not evaluated here.
-        high: upper bound.
+        maps: mAP50-95 of each; None if one is unknown.
+        differences: of each run after the first to that one, adjusted after Holm; without bounds if nothing was
+            evaluated here, and none if `maps` are unknown.
         images: how many were evaluated; None if none.
     """
 
     findings: list[Finding]
     split: str
-    maps: tuple[float, float] | None
-    low: float | None = None
-    high: float | None = None
+    maps: tuple[float, ...] | None
+    differences: tuple[Estimate, ...] = ()
     images: int | None = None
 
-    @property
-    def difference(self) -> float | None:
-        """The second run's mAP50-95 less the first one's."""
-        return self.maps and self.maps[1] - self.maps[0]
 
-
-def written_down(runs: tuple[Run, Run], why: str) -> Judged:
+def written_down(runs: Sequence[Run], why: str) -> Judged:
     """The best that each run noted, and why nothing was evaluated."""
-    a, b = (run.best_map for run in runs)
     detail = f"not evaluated here ({why}); mAP is the best that each run wrote down"
-    return Judged([Finding("evaluator", None, detail)], "val", None if a is None or b is None else (a, b))
+    maps = tuple(found for run in runs if (found := run.best_map) is not None)
+    known = maps if len(maps) == len(runs) else None
+    return Judged([Finding("evaluator", None, detail)], "val", known, _plain(known))
 
 
-def evaluated(runs: tuple[Run, Run], data: str, folder: Path, device: str, trust: bool = False) -> Judged:
-    """Both best.pt on the same images, on test if the data have one with labels.
+def _plain(maps: tuple[float, ...] | None) -> tuple[Estimate, ...]:
+    return tuple(Estimate(each - maps[0]) for each in maps[1:]) if maps else ()
+
+
+def of_weights(runs: Sequence[Run], data: str, folder: Path, device: str, trust: bool = False) -> Judged:
+    """All best.pt on the same images, on test if the data have one with labels.
 
     Raises:
         UserError: data of other classes, or without an object, or that the host cannot use with these models.
@@ -60,43 +57,35 @@ def evaluated(runs: tuple[Run, Run], data: str, folder: Path, device: str, trust
     classes = list(described.names.values())
     if classes != runs[0].of_best("classes") and not runs[0].arguments.get("single_cls"):
         raise UserError(f"{data} has the classes {classes}, and the runs have others", "give the data of the runs")
-    split = "test" if described.has_labels("test") else "val"
+    split = split_of(described)
     shared: dict[str, Any] = {"device": device, "trust": trust, "single_cls": bool(runs[0].arguments.get("single_cls"))}
-    found, averages, disagreement = [], [], 0.0
+    found, disagreement = [], 0.0
     for run in runs:
         best = run.folder / "weights" / "best.pt"
-        with host.refusing(best):
-            detections, theirs = validators.evaluate(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
-        assert isinstance(detections, Detections)  # the runs are detectors'
-        if not len(detections.true_image):
-            raise UserError(f"no image of {split} in {data} has an object", "give data with labels")
-        map50, ours = _averages(detections)
-        disagreement = max(disagreement, abs(map50[0] - theirs["map50"]), abs(ours[0] - theirs["map"]))
-        found.append(detections)
-        averages.append(ours)
+        said, apart = evaluated(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
+        found.append(said)
+        disagreement = max(disagreement, apart)
     findings = [
         Finding(
             "agreement",
-            bool(disagreement <= AGREEMENT),
+            bool(disagreement <= averages.AGREEMENT),
             f"mAP computed again from the detections and Ultralytics' own are within {disagreement:.0e}",
         )
     ]
-    maps, images = (float(averages[0][0]), float(averages[1][0])), len(found[0].name)
-    if any(
-        not np.array_equal(getattr(found[0], k), getattr(found[1], k)) for k in ("name", "true_image", "true_label")
-    ):
-        findings.append(Finding("evaluator", False, f"judged on other images (A: {images}; B: {len(found[1].name)})"))
-        return Judged(findings, split, maps)
-    findings.append(Finding("evaluator", True, f"both judged on the same {images} images"))
-    spread = (averages[1] - averages[0])[1:].std(ddof=1)
-    reach = float(NormalDist().inv_cdf(1 - LEVEL / 2) * spread)
-    return Judged(findings, split, maps, maps[1] - maps[0] - reach, maps[1] - maps[0] + reach, images)
+    images = len(found[0].name)
+    if not all(one.same_images(found[0]) for one in found):
+        told = "; ".join(f"{run.name}: {len(one.name)}" for run, one in zip(runs, found, strict=True))
+        findings.append(Finding("evaluator", False, f"judged on other images ({told})"))
+        maps = tuple(one.figures()["map"] for one in found)
+        return Judged(findings, split, maps, _plain(maps))
+    each = "both" if len(runs) == 2 else "all"
+    findings.append(Finding("evaluator", True, f"{each} judged on the same {images} images"))
+    return _compared(found, findings, split)
 
 
-def _averages(found: Detections) -> tuple[NDArray, NDArray]:
-    """mAP50 and mAP50-95, on all images and on resampled ones, each (1 + resamples,); the draws are always the same."""
-    images = len(found.name)
-    drawn = draw_images(images, averages.RESAMPLES)
-    drawn = drawn[drawn[:, np.unique(found.true_image)].any(1)]  # without objects there is no average
-    counts = np.concatenate([np.ones((1, images), np.int32), drawn])
-    return mean_average_precision(average_precision(found.matches(), found.truth(), counts, str(found.rule))[1])
+def _compared(found: Sequence[Evidence], findings: list[Finding], split: str) -> Judged:
+    images = len(found[0].name)
+    counts = averages.image_counts(images)
+    first, *others = [one.averages(counts, False)["overall"] for one in found]
+    maps = tuple(float(each[0]) for each in (first, *others))
+    return Judged(findings, split, maps, tuple(differences_of([each - first for each in others], images)), images)

@@ -23,7 +23,9 @@ FUNCTIONS = ("torch.nn.functional", "torch._C._nn")  # kept on layers as their a
 # Modules and addresses of attentions that this process was told of.
 _TRUSTED: set[str] = set()
 _ADDRESS = re.compile(r"(?:^|\+)\s*(?P<address>(?!timm:|torchvision:|ultralytics:)[^+()@]+:\w+)")  # in a row of a model
-CAUTION = "load only files from people you trust: foveal add, export, explain and audit then take it with --trust"
+CAUTION = (
+    "load only files from people you trust: foveal add, export, explain, audit and judge then take it with --trust"
+)
 
 
 def trust(module: str, address: str) -> None:

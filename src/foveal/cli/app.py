@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ..errors import UserError
-from . import bench, cards, check, deploy, explain, study, view
+from . import bench, cards, check, deploy, explain, judge, study, view
 from .printing import Trust, load_host, only_talk, print_json, print_table
 
 app = typer.Typer(
@@ -149,6 +149,7 @@ app.command()(deploy.convert)
 app.command()(deploy.export)
 app.command()(deploy.sources)
 app.command()(explain.explain)
+app.command()(judge.judge)
 app.add_typer(study.app, name="study")
 app.command()(study.audit)
 app.command()(study.demo)

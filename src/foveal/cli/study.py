@@ -176,25 +176,27 @@ def study_report(folder: _Folder, language: Annotated[str, typer.Option("--lang"
 
 def audit(
     run_a: Annotated[Path, typer.Argument(help="Folder of the baseline's run: runs/detect/train.")],
-    run_b: Annotated[Path, typer.Argument(help="Folder of the other one.")],
+    run_b: Annotated[Path, typer.Argument(help="Folder of another one.")],
+    more: Annotated[list[Path] | None, typer.Argument(help="Further ones, compared with the baseline's, too.")] = None,
     data: Annotated[str, typer.Option(help="Data file to judge on. [default: that of the runs, if it is here]")] = "",
     device: Annotated[str, typer.Option(help="As Ultralytics takes it.")] = "cpu",
     evaluate: Annotated[
-        bool, typer.Option("--evaluate/--no-evaluate", help="Judge both best.pt on the same images.")
+        bool, typer.Option("--evaluate/--no-evaluate", help="Judge all best.pt on the same images.")
     ] = True,
     trust: Trust = False,
     as_json: _Json = False,
 ) -> None:
-    """Are two runs of Ultralytics a fair comparison?
+    """Are runs of Ultralytics a fair comparison?
 
-    And is their difference more than the choice of images? Exit code 0 if nothing unfair was found, 1 if something is
-    unfair, 3 if these files do not tell.
+    And is their difference to the first more than the choice of images? Exit code 0 if nothing unfair was found, 1 if
+    something is unfair, 3 if these files do not tell.
     """
     _load_studies()
     from ..audit import audit as call
+    from ..judging import letters
 
     with contextlib.redirect_stdout(sys.stderr):  # the host's tables
-        found = call(run_a, run_b, data=data or None, device=device, evaluate=evaluate, trust=trust)
+        found = call(run_a, run_b, *(more or ()), data=data or None, device=device, evaluate=evaluate, trust=trust)
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
@@ -202,7 +204,8 @@ def audit(
         rows = [("unknown" if f.unknown else words[f.ok], f.check, f.detail) for f in found.findings]
         print_table(("", "what", "found"), rows)
         if found.maps:
-            print(f"\nmAP50-95  A {found.maps[0]:.4f}  B {found.maps[1]:.4f} on {found.split}")
+            scores = (f"{name} {score:.4f}" for name, score in zip(letters(len(found.maps)), found.maps, strict=True))
+            print(f"\nmAP50-95  {'  '.join(scores)} on {found.split}")
         print(f"\n{found.sentence}")
     raise typer.Exit({True: 0, False: 1, None: UNKNOWN}[found.fair])
 

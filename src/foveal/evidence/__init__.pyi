@@ -1,10 +1,14 @@
 from . import averages as averages
 from . import error_types as error_types
 from .answers import Answers as Answers
+from .claims import SURE as SURE
+from .claims import Claims as Claims
 from .detections import KEYS as KEYS
 from .detections import SIZES as SIZES
 from .detections import THRESHOLDS as THRESHOLDS
+from .detections import Arrays as Arrays
 from .detections import Detections as Detections
+from .detections import Words as Words
 from .detections import iou as iou
 from .detections import match as match
 from .detections import over_classes as over_classes

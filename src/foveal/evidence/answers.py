@@ -1,11 +1,12 @@
 """What a classifier said of a set of images, stored so that every accuracy can be computed again; knows numpy only."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..verdict import Bools, Floats, Ints
+from .claims import Claims
 from .detections import Arrays, Words, load_arrays, save_arrays
 
 BEST = 5  # answers of each image that are kept
@@ -19,11 +20,13 @@ class Answers:
         name: of each image's file with its folder, "apple/3.png", (images,).
         ranked: class indices, the most likely first, (images, `BEST`) or as many as there are classes.
         label: the true class index, (images,).
+        confidence: of the first answer, (images,); older files have none.
     """
 
     name: Words
     ranked: Ints
     label: Ints
+    confidence: Floats = field(default_factory=lambda: np.empty(0, np.float32))
 
     def save(self, path: Path) -> None:
         """Write a compressed .npz file, as a whole."""
@@ -61,7 +64,23 @@ class Answers:
             of: nor does this.
         """
         overall, classes, of_class = self.accuracy(counts)
-        return {"classes": classes, "top1": of_class, "overall": overall}
+        second = counts @ self.among_best() / counts.sum(1)
+        return {"classes": classes, "top1": of_class, "overall": overall, "second": second}
+
+    def same_images(self, other: object) -> bool:
+        """Whether another model answered for the same images, and the same answers are true."""
+        return (
+            isinstance(other, Answers)
+            and np.array_equal(self.name, other.name)
+            and np.array_equal(self.label, other.label)
+        )
+
+    def claims(self, of: str = "") -> Claims:
+        """The first answer for each image as a claim; `of` makes no difference."""
+        images = np.arange(len(self.name))
+        confidence = self.confidence if len(self.confidence) else np.full(len(images), np.nan)
+        finds = np.where(self.scores() > 0, images, -1)
+        return Claims(images, self.ranked[:, 0], confidence, None, finds, images, self.label, None, 0.0)
 
     def objects(self, images: Bools | None = None) -> dict[str, int]:
         """None are looked for, on whichever images."""
@@ -72,6 +91,7 @@ class Answers:
         images, ranked = len(self.name), self.ranked.shape
         return (
             (self.name.ndim == 1 and self.label.shape == (images,) and ranked == (images, ranked[1]) and ranked[1] > 0)
+            and self.confidence.shape in ((0,), (images,))
             and self.label.dtype.kind in "iu"
             and self.ranked.dtype.kind in "iu"
         )

@@ -19,6 +19,7 @@ from .detections import UNREADABLE_ARRAYS, Arrays, Detections, Words, save_array
 from .tasks import Task
 
 RESAMPLES = 2000  # the same draws for every cell of a study
+AGREEMENT = 1e-6  # between averages computed here and the host's
 AT_ONCE = 2  # threads that compute them, nearly all of the time outside of Python's lock
 
 
@@ -51,9 +52,10 @@ def load(folder: Path, kind: str, task: Task) -> Arrays:
         task: of the study.
 
     Returns:
-        `overall`, (1 + resamples,); under the metric's key that of each class, (1 + resamples, classes), for `classes`;
-        `overall_KEY` of each metric that stands beside it; of detections by best.pt also `small`, `medium` and `large`,
-        for the classes that have objects of this size. nan stands where there is nothing to average.
+        `overall`, (1 + resamples,), and `second`, which stands beside it and older files lack; under the metric's key
+        that of each class, (1 + resamples, classes), for `classes`; `overall_KEY` of each metric that stands beside the
+        first; of detections by best.pt also `small`, `medium` and `large`, for the classes that have objects of this
+        size. nan stands where there is nothing to average.
     """
     path = folder / f"averages-{kind}.npz"
     if {"classes", "overall", task.metric.key} <= (kept := _kept(path)).keys():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..files import write_whole
 from ..verdict import Bools, Floats, Ints, Matches, Truth, average_precision, mean_average_precision
+from .claims import SURE, Claims
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # COCO's names for areas in pixels of the original image. Here the area is that of the box, and what is exactly between
@@ -115,10 +116,11 @@ class Detections:
             sizes: also of the objects of each size.
             of: by what detections are matched, one of `matched_by`.
         """
-        classes, of_class = self._of_class(counts, of)
-        found = {"classes": classes, KEYS[of][0]: of_class, "overall": over_classes(of_class)}
+        classes, by_threshold = self._of_class(counts, of)
+        of_class, second = by_threshold.mean(-1), over_classes(by_threshold[..., 0])
+        found = {"classes": classes, KEYS[of][0]: of_class, "overall": over_classes(of_class), "second": second}
         for other in (one for one in self.matched_by if one != of):
-            found[f"overall_{KEYS[other][0]}"] = over_classes(self._of_class(counts, other)[1])
+            found[f"overall_{KEYS[other][0]}"] = over_classes(self._of_class(counts, other)[1].mean(-1))
         for size in SIZES if sizes else ():
             of_size, there = self.of_size(size, of)
             _, sized = average_precision(of_size, there, counts, "coco")
@@ -126,8 +128,7 @@ class Detections:
         return found
 
     def _of_class(self, counts: Ints, of: str) -> tuple[Ints, Floats]:
-        classes, found = average_precision(self.matches(of), self.truth(), counts, str(self.rule))
-        return classes, found.mean(-1)
+        return average_precision(self.matches(of), self.truth(), counts, str(self.rule))
 
     def areas(self, of: str) -> tuple[Floats, Floats]:
         """Areas in square pixels of detections and of objects, by which they are of a size."""
@@ -205,7 +206,7 @@ class Detections:
             taken[mine] = np.where(hits >= 0, theirs[hits], -1)
         return taken[among]
 
-    def scores(self, confidence: float = 0.25, of: str = "box") -> Floats:
+    def scores(self, confidence: float = SURE, of: str = "box") -> Floats:
         """F1 of each image at an overlap of 0.5, (images,): 1 where all is found and nothing else, or nothing is there.
 
         Args:
@@ -216,6 +217,32 @@ class Detections:
         found = np.bincount(self.image[kept][self.taken(kept, of) >= 0], minlength=len(self.name))
         both = np.bincount(self.image[kept], minlength=len(found)) + np.bincount(self.true_image, minlength=len(found))
         return np.where(both > 0, 2 * found / np.maximum(both, 1), 1.0)
+
+    def same_images(self, other: object) -> bool:
+        """Whether another model was judged on the same images with the same objects."""
+        if not isinstance(other, Detections):
+            return False
+        mine, theirs = self._in_order(), other._in_order()
+        return np.array_equal(self.name, other.name) and all(
+            np.array_equal(ours[mine], its[theirs])
+            for ours, its in ((self.true_image, other.true_image), (self.true_label, other.true_label))
+        )
+
+    def claims(self, of: str = "box") -> Claims:
+        """Each detection as a claim, which is right if it finds an object by one of `matched_by`."""
+        order = self._in_order()
+        place = np.empty(len(order) + 1, int)
+        place[order], place[-1] = np.arange(len(order)), -1
+        finds = place[self.taken(np.arange(len(self.image)), of)]
+        return Claims(
+            *(self.image, self.label, self.confidence, self.upright(self.box), finds),
+            *(self.true_image[order], self.true_label[order], self.upright(self.true_box[order])),
+            SURE,
+        )
+
+    def _in_order(self) -> Ints:
+        """Indices of the objects in the order of images and label files: hosts go through images in their own."""
+        return np.argsort(self.true_image, kind="stable")
 
     def _pairs(self, of: str, among: Ints | None = None) -> Iterator[tuple[Ints, Ints, Floats]]:
         """Detections, by falling confidence, objects of the same image and class, and how far they overlap.

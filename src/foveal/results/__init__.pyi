@@ -1,6 +1,5 @@
 from .assembly import assemble as assemble
 from .assembly import measure as measure
-from .fairness import AGREEMENT as AGREEMENT
 from .fairness import differing as differing
 from .fairness import without_test as without_test
 from .gates import gates_folder as gates_folder

@@ -7,12 +7,11 @@ from types import MappingProxyType
 import yaml
 
 from ..errors import UserError
-from ..evidence import Metric
+from ..evidence import Metric, averages
 from ..hosts import Inherited, Refused
 from ..study import Arm, Plan, Result, deciding
 from .schema import Finding
 
-AGREEMENT = 1e-6  # between averages computed here and the host's
 # Arguments in which cells of a fair study may differ. The host writes another number of workers down where a run on a
 # CPU goes on; what workers decide are the batches, and those are compared.
 OWN = ("model", "seed", "name", "project", "save_dir", "resume", "exist_ok", "data", "device", "pretrained", "workers")
@@ -61,7 +60,7 @@ def check(
         _learned(values, plan.metric),
         _all(
             "agreement",
-            (r.disagreement <= AGREEMENT for r in values),
+            (r.disagreement <= averages.AGREEMENT for r in values),
             f"{plan.metric.name} computed again from what is stored is Ultralytics' own, "
             f"within {max(r.disagreement for r in values):.0e}",
             f"{plan.metric.name} computed again differs from Ultralytics' by up to "

@@ -8,11 +8,9 @@ from numpy.typing import NDArray
 
 from ..evidence import averages
 from ..study import Arm, Averages, differences
-from ..verdict import two_level
+from ..verdict import FEWEST, two_level
 from .entries import Finished, is_bounded
 from .schema import ErrorType, Slice, Slicing
-
-FEWEST = 10  # images of a slice that has an interval: fewer, drawn again, show too little of how images vary
 
 _Bounds = dict[tuple[str, int], tuple[float, float, float]]  # p and an interval, by arm and number of a slice
 

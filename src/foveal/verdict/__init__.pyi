@@ -13,6 +13,10 @@ from .differences import signs as signs
 from .differences import two_level as two_level
 from .differences import two_level_p as two_level_p
 from .differences import variances as variances
+from .images import FEWEST as FEWEST
+from .images import Estimate as Estimate
+from .images import differences_of as differences_of
+from .images import estimate as estimate
 from .judgement import LEARNED as LEARNED
 from .judgement import Outcome as Outcome
 from .judgement import Verdict as Verdict

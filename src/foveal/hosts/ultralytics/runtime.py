@@ -116,15 +116,19 @@ def main(path: str, device: str, name: str) -> None:
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
     """Turn what runtimes raise into `CannotRunError`, with what they say of it in one line."""
-    state = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
-    named = vars(state or object).values()
-    theirs = tuple(kind for kind in named if isinstance(kind, type) and issubclass(kind, Exception))
     try:
         yield
-    except FAILURES + theirs as error:
+    except FAILURES + own_errors() as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         # Torch's begins with a stack of calls.
         raise CannotRunError((lines[-1] if "Traceback" in str(error) else " ".join(lines))[:240]) from error
+
+
+def own_errors() -> tuple[type[Exception], ...]:
+    """The exceptions of a runtime that are no kinds of Python's."""
+    state = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
+    named = vars(state or object).values()
+    return tuple(kind for kind in named if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 def listed(outputs: Any) -> Outputs:

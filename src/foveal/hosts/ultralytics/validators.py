@@ -9,6 +9,7 @@ from ...errors import UserError
 from ...evidence import KEYS, Answers, Detections
 from . import matching
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
+from .modelfile import ModelFile, opened
 
 # isort: split
 from ultralytics.utils.metrics import Metric
@@ -22,7 +23,17 @@ def fitness(precision: float, recall: float, map50: float, map50_95: float) -> f
 
 
 class _Answering(host.parser.Mixed):
-    """Mixed into a validator of the host: names the images that its answers are for."""
+    """Mixed into a validator of the host: names the images that its answers are for, and keeps how sure they are."""
+
+    def init_metrics(self, model):
+        """The host's start of an evaluation."""
+        super().init_metrics(model)
+        self._confidences = []
+
+    def update_metrics(self, preds, batch):
+        """The host's ranking of the classes of a batch."""
+        super().update_metrics(preds, batch)
+        self._confidences.append(preds.max(1).values.float().cpu())
 
     def get_dataloader(self, dataset_path, batch_size):
         """A loader in the order of the data set, where the host's shuffles."""
@@ -40,6 +51,7 @@ class _Answering(host.parser.Mixed):
             name=np.array([names[index] for index in by_name]),
             ranked=torch.cat(self.pred).numpy()[by_name],
             label=torch.cat(self.targets).numpy()[by_name],
+            confidence=torch.cat(self._confidences).numpy()[by_name],
         )
 
 
@@ -50,10 +62,10 @@ class _ClassificationValidator(_Answering, host.ClassificationValidator):
 def evaluate(
     weights: Path, data: str, split: str, folder: Path, trust: bool = False, **settings
 ) -> tuple[Detections | Answers, dict[str, float]]:
-    """What a trained model finds or answers on one split, and the host's own averages of it.
+    """What a trained or exported model finds or answers on one split, and the host's own averages of it.
 
     Args:
-        weights: a .pt file.
+        weights: a .pt file, or an export. One of a fixed size is judged at that, whatever `imgsz` says.
         data: a data file; for a classifier a folder.
         split: "val" or "test", and there, because the host would judge a classifier on the other one without a word.
         folder: for what the host writes.
@@ -67,15 +79,17 @@ def evaluate(
     Raises:
         UserError: nothing is kept of what such a model says.
     """
-    model = host.load(weights, trust)
-    kind = _validator(model)
+    file, network = opened(weights, trust)
+    kind = _validator(file)
     if kind is not _ClassificationValidator:
         settings = {"rect": True, **settings}
     settings = {"plots": False, "save_json": False, "verbose": False, **settings}
     settings |= {"data": data, "split": split, "mode": "val", "model": str(weights)}
     settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
+    if file.fixed:
+        settings["imgsz"] = file.size
     validator = kind(args=settings)
-    validator(model=model.model)
+    validator(model=network)
     metrics = validator.metrics
     if kind is _ClassificationValidator:
         return validator.answers(), {"top1": float(metrics.top1), "top5": float(metrics.top5)}
@@ -97,11 +111,10 @@ _VALIDATORS = {
 }
 
 
-def _validator(model: host.YOLO | host.RTDETR) -> type:
-    if isinstance(model, host.RTDETR):
+def _validator(file: ModelFile) -> type:
+    if file.is_rtdetr:
         return matching.RTDETRValidator
-    if model.task not in _VALIDATORS:
-        raise UserError(
-            f"what a model for {model.task} says is not judged here", f"judge it with yolo {model.task} val"
-        )
-    return _VALIDATORS[model.task]
+    task = file.task.name
+    if task not in _VALIDATORS:
+        raise UserError(f"what a model for {task} says is not judged here", f"judge it with yolo {task} val")
+    return _VALIDATORS[task]

@@ -1,0 +1,13 @@
+from .evaluation import evaluated as evaluated
+from .evaluation import images_only as images_only
+from .evaluation import letters as letters
+from .evaluation import split_of as split_of
+from .models import bounded as bounded
+from .models import judge as judge
+from .records import Bin as Bin
+from .records import Calibration as Calibration
+from .records import JudgedModel as JudgedModel
+from .records import Judgement as Judgement
+from .records import MissedObject as MissedObject
+from .records import PartOfMetric as PartOfMetric
+from .records import WrongClaim as WrongClaim
