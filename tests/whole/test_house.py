@@ -142,7 +142,6 @@ def test_an_arrow_up_a_second_door_and_a_name_past_a_face_are_seen(name, line):
 LONG = {
     "kernels/ema/cuda_backward.py:reduce_kernel": "Triton compiles a kernel as one function",
     "kernels/ema/cuda_backward.py:sum_input": "Triton compiles a kernel as one function",
-    "study/plan.py:of": "each key of a plan is read once, in the order of the refusals",
 }
 
 

@@ -61,7 +61,7 @@ def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, .
         epochs: of the plan.
 
     Raises:
-        UserError: it is no list, or an arm cannot be read or stands there twice.
+        UserError: it is no list or of the baseline only, or an arm cannot be read or stands there twice.
     """
     if not isinstance(written, list) or not written:
         raise UserError(f"arms: {shown(written)} is not a list", "arms: [ema@neck, A/A, placebo]")
@@ -91,6 +91,8 @@ def read(written: object, model: str, folder: Path, epochs: int) -> tuple[Arm, .
         if arm.name in trained.values():
             raise UserError(f"two arms are called {arm.name!r}: their files have one name", "rename one of the files")
         trained[what] = arm.name
+    if len(arms) < 2:
+        raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
     return tuple(arms)
 
 

@@ -155,13 +155,7 @@ class Plan:
         Raises:
             UserError: a key or value that cannot work.
         """
-        for key in written:
-            if key not in KEYS:
-                near = difflib.get_close_matches(str(key), KEYS, 1) or KEYS
-                raise UserError(f"a plan has no key {key!r}", f"did you mean {near[0]!r}?")
-        for key in ("model", "data", "arms"):
-            if not written.get(key):
-                raise UserError(f"the plan does not say {key!r}", {"arms": "arms: [ema@neck]"}.get(key, f"{key}: FILE"))
+        _require_keys(written)
         model = beside(_text("model", written["model"]), folder)
         host = host_of(model)
         data = host.beside(_text("data", written["data"]), folder)
@@ -175,8 +169,6 @@ class Plan:
                 _train({**(written.get("train") or {}), **arm.train}, task, host, folder)
             except UserError as error:
                 raise UserError(f"the arm {arm.name!r}: {error.message}", error.hint) from None
-        if len(arms) < 2:
-            raise UserError("there is nothing to compare: the only arm is the baseline", "arms: [ema@neck]")
         folds = Folds.of(written.get("folds"), folder)
         if folds and written.get("slices"):
             said = "slices are of images on which all seeds are judged, and with folds each seed is judged on others"
@@ -187,11 +179,7 @@ class Plan:
         found = host.data(data, download) if download or look or not named else None
         if found and (look or not named):
             split = values.split(split, found)
-        margin = written.get("margin", 0.005)
-        if type(margin) is not float or not 0 < margin < 1:
-            raise UserError(
-                f"margin: {shown(margin)} is not a difference of {task.metric.name} between 0 and 1", "margin: 0.005"
-            )
+        margin = values.margin(written.get("margin", 0.005), task.metric.name)
         recipe = Recipe.of(written.get("recipe") or {})
         if recipe.padding and task.says is not Says.CLASS:
             raise UserError("recipe: padding is for the images of classifiers", "leave it out")
@@ -210,14 +198,22 @@ class Plan:
             folds=folds,
         )
         vars(plan)["task"] = task  # where the cached property keeps it
-        for arm in plan.arms:
-            if (batch := plan.complete(arm)["batch"]) % plan.devices_per_cell:
-                said = f"batch={batch} of {arm.name} gives {plan.devices_per_cell} devices no equal shares"
-                raise UserError(said, f"batch={plan.devices_per_cell * max(1, batch // plan.devices_per_cell)}")
+        plan.require_equal_shares()
         if found:
             vars(plan)["dataset"] = found  # likewise
             _ = plan.partitions  # which raises if there can be none
         return plan
+
+    def require_equal_shares(self) -> None:
+        """Check that each device of a cell gets as many images of a batch as the others.
+
+        Raises:
+            UserError: the batch of an arm cannot be divided so.
+        """
+        for arm in self.arms:
+            if (batch := self.complete(arm)["batch"]) % self.devices_per_cell:
+                said = f"batch={batch} of {arm.name} gives {self.devices_per_cell} devices no equal shares"
+                raise UserError(said, f"batch={self.devices_per_cell * max(1, batch // self.devices_per_cell)}")
 
     def arguments(self, arm: Arm) -> dict[str, Any]:
         """Training arguments of an arm, as far as they are not the host's own values."""
@@ -311,6 +307,16 @@ def deciding(of: Mapping[str, str]) -> dict[str, str]:
 
 
 # Values -------------------------------------------------------------------------------------------------------------
+
+
+def _require_keys(written: Mapping[str, Any]) -> None:
+    for key in written:
+        if key not in KEYS:
+            near = difflib.get_close_matches(str(key), KEYS, 1) or KEYS
+            raise UserError(f"a plan has no key {key!r}", f"did you mean {near[0]!r}?")
+    for key in ("model", "data", "arms"):
+        if not written.get(key):
+            raise UserError(f"the plan does not say {key!r}", {"arms": "arms: [ema@neck]"}.get(key, f"{key}: FILE"))
 
 
 def _text(key: str, value: object) -> str:

@@ -53,3 +53,10 @@ def number(key: str, written: object, of: str, example: int) -> int:
     if type(written) is not int or written < 1:
         raise UserError(f"{key}: {shown(written)} is no number of {of}", f"{key}: {example}")
     return written
+
+
+def margin(written: object, of: str) -> float:
+    """The smallest difference of a metric that would matter."""
+    if type(written) is not float or not 0 < written < 1:
+        raise UserError(f"margin: {shown(written)} is not a difference of {of} between 0 and 1", "margin: 0.005")
+    return written
