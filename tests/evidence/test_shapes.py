@@ -82,7 +82,7 @@ def test_what_was_measured_matches_as_boxes_of_the_same_overlaps_do(made, of):
         assert (matches.ignored[order] == expected.ignored[wanted]).all()
         assert (truth.image == there.image).all()
     assert mine.objects() == boxes.objects()
-    assert mine.scores(of) == pytest.approx(boxes.scores())
+    assert mine.scores(of=of) == pytest.approx(boxes.scores())
     assert 0 < boxes.scores().mean() < 1
     surest = np.flatnonzero(mine.confidence > 0.6)
     theirs = np.flatnonzero(boxes.confidence > 0.6)

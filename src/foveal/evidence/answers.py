@@ -38,7 +38,7 @@ class Answers:
         """
         return load_arrays(path, cls, "answers")
 
-    def scores(self, of: str = "") -> Floats:
+    def scores(self, *, of: str = "") -> Floats:
         """1 for each image whose first answer is right, else 0, (images,); `of` makes no difference."""
         right: Floats = (self.ranked[:, 0] == self.label).astype(float)
         return right

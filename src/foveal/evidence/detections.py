@@ -205,12 +205,12 @@ class Detections:
             taken[mine] = np.where(hits >= 0, theirs[hits], -1)
         return taken[among]
 
-    def scores(self, of: str = "box", confidence: float = 0.25) -> Floats:
+    def scores(self, confidence: float = 0.25, of: str = "box") -> Floats:
         """F1 of each image at an overlap of 0.5, (images,): 1 where all is found and nothing else, or nothing is there.
 
         Args:
-            of: by what detections are matched, one of `matched_by`.
             confidence: of the faintest detections that count.
+            of: by what detections are matched, one of `matched_by`.
         """
         kept = np.flatnonzero(self.confidence >= confidence)
         found = np.bincount(self.image[kept][self.taken(kept, of) >= 0], minlength=len(self.name))

@@ -216,7 +216,7 @@ def won_and_lost(arm: str, pairs: Sequence[int], judged: _Judged, of: str = "box
         of: by what detections are matched.
     """
     names = judged(arm, pairs[0]).name
-    theirs, mine = (np.mean([judged(name, pair).scores(of) for pair in pairs], 0) for name in ("baseline", arm))
+    theirs, mine = (np.mean([judged(name, pair).scores(of=of) for pair in pairs], 0) for name in ("baseline", arm))
     difference = mine - theirs
     order = np.argsort(-difference, kind="stable")
     better, worse = int((difference > 1e-9).sum()), int((difference < -1e-9).sum())

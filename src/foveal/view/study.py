@@ -284,7 +284,7 @@ def _scores(cell: Path, task: Task) -> NDArray:
 
 @functools.lru_cache(256)
 def _scored(path: Path, task: Task, written: object) -> NDArray:
-    return _load(path, task, written).scores(task.metric.of)
+    return _load(path, task, written).scores(of=task.metric.of)
 
 
 def _objects(found: Detections, image: int, study: _Shown) -> list[dict[str, object]]:
