@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from ..errors import UserError
+from ..evidence import TASKS, Task
 from .interface import Host
 
 HOSTS = ["foveal.hosts.ultralytics.host"]  # modules with a `HOST`
@@ -22,3 +23,21 @@ def host_of(model: str) -> Host:
     if found := owner(model):
         return found
     raise UserError(f"model: {model!r} is neither a .pt file nor a model YAML", "model: yolo11n.pt")
+
+
+def task_of(model: str, data: str, by: str = "") -> Task:
+    """What a study asks of a model on some data.
+
+    Args:
+        model: a file or a name.
+        data: likewise.
+        by: which of the task's metrics judges; the first if that is not said.
+
+    Raises:
+        UserError: no host owns the model, nothing is kept of what such models say, or there is no such metric.
+    """
+    task = host_of(model).task(model, data)
+    if not task.metrics:
+        said = f"{model} is a model for {task.name}, of which a study keeps nothing to be judged by"
+        raise UserError(said, f"a study is for {', '.join(one.name for one in TASKS.values() if one.metrics)}")
+    return task.judged(by) if by else task

@@ -16,9 +16,9 @@ import yaml
 
 from ..checks import endless
 from ..errors import UserError, shown
-from ..evidence import TASKS, Metric, Says, Task
+from ..evidence import Metric, Says, Task
 from ..files import beside
-from ..hosts import Data, Host, Recipe, host_of
+from ..hosts import Data, Host, Recipe, host_of, task_of
 from ..verdict import LEVEL, Looks, fewest_seeds
 from . import arms as arm_names
 from .arms import OTHER_SEEDS, Arm
@@ -113,7 +113,7 @@ class Plan:
     @functools.cached_property
     def task(self) -> Task:
         """What the models that are compared are for, and by which metric they are."""
-        return _task(self.host, self.model, self.data, self.by)
+        return task_of(self.model, self.data, self.by)
 
     @functools.cached_property
     def dataset(self) -> Data:
@@ -153,7 +153,7 @@ class Plan:
         host = host_of(model)
         data = host.beside(_text("data", written["data"]), folder)
         by: Any = written.get("metric") or ""
-        task = _task(host, model, data, by)
+        task = task_of(model, data, by)
         (train, settings), names = _train(written.get("train"), task, host, folder), written["arms"]
         listed = arm_names.split(names) if isinstance(names, str) else names
         arms = arm_names.read(listed, model, folder, settings["epochs"])
@@ -291,14 +291,6 @@ def deciding(of: Mapping[str, str]) -> dict[str, str]:
 
 
 # Values -------------------------------------------------------------------------------------------------------------
-
-
-def _task(host: Host, model: str, data: str, by: str) -> Task:
-    task = host.task(model, data)
-    if not task.metrics:
-        said = f"{model} is a model for {task.name}, of which a study keeps nothing to be judged by"
-        raise UserError(said, f"a study is for {', '.join(one.name for one in TASKS.values() if one.metrics)}")
-    return task.judged(by) if by else task
 
 
 def _text(key: str, value: object) -> str:

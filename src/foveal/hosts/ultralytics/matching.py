@@ -83,7 +83,7 @@ class _Detecting(host.parser.Mixed):
             starts = [np.repeat(counts[of].cumsum() - counts[of], counts[key]) for of in _INDICES[key]]
             indices = found[key] + np.stack(starts, 1).reshape(found[key].shape)
             if "label" in _INDICES[key]:  # the first column is of detections
-                first = indices.reshape(len(indices), -1)[:, 0]
+                first = indices if indices.ndim == 1 else indices[:, 0]
                 first[:] = np.argsort(order)[first]
             found[key] = indices
         found |= {key: found[key][order] for key in found.keys() & {"image", *_DETECTIONS}}
