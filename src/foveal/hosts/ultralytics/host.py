@@ -185,6 +185,7 @@ def _step(
     with tempfile.TemporaryDirectory() as folder, quiet, models.silent():
         network = models.load(start(model, spec, 0, Path(folder), names)).model.to(device)
     network.args = SimpleNamespace(**settings)  # its loss reads its weights there
+    network.nc = network.yaml["nc"]  # and RT-DETR's the number of classes here, which a trainer sets
     points = network.yaml.get("kpt_shape", (0, 0))
     batch = steps.labelled(task, images, size, 0, models.channels(network), points)
     for teacher in filter(None, map(settings.get, arguments.TEACHERS)):
