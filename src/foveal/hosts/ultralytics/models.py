@@ -132,17 +132,19 @@ _ENDINGS = {"cls": "classify", "seg": "segment", "pose": "pose", "obb": "obb", "
 
 
 def task(source: str) -> Task:
-    """What the model in a file is for, of which nothing is run or built; by its name where there is no such file yet.
+    """What the model in a file is for, of which nothing is run or built.
+
+    By its name where there is no such file yet, or none that can be read: whoever loads it says what is wrong with it.
 
     Raises:
-        UserError: the file is damaged or no model's.
+        UserError: rows of a YAML that are no model's.
     """
     path, rows = Path(source), None
     if path.suffix != ".pt":
         with contextlib.suppress(*UNREADABLE_MODEL):
             rows = tasks.yaml_model_load(source)
     elif path.is_file():
-        with refusing(source):
+        with contextlib.suppress(UserError), refusing(source):
             saved = unpickling.read(path, tensors=False).saved
             rows = (saved.get("ema") or saved["model"]).state["yaml"]
     if rows:
