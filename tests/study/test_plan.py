@@ -216,6 +216,7 @@ def test_arms_in_one_text_come_back(arms, comma):
             ({"devices_per_cell": count}, f"devices_per_cell: {count!r} is no number of devices; devices_per_cell: 2")
             for count in (0, -1, True, 2.0, "2")
         ),
+        *(({"trust": trust}, f"trust: {trust!r} is neither true nor false; trust: true") for trust in (1, "yes", [])),
         (
             {"devices_per_cell": 3, "train": {"batch": 16}},
             "batch=16 of baseline gives 3 devices no equal shares; batch=15",

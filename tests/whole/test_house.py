@@ -140,8 +140,8 @@ def test_an_arrow_up_a_second_door_and_a_name_past_a_face_are_seen(name, line):
 
 # Functions that may be longer than 60 lines, and why.
 LONG = {
-    "kernels/ema/cuda.py:forward": "it launches the kernels of one pass in their order, each with all of its arguments",
-    "kernels/ema/cuda.py:backward": "it launches the kernels of one pass in their order, each with all of its arguments",
+    "kernels/ema/cuda.py:forward": "it launches the kernels of one pass in turn, each with all of its arguments",
+    "kernels/ema/cuda.py:backward": "it launches the kernels of one pass in turn, each with all of its arguments",
     "kernels/ema/cuda_backward.py:reduce_kernel": "Triton compiles a kernel as one function",
     "kernels/ema/cuda_backward.py:sum_input": "Triton compiles a kernel as one function",
 }

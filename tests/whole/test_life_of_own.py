@@ -107,6 +107,26 @@ print(json.dumps([generate_ddp_file(trainer), str(trainer.save_dir)]))
     assert child(f'print(json.dumps(own(YOLO("{folder}/weights/best.pt").model)))', home, elsewhere) == THREE
 
 
+@pytest.mark.newest  # nothing of the host decides it
+def test_a_study_starts_from_it_where_the_plan_says_that_it_may(home, elsewhere):
+    code = f"""
+from pathlib import Path
+from foveal import UserError
+from foveal.study import Plan, Study
+plan = dict(model={str(home / "x.pt")!r}, data="DATA", arms=["A/A"], train=dict(epochs=1, imgsz=64, batch=8))
+try:
+    Study.prepare(plan, Path(), Path("study"))
+except UserError as refusal:
+    said = str(refusal)
+assert not Path("study").exists()
+Study.prepare(plan | dict(trust=True), Path(), Path("study"))
+print(json.dumps([said, own(Plan.read(Path("study/plan.yaml")).host.network(Path(plan["model"])))]))
+"""
+    said, found = child(code.replace("DATA", str(home / "data.yaml")), home, elsewhere)
+    assert "whose code would run; if that file is yours, add --trust" in said
+    assert found == THREE
+
+
 @pytest.mark.newest  # older ones write no ONNX with this torch
 def test_it_is_exported_explained_and_fused_where_it_is_trusted(home, elsewhere):
     file = str(home / "x.pt")

@@ -2,6 +2,7 @@ from . import foreign as foreign
 from . import unpickling as unpickling
 from .screening import require_harmless as require_harmless
 from .screening import trust as trust
+from .screening import trust_file as trust_file
 from .unpickling import MOVED as MOVED
 from .unpickling import SETTINGS as SETTINGS
 from .unpickling import UNREADABLE_PICKLE as UNREADABLE_PICKLE

@@ -23,14 +23,24 @@ FUNCTIONS = ("torch.nn.functional", "torch._C._nn")  # kept on layers as their a
 # Modules and addresses of attentions that this process was told of.
 _TRUSTED: set[str] = set()
 _ADDRESS = re.compile(r"(?:^|\+)\s*(?P<address>(?!timm:|torchvision:|ultralytics:)[^+()@]+:\w+)")  # in a row of a model
-CAUTION = (
-    "load only files from people you trust: foveal add, export, explain, audit and judge then take it with --trust"
-)
+CAUTION = "load only files from people you trust: the commands of foveal then take it with --trust"
 
 
 def trust(module: str, address: str) -> None:
     """Let files name the classes of a module, and rows an address: the user has asked for that attention."""
     _TRUSTED.update((module, address))
+
+
+def trust_file(path: Path) -> None:
+    """Let files name whatever a .pt file names: the user has said that it is theirs.
+
+    Raises:
+        UserError: it is damaged, or of a format that cannot be read without running it.
+    """
+    contents = read(path, tensors=False)
+    _TRUSTED.update(name.rpartition(".")[0] for name in contents.names)
+    _TRUSTED.update(source["module"] for source in contents.sources)
+    _TRUSTED.update(_in_rows(contents.saved))
 
 
 def require_harmless(path: Path) -> None:

@@ -59,6 +59,7 @@ def run_study(
     scale: Annotated[
         float | None, typer.Option(help="Rehearse on this share of images, epochs and seeds, as in 0.01.")
     ] = None,
+    trust: Trust = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would find and take, and train and download nothing.")
     ] = False,
@@ -73,7 +74,7 @@ def run_study(
     _load_studies(installing=not dry_run)
     _require_executor(executor, slurm)
     given: dict[str, object] = {"model": model, "data": data, "arms": arms, "devices_per_cell": devices_per_cell}
-    given["seeds"] = int(seeds) if seeds.isdecimal() else seeds
+    given |= {"seeds": int(seeds) if seeds.isdecimal() else seeds, "trust": trust}
     asked = _asked(arguments or [], {key: value for key, value in given.items() if value}, folder)
     if dry_run:
         if scale is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ..checkpoints import trust_file
 from ..checks import endless
 from ..errors import UserError, shown
 from ..evidence import Metric, Says, Task
@@ -45,7 +46,7 @@ UNFAIR = {
 ELSEWHERE = ("model", "data", "seed", "split", "device", "resume", "project", "name", "exist_ok", "save_dir", "mode")
 KEYS = (
     *("model", "data", "arms", "seeds", "train", "split", "folds", "metric", "margin", "slices", "recipe", "paper"),
-    *("rehearsal", "resume_period", "devices_per_cell"),
+    *("rehearsal", "resume_period", "devices_per_cell", "trust"),
 )
 PROTOCOL = 1  # of how a cell is trained and judged: cells of another one do not count
 UNNUMBERED = 1, "0.1.0"  # the protocol of cells from before there were numbers, and foveal's version in their keys
@@ -169,10 +170,9 @@ class Plan:
                 _train({**(written.get("train") or {}), **arm.train}, task, host, folder)
             except UserError as error:
                 raise UserError(f"the arm {arm.name!r}: {error.message}", error.hint) from None
+        if values.flag("trust", written.get("trust", False)):
+            _trust(arms)
         folds = Folds.of(written.get("folds"), folder)
-        if folds and written.get("slices"):
-            said = "slices are of images on which all seeds are judged, and with folds each seed is judged on others"
-            raise UserError(said, "leave one of slices and folds out")
         seeds, looks = values.seeds(written.get("seeds"), claims(arms), folds)
         split: Any = folds.split(written.get("split")) if folds else written.get("split")
         named = split in ("test", "val")
@@ -317,6 +317,16 @@ def _require_keys(written: Mapping[str, Any]) -> None:
     for key in ("model", "data", "arms"):
         if not written.get(key):
             raise UserError(f"the plan does not say {key!r}", {"arms": "arms: [ema@neck]"}.get(key, f"{key}: FILE"))
+    if written.get("folds") and written.get("slices"):
+        said = "slices are of images on which all seeds are judged, and with folds each seed is judged on others"
+        raise UserError(said, "leave one of slices and folds out")
+
+
+def _trust(arms: tuple[Arm, ...]) -> None:
+    """Let the .pt files of a plan, which says that they are its owner's, be loaded whatever they name."""
+    for file in {Path(arm.weights or arm.model) for arm in arms}:
+        if file.suffix == ".pt" and file.is_file():
+            trust_file(file)
 
 
 def _text(key: str, value: object) -> str:

@@ -60,3 +60,10 @@ def margin(written: object, of: str) -> float:
     if type(written) is not float or not 0 < written < 1:
         raise UserError(f"margin: {shown(written)} is not a difference of {of} between 0 and 1", "margin: 0.005")
     return written
+
+
+def flag(key: str, written: object) -> bool:
+    """Yes or no."""
+    if type(written) is not bool:
+        raise UserError(f"{key}: {shown(written)} is neither true nor false", f"{key}: true")
+    return written
