@@ -95,7 +95,7 @@ def test_no_number_stands_outside_such_an_element(variant, language):
     assert not re.findall(r".*\d.*", re.sub(known, "", prose(variant, language)))
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", swept(LANGUAGES, "en"))
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_page_asks_for_nothing(variant, language):
     page = page_of(variant, language)
@@ -111,7 +111,7 @@ def test_page_asks_for_nothing(variant, language):
         assert not re.search(r"https?://|src=|@import|url\(|javascript:", page.source)
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("language", swept(LANGUAGES, "en"))
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_page_can_be_read_aloud(variant, language):
     page = page_of(variant, language)

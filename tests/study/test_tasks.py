@@ -36,8 +36,9 @@ def finished(folder: Path, plan: dict) -> Study:
 
 
 @pytest.mark.host
+@pytest.mark.seldom
 @pytest.mark.slow
-@pytest.mark.parametrize("task", MODELS)
+@pytest.mark.parametrize("task", swept(MODELS, "segment"))
 def test_a_study_of_each_task_from_training_to_its_report(task, tmp_path):
     study = finished(tmp_path, written(tmp_path, task, MODELS[task]))
     keys = {key for metric in TASKS[task].metrics for key in (metric.key, metric.second_key)}
@@ -62,13 +63,11 @@ def test_a_study_of_each_task_from_training_to_its_report(task, tmp_path):
 
 @pytest.mark.host
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "model",
-    swept(
-        ["yolov8n-rtdetr.yaml", "yolo26n.yaml", "yolov10n.yaml", "yolov9t.yaml", "yolov8n.yaml", "yolov5nu.yaml"]
-        + [f"yolo26n-{end}.yaml" for end in ("seg", "pose", "obb")],
-        "yolov8n-rtdetr.yaml",
-    ),
+    ["yolov8n-rtdetr.yaml", "yolo26n.yaml", "yolov10n.yaml", "yolov9t.yaml", "yolov8n.yaml", "yolov5nu.yaml"]
+    + [f"yolo26n-{end}.yaml" for end in ("seg", "pose", "obb")],
 )
 def test_an_epoch_of_every_kind_of_detector(model, tmp_path):
     """Among them heads without suppression, which are judged by another path of the host."""
@@ -84,7 +83,8 @@ def test_an_epoch_of_every_kind_of_detector(model, tmp_path):
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("model", swept([*MEASURED, "yolo26n-seg.yaml", "yolo26n-pose.yaml"], *MEASURED))
+@pytest.mark.seldom
+@pytest.mark.parametrize("model", swept([*MEASURED, "yolo26n-seg.yaml", "yolo26n-pose.yaml"], MEASURED[-1]))
 def test_the_hours_of_each_task_are_measured(model, tmp_path):
     try:
         task = models.load(model).task
