@@ -386,7 +386,7 @@ def test_ray_worker_that_dies_takes_its_command_along(cluster, tmp_path):
     raylet = psutil.Process(int(path.with_suffix(".raylet").read_text()))
 
     def busy() -> list:  # a process that has just begun or ended has no command line
-        return [child for child in raylet.children() if "".join(child.cmdline()).startswith("ray::_supervise")]
+        return [child for child in raylet.children() if "".join(child.cmdline()).startswith("ray::supervise")]
 
     until(lambda: len(busy()) == 1)  # that of the command before may not have noticed yet that it is done
     assert not free(path)

@@ -9,7 +9,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import ultralytics
 
-from foveal.audit.comparison import ELSEWHERE
+from foveal.audit.findings import ELSEWHERE
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import idle
 from foveal.results.fairness import OWN

@@ -28,9 +28,11 @@ def finished(monkeypatch, averaged: dict, costs: dict | None = None, cut: object
     return SimpleNamespace(
         study=SimpleNamespace(slices=slices if cut else None),
         plan=SimpleNamespace(arms=arms, task=None),
-        truth=SimpleNamespace(
-            name=np.zeros(40, "U1"), objects=lambda images: {"small": 2 * int(images.sum()), "large": 1}
-        ),
+        truths=[
+            SimpleNamespace(
+                name=np.zeros(40, "U1"), objects=lambda images: {"small": 2 * int(images.sum()), "large": 1}
+            )
+        ],
         folders={(name, seed): Path("cells") / f"{name}-{seed}".replace("/", "") for name, _ in ARMS for seed in SEEDS},
         pairs=lambda arm: [*SEEDS],
     )

@@ -17,7 +17,7 @@ def read(folder: Path, text: str | bytes, files=NAMES) -> Slices:
     """The slices of a CSV in the folder of some images."""
     (folder / "images.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     photographs = Photographs([folder / "images/test" / file for file in files])
-    data = SimpleNamespace(photographs=lambda split: photographs)
+    data = SimpleNamespace(images=lambda split: photographs.files, photographs=lambda images: photographs)
     plan = SimpleNamespace(slices=str(folder / "images.csv"), split="test", dataset=data, text={"slices": "images.csv"})
     return Slices.of(plan)
 

@@ -11,6 +11,7 @@ import yaml
 import data as drawings
 from foveal import UserError, report, results
 from foveal.evidence import TASKS
+from foveal.evidence.averages import AGREEMENT
 from foveal.hosts.ultralytics import models, recorder
 from foveal.study import Plan, Study, forecast, run
 from helpers import swept
@@ -44,7 +45,7 @@ def test_a_study_of_each_task_from_training_to_its_report(task, tmp_path):
     keys = {key for metric in TASKS[task].metrics for key in (metric.key, metric.second_key)}
     for result in study.results().values():
         assert result.scores.keys() == keys | {f"{key}_last" for key in keys}
-        assert result.disagreement <= results.AGREEMENT
+        assert result.disagreement <= AGREEMENT
         assert (result.epochs, result.finite) == (1, True)
     found = results.assemble(study)
     assert (found.task, found.statistics.metric) == (task, TASKS[task].metric.name)
@@ -78,7 +79,7 @@ def test_an_epoch_of_every_kind_of_detector(model, tmp_path):
     task = models.task(model).name
     study = finished(tmp_path, written(tmp_path, task, model, train=TRAIN | {"imgsz": 160}))
     assert len(study.results()) == 2
-    assert all(result.disagreement <= results.AGREEMENT for result in study.results().values())
+    assert all(result.disagreement <= AGREEMENT for result in study.results().values())
     assert results.assemble(study).task == task
 
 
