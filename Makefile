@@ -6,9 +6,9 @@ BIN    := $(VENV)/bin
 FLOOR  := $(VENV)/floor
 # The oldest, the newest, and four between that build or keep models in another way than the one before.
 RELEASES := 8.3.200 8.4.0 8.4.60 8.4.137 8.4.150 8.4.190
-# Two workers with one thread each: most tests are too small to share out. Some start interpreters, which would compile
-# foveal each time where bytecode is not to be written.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+# Three workers with one thread each: most tests are too small to share out, and with two a core is idle where some wait.
+# Some start interpreters, which would compile foveal each time where bytecode is not to be written.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-floor test-newest sweep releases check format docs calibration bench gpu

@@ -367,6 +367,7 @@ def test_arms_see_the_same_batches_and_share_their_start(tmp_path, data, changes
 
 @pytest.mark.slow
 @pytest.mark.seldom
+@pytest.mark.sweep  # that of detectors is asked always
 def test_another_seed_or_other_augmentation_makes_other_batches(tmp_path, data, trained):
     known = recorder.resumable(trained)["foveal"]["record"]["batches"]
     assert len({*known}) == 2

@@ -94,6 +94,7 @@ def test_a_model_of_the_same_rows_computes_the_same(tmp_path):
     )
 
 
+@pytest.mark.sweep
 def test_an_attention_comes_on_top_and_what_is_drawn_depends_on_the_seed(tmp_path):
     file, names = saved(tmp_path, "yolo11n"), {0: "a"}
     starts = []

@@ -168,6 +168,7 @@ def at_work(folder: Path) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.host
 @pytest.mark.seldom
+@pytest.mark.sweep  # each of its processes imports torch by itself
 def test_a_cell_on_two_devices(tmp_path):
     study = prepared(tmp_path, train={**PLAN["train"], "epochs": 1})
     folder = study.path(study.cells[0])

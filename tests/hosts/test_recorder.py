@@ -102,6 +102,7 @@ def test_equal_confidences_stay_in_the_hosts_order():
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.skipif(not TEACHERS, reason="this release of Ultralytics has no teachers")
 def test_a_taught_model_goes_on_where_it_was_killed(tmp_path, monkeypatch):
     """The host keeps the teacher out of its checkpoints, and the student in a model of both."""

@@ -306,6 +306,7 @@ def test_every_kernel_compiles_and_hardly_spills(compiler, tmp_path, shape, grou
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_kernels_with_a_gain_compile_too(compiler, tmp_path):
     three, one, back = compiler.launches((16, 64, 80, 80), 32, torch.bfloat16, "contiguous", gained=True)
     bare = compiler.launches((16, 64, 80, 80), 32, torch.bfloat16, "contiguous")
