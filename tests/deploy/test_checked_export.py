@@ -337,7 +337,7 @@ def test_dynamic_files_are_run_at_three_sizes(size, expected, attended):
         ("onnx", {"dynamic": True}),
         ("openvino", {}),
         ("torchscript", {}),
-        pytest.param("ncnn", {}, marks=pytest.mark.sweep),
+        ("ncnn", {}),
         pytest.param("openvino", {"dynamic": True}, marks=pytest.mark.sweep),
     ],
 )
