@@ -27,7 +27,3 @@ class _Both:
 
 class DetectionTrainer(_Both, recorder.DetectionTrainer):
     """The detector's, by two processes."""
-
-
-class ClassificationTrainer(_Both, recorder.ClassificationTrainer):
-    """The classifier's, by two processes."""
