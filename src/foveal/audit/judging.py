@@ -7,9 +7,9 @@ from typing import Any
 
 from ..errors import UserError
 from ..evidence import averages
-from ..hosts import Evidence
+from ..hosts import Evidence, split_to_judge
 from ..hosts.ultralytics import dataset
-from ..judging import evaluated, split_of
+from ..judging import evaluated
 from ..results import Finding
 from ..verdict import Estimate, differences_of
 from .runs import Run
@@ -57,7 +57,7 @@ def of_weights(runs: Sequence[Run], data: str, folder: Path, device: str, trust:
     classes = list(described.names.values())
     if classes != runs[0].of_best("classes") and not runs[0].arguments.get("single_cls"):
         raise UserError(f"{data} has the classes {classes}, and the runs have others", "give the data of the runs")
-    split = split_of(described)
+    split = split_to_judge(described)
     shared: dict[str, Any] = {"device": device, "trust": trust, "single_cls": bool(runs[0].arguments.get("single_cls"))}
     found, disagreement = [], 0.0
     for run in runs:

@@ -10,6 +10,7 @@ from .interface import Photographs as Photographs
 from .interface import Record as Record
 from .interface import Refused as Refused
 from .interface import Training as Training
+from .interface import split_to_judge as split_to_judge
 from .known import host_of as host_of
 from .known import owner as owner
 from .known import task_of as task_of

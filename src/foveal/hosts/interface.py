@@ -122,6 +122,11 @@ class Data(Protocol):
         """
 
 
+def split_to_judge(data: Data) -> str:
+    """The split that models are judged on if nobody says it: test if it has labels, which chose nothing, else val."""
+    return "test" if data.has_labels("test") else "val"
+
+
 @dataclass(frozen=True)
 class Training:
     """One training, as a cell asks for it.

@@ -1,7 +1,6 @@
 from .evaluation import evaluated as evaluated
 from .evaluation import images_only as images_only
 from .evaluation import letters as letters
-from .evaluation import split_of as split_of
 from .models import bounded as bounded
 from .models import judge as judge
 from .records import Bin as Bin

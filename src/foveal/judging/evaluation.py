@@ -7,13 +7,8 @@ from typing import Any
 from ..errors import UserError
 from ..evidence import Answers
 from ..hosts import Evidence
-from ..hosts.ultralytics import dataset, modelfile, validators
+from ..hosts.ultralytics import modelfile, validators
 from ..verdict import Estimate
-
-
-def split_of(data: dataset.Data) -> str:
-    """The split that models are judged on if nobody says it: test if it has labels, which chose nothing, else val."""
-    return "test" if data.has_labels("test") else "val"
 
 
 def evaluated(file: Path, data: str, split: str, folder: Path, **settings: Any) -> tuple[Evidence, float]:

@@ -10,11 +10,11 @@ from typing import Any
 
 from ..errors import UserError
 from ..evidence import Arrays, Metric, Says, Task, averages, over_classes
-from ..hosts import Evidence
+from ..hosts import Evidence, split_to_judge
 from ..hosts.ultralytics import dataset, modelfile
 from ..verdict import FEWEST, LEVEL, Estimate, Floats, Ints, differences_of, estimate
 from . import confidences
-from .evaluation import evaluated, images_only, split_of
+from .evaluation import evaluated, images_only
 from .records import JudgedModel, Judgement, PartOfMetric
 
 BATCH = 16  # the host's own for evaluations
@@ -62,7 +62,7 @@ def judge(
     task, described = _require_one_task(files, metric), dataset.Data(data)
     for file in files:
         _require_fit(file, files[0], described, imgsz)
-    chosen = split or split_of(described)
+    chosen = split or split_to_judge(described)
     if not described.has_labels(chosen):
         raise UserError(f"{data} has no split {chosen!r} with labels", "name another one with split")
     one_class = files[0].classes == ONE_CLASS

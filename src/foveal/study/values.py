@@ -3,7 +3,7 @@
 import re
 
 from ..errors import UserError, shown
-from ..hosts import Data
+from ..hosts import Data, split_to_judge
 from ..verdict import LEVEL, Looks, fewest_seeds
 from .arms import OTHER_SEEDS
 from .folds import Folds
@@ -35,7 +35,7 @@ def seeds(written: object, shared_by: int, folds: Folds | None) -> tuple[tuple[i
 def split(wanted: object, data: Data) -> str:
     """The split to judge on: the one that is wanted, else test where it has labels."""
     if wanted is None:
-        return "test" if data.has_labels("test") else "val"
+        return split_to_judge(data)
     if wanted not in ("test", "val") or wanted not in data.splits:
         raise UserError(f"split: {shown(wanted)} is not a split of {data.name}", "split: val")
     return wanted
