@@ -32,6 +32,11 @@ class Metric:
     of: str = ""
 
     @property
+    def keys(self) -> tuple[str, str]:
+        """Those of both in results."""
+        return self.key, self.second_key
+
+    @property
     def last(self) -> str:
         """The key of what last.pt reached, where `key` alone is best.pt's."""
         return f"{self.key}_last"

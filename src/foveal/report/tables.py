@@ -97,7 +97,7 @@ def for_pandas(results: StudyResults) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     metric, *beside = results.metrics
-    keys = (metric.key, metric.second_key, metric.last, *(key for one in beside for key in (one.key, one.second_key)))
+    keys = (*metric.keys, metric.last, *(key for one in beside for key in one.keys))
     types = [f"lost_to_{one.name}" for one in results.baseline.errors]
     writer.writerow(("arm", "role", "seed", *keys, "difference", "train_seconds", *types))
     for arm in results.arms:

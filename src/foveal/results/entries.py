@@ -64,10 +64,10 @@ class Finished:
     @functools.cached_property
     def truths(self) -> list[Detections | Answers]:
         """What was judged, for the images and what is there: once, or in the partition with the most folds by now."""
-        folds = self.plan.folds.number if self.plan.folds else 0
+        folds = self.plan.folds
         first: dict[int, dict[int, tuple[str, int]]] = {}
         for arm, pair in self.folders:
-            partition, fold = divmod(pair, folds) if folds else (0, 0)
+            partition, fold = folds.place(pair) if folds else (0, 0)
             first.setdefault(partition, {}).setdefault(fold, (arm, pair))
         return [self.judged(*where) for where in max(first.values(), key=len).values()]
 
@@ -136,7 +136,7 @@ def arms(
 
 def _scores(finished: Finished, arm: str, pairs: Sequence[int], task: Task) -> dict[str, tuple[float, ...]]:
     mine = [finished.results[arm, pair].scores for pair in pairs]
-    keys = (key for metric in task.metrics for key in (metric.key, metric.second_key))
+    keys = (key for metric in task.metrics for key in metric.keys)
     return {key: tuple(scores[key] for scores in mine) for key in (*keys, task.metric.last)}
 
 

@@ -38,7 +38,7 @@ def upgraded(found: dict) -> dict:
 
 
 def _arm(arm: dict, metric: Metric) -> dict:
-    keys = (metric.key, metric.second_key, metric.last)
+    keys = (*metric.keys, metric.last)
     new = {key: value for key, value in arm.items() if key not in keys}
     new["scores"] = {key: arm[key] for key in keys}
     if arm["role"] == "control":

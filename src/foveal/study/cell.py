@@ -30,7 +30,7 @@ PLAN, CELLS, DATA, REFUSED, RESULT, FAILURE, LOCK, LOG = (
 )
 WEIGHTS = {"best": "", "last": "_last"}  # of weights that are judged, and what that adds to the key of a score
 SCORES = [
-    {key + end for metric in task.metrics for key in (metric.key, metric.second_key) for end in WEIGHTS.values()}
+    {key + end for metric in task.metrics for key in metric.keys for end in WEIGHTS.values()}
     for task in TASKS.values()
     if task.metrics
 ]
@@ -219,9 +219,9 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
 
 def _read(plan: Plan, cell: Cell, whole: Contents, study: Path) -> tuple[Data, Contents, Path]:
     """What a cell reads, what that holds and where its digests are kept: the data as they are, or split into folds."""
-    if not (plan.folds and plan.partitions):
+    if not plan.partitions:
         return plan.dataset, whole, study / DATA
-    data = divided(plan.host, plan.dataset, plan.partitions, cell.pair, study, plan.folds.number)
+    data = divided(plan.host, plan.dataset, plan.partitions, cell.pair, study)
     _verified(plan, data, study)
     return data, contents(data, data.root / DATA), data.root / DATA
 

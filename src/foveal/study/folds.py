@@ -88,6 +88,10 @@ class Folds:
             raise UserError(said, "leave one of split and folds out")
         return "val"
 
+    def place(self, seed: int) -> tuple[int, int]:
+        """The partition of a seed, and the fold of it that its pair holds out."""
+        return divmod(seed, self.number)
+
     def shares(self, images: Mapping[str, int]) -> dict[str, int]:
         """Images in each split of a fold, from those in the splits of the data; test stays as it is."""
         both = sum(images.get(split, 0) for split in DIVIDED)
@@ -106,6 +110,7 @@ class Partitions:
         data: whose train and val are split anew.
 
     Attributes:
+        folds: how many, and what stays together.
         files: of all images that are held out by some seed.
         groups: what each shares with those that stay together with it, of one on its own its name.
 
@@ -114,7 +119,7 @@ class Partitions:
     """
 
     def __init__(self, folds: Folds, data: Data):
-        self._folds = folds
+        self.folds = folds
         self.files = sorted({file for split in DIVIDED for file in data.images(split)}, key=str)
         self._groups = _groups(folds.group, self.files)
         distinct = len(set(self._groups)) if self._groups else len(self.files)
@@ -139,7 +144,7 @@ class Partitions:
 
     def held_out(self, seed: int) -> list[int]:
         """Numbers of the images that the pair of a seed is judged on, rising."""
-        partition, fold = divmod(seed, self._folds.number)
+        partition, fold = self.folds.place(seed)
         if partition not in self._found:
             self._found[partition] = self._partition(partition)
         return self._found[partition][fold]
@@ -149,20 +154,20 @@ class Partitions:
         from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # takes a second to load
 
         kind = StratifiedGroupKFold if self._groups else StratifiedKFold
-        parts = kind(self._folds.number, shuffle=True, random_state=number)
+        parts = kind(self.folds.number, shuffle=True, random_state=number)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a class in fewer groups than there are folds
             drawn = parts.split(self._names, self._classes, self._groups)
             found = [sorted(held_out.tolist()) for _, held_out in drawn]
         if not all(found):
-            said = f"folds: groups by {self._folds.group} are too unequal for {self._folds.number} folds: one is empty"
+            said = f"folds: groups by {self.folds.group} are too unequal for {self.folds.number} folds: one is empty"
             raise UserError(said, "take fewer folds")
         return found
 
 
-def divided(host: Host, data: Data, partitions: Partitions, seed: int, study: Path, number: int) -> Data:
+def divided(host: Host, data: Data, partitions: Partitions, seed: int, study: Path) -> Data:
     """The data of a pair, whose splits are written into the study's folder for the host."""
-    partition, fold = divmod(seed, number)
+    partition, fold = partitions.folds.place(seed)
     with FileLock(study / f"{FOLDER}.lock"):  # all arms of a pair share them
         return host.data(host.divided(data, partitions.splits(seed), study / FOLDER / f"{partition}-{fold}"), False)
 
