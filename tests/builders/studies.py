@@ -8,11 +8,13 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 import forks
-from foveal.executors import Local
+from foveal.executors import Local, Ray
 from foveal.study import Result, Study
 from foveal.study.cell import LOCK, RESULT
 from foveal.study.demo import draw_data
@@ -98,6 +100,31 @@ def progress(study: Study) -> dict[Path, int]:
         with contextlib.suppress(FileNotFoundError):
             found[path] = path.stat().st_mtime_ns
     return found
+
+
+def kill_a_worker_of_ray(study: Study) -> None:
+    """Train a study on a cluster of this machine, whose worker is killed once its cell has a state to go on from."""
+    psutil = pytest.importorskip("psutil", reason="psutil is not installed")
+    pytest.importorskip("ray", reason="Ray is not installed")
+    said = []
+    with Ray(jobs=1) as executor, concurrent.futures.ThreadPoolExecutor() as pool:
+        loop = pool.submit(study.run, executor, said.append)
+        until(lambda: loop.done() or progress(study))
+        assert not loop.done(), said
+        ours = psutil.Process().children(recursive=True)
+        next(one for one in ours if "".join(one.cmdline()).startswith("ray::supervise")).kill()
+        loop.result(timeout=300)
+    assert any("killed by SIGKILL" in line and "going on" in line for line in said)
+
+
+@contextlib.contextmanager
+def full(disk: Path, left: int) -> Iterator[None]:
+    """A small file system with no more than so many bytes left, rounded down to its blocks."""
+    filling = disk / "filling"
+    found = os.statvfs(disk)
+    filling.write_bytes(bytes(max(0, found.f_bavail - left // found.f_frsize) * found.f_frsize))
+    yield
+    filling.unlink()
 
 
 def kill_in_a_loop(study: Study, runner: Callable[[Study], subprocess.Popen], rounds: int, longest: float) -> int:

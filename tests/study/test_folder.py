@@ -9,12 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -22,7 +20,7 @@ from filelock import FileLock
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import forks
-from foveal import UserError, executors
+from foveal import UserError
 from foveal.cli import app
 from foveal.hosts.ultralytics import host, recorder
 from foveal.report import page as report
@@ -34,7 +32,7 @@ from foveal.study.cell import FAILURE, RESULT, locked
 from foveal.study.demo import draw_data
 from foveal.view import study as view_study
 from helpers import swept
-from studies import PLAN, Forking, Scripted, fake, kill_in_a_loop, prepared, values
+from studies import PLAN, Forking, Scripted, fake, full, kill_a_worker_of_ray, kill_in_a_loop, prepared, values
 
 
 def by_key(study: Study) -> dict:
@@ -337,11 +335,6 @@ def copies(study: Study) -> forks.Forked | subprocess.Popen:
         return forks.start([sys.executable, "-c", RUN, str(study.folder)], None, os.environ, log, log)
 
 
-def rows(study: Study) -> int:
-    """Epochs written down so far."""
-    return sum(len(file.read_text().splitlines()) for file in study.folder.glob("cells/*/results.csv"))
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
 @pytest.mark.parametrize("runner", swept([copies, command], "copies", ids=lambda runner: runner.__name__))
@@ -393,31 +386,18 @@ def test_a_training_of_other_data_is_not_gone_on_with(tmp_path, monkeypatch):
         assert bool(started[-1].get("resume")) is again, told
 
 
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of 12 MB, too small for the checkpoints of a training."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=False)
-
-
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing_that_is_finished(undisturbed, small_disk):
     study = prepared(small_disk, seeds=1)
     kept = study.cells[0]
     fake(study, kept)
     said = []
-    with Forking() as executor:
+    with full(small_disk, 2**22), Forking() as executor:  # a checkpoint has more
         study.run(executor, said.append)
     assert study.results()["baseline", 0].scores["map"] == 0.5
     assert len(study.results()) == 1
     assert "ema@neck, seed 0" in said[-1]
     assert "No space left" in said[-1] + (study.path(study.cells[1]) / "log.txt").read_text()
-    subprocess.run(["mount", "-o", "remount,size=400m", str(small_disk)], check=True)
     with Forking() as executor:
         study.run(executor, said.append)
     assert values(study)["ema@neck", 0] == values(undisturbed)["ema@neck", 0]
@@ -482,20 +462,11 @@ def test_what_few_seeds_can_find_is_said_before(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.sweep  # the loop and what it survives on this machine runs always, and so do Ray's commands
+@pytest.mark.sweep  # on a host that trains in a second it runs always
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
 def test_on_ray_a_killed_worker_costs_an_epoch_at_most(undisturbed, tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed")
-    study, said = prepared(tmp_path, seeds=1), []
-    with executors.Ray(jobs=2) as executor, concurrent.futures.ThreadPoolExecutor() as pool:
-        loop = pool.submit(study.run, executor, said.append)
-        while not rows(study):
-            time.sleep(0.05)
-            assert not loop.done(), said
-        ours = psutil.Process().children(recursive=True)
-        next(one for one in ours if "".join(one.cmdline()).startswith("ray::_supervise")).kill()
-        loop.result(timeout=300)
-    assert any("killed by SIGKILL" in line and "going on" in line for line in said)
+    study = prepared(tmp_path, seeds=1)
+    kill_a_worker_of_ray(study)
     assert values(study) == {where: v for where, v in values(undisturbed).items() if where[1] == 0}
 
 

@@ -1,6 +1,8 @@
 """Studies on a host that trains in a second: the loop and what it survives, and that nobody knows Ultralytics."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +20,11 @@ from foveal.files import digest
 from foveal.hosts import known
 from foveal.report import write
 from foveal.results import assemble
-from foveal.results.schema import Slicing
+from foveal.results.schema import Progress, Slicing
 from foveal.study import LOG, Study, run
 from foveal.view.study import Watched
 from helpers import in_fresh_process, swept
-from studies import Forking, kill_in_a_loop, values
+from studies import Forking, full, kill_a_worker_of_ray, kill_in_a_loop, values
 
 PLAN = {"model": "net.toy", "data": "pictures", "arms": ["se(reduction=2)", "A/A"], "seeds": 2, "split": "val"}
 
@@ -137,6 +139,45 @@ def test_jobs_of_slurm_train_a_study_and_a_killed_one_goes_on(undisturbed, tmp_p
     assert values(study).items() <= values(undisturbed).items()
     assert sum("killed by SIGKILL" in sentence and sentence.endswith("going on") for sentence in said) == 1
     assert all((study.path(cell) / LOG).is_file() for cell in study.cells)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_on_ray_a_killed_worker_costs_an_epoch_at_most(undisturbed, tmp_path):
+    study = prepared(tmp_path, seeds=1, arms=["A/A"], train={"epochs": 4, "pause": 0.2})
+    kill_a_worker_of_ray(study)
+    assert any(result.resumed for result in study.results().values())
+    assert values(study).items() <= values(undisturbed).items()
+
+
+def test_a_full_disk_loses_nothing_that_is_finished(undisturbed, small_disk):
+    study, said = prepared(small_disk, seeds=1), []
+    finished = study.path(study.cells[0])
+    shutil.copytree(undisturbed.path(undisturbed.cells[0]), finished)
+    before = {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()}
+    with full(small_disk, 2**14), Forking() as executor:
+        study.run(executor, said.append)
+    assert list(study.results()) == [("baseline", 0)]
+    assert {file: file.read_bytes() for file in before} == before
+    assert "No space left" in "".join(said)
+    with Forking() as executor:
+        study.run(executor, said.append)
+    assert values(study) == {where: value for where, value in values(undisturbed).items() if where[1] == 0}
+
+
+def test_a_report_of_a_study_under_way_says_so(undisturbed, tmp_path):
+    folder = tmp_path / "half"
+    shutil.copytree(undisturbed.folder, folder)
+    study = Study(folder)
+    (lost,) = [cell for cell in study.cells if cell.pair == 1 and cell.arm.spec]
+    shutil.rmtree(study.path(lost))
+    found = assemble(study)
+    assert not found.complete
+    assert found.cells == Progress(planned=6, finished=5)
+    assert found.verdict is None
+    write(found, folder, "zh")
+    page = re.sub("<[^>]+>", "", (folder / "report.html").read_text())
+    assert "计划 6 次训练，已完成 5 次；以上并非最终结论。" in page
 
 
 def test_a_study_is_reported_and_shown(undisturbed):
