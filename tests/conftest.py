@@ -1,6 +1,7 @@
 """Ultralytics, kept from the network and from the user's settings, and the real data where it exists."""
 
 import atexit
+import gc
 import importlib.util
 import os
 import shutil
@@ -48,6 +49,16 @@ def pytest_ignore_collect(collection_path, config):
     if config.option.markexpr.startswith("host") and collection_path.name.startswith("test_"):
         return True if "pytest.mark.host" not in collection_path.read_text(encoding="utf-8") else None
     return None
+
+
+def pytest_collection_finish():
+    # Torch, Ultralytics and some thousand tests stay to the end; looking through them again takes a tenth of all time.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # or extensions say at the end that something was never freed
 
 
 def pytest_collection_modifyitems(config, items):

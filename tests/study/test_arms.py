@@ -12,6 +12,7 @@ from foveal.hosts import known
 from foveal.results import assemble, before
 from foveal.study import Plan, Study, run
 from foveal.study import arms as arm_names
+from foveal.study import plan as plan_of
 from foveal.study.cell import CELLS, RESULT
 
 PLAN = {"model": "net.toy", "data": "pictures", "seeds": 2, "split": "val", "train": {"epochs": 1}}
@@ -62,6 +63,18 @@ def test_the_content_of_a_file_decides_the_key_and_its_place_does_not(folder):
     torch.save(toyhost.network(None, 98), folder / "other/old.toy")
     now = keys(folder, there)
     assert {name for name in first if first[name] != now[name]} == {*first} - {"baseline"}
+
+
+def test_a_plan_that_trusts_its_files_trusts_weights_and_teachers_too(folder, monkeypatch):
+    for name in ("old", "one", "all"):
+        (folder / f"own/{name}.pt").touch()
+    trusted = []
+    monkeypatch.setattr(plan_of, "trust_file", lambda file: trusted.append(file.name))
+    arms, train = [{"weights": "own/old.pt"}, {"teacher": "own/one.pt"}], {"epochs": 1, "teacher": "own/all.pt"}
+    for trust in (False, True):
+        assert trusted == []
+        Plan.of({**PLAN, "arms": arms, "train": train, "trust": trust}, folder)
+    assert sorted(trusted) == ["all.pt", "old.pt", "one.pt"]
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ class Plan:
             except UserError as error:
                 raise UserError(f"the arm {arm.name!r}: {error.message}", error.hint) from None
         if values.flag("trust", written.get("trust", False)):
-            _trust(arms)
+            _trust({*arm_names.models(arms, host, settings), *filter(None, (arm.weights for arm in arms))})
         folds = Folds.of(written.get("folds"), folder)
         seeds, looks = values.seeds(written.get("seeds"), claims(arms), folds)
         split: Any = folds.split(written.get("split")) if folds else written.get("split")
@@ -322,9 +322,9 @@ def _require_keys(written: Mapping[str, Any]) -> None:
         raise UserError(said, "leave one of slices and folds out")
 
 
-def _trust(arms: tuple[Arm, ...]) -> None:
+def _trust(names: set[str]) -> None:
     """Let the .pt files of a plan, which says that they are its owner's, be loaded whatever they name."""
-    for file in {Path(arm.weights or arm.model) for arm in arms}:
+    for file in map(Path, names):
         if file.suffix == ".pt" and file.is_file():
             trust_file(file)
 
