@@ -152,8 +152,8 @@ def test_a_changed_grouping_is_told(pictures, tmp_path):
 
 
 def test_a_table_is_found_from_the_study(pictures, tmp_path):
-    rows = [f"{file.name},{file.name}" for file in pictures.rglob("*.png")]
-    (tmp_path / "frames.csv").write_text("\n".join(["name,video", *rows]))
+    rows = [f"{file.name},{file.relative_to(pictures)}" for file in pictures.rglob("*.png")]
+    (tmp_path / "frames.csv").write_text("\n".join(["video,name", *rows]))
     plan = {**PLAN, "folds": {"number": 3, "group": "frames.csv:video"}}
     study = Study.prepare(plan, tmp_path, tmp_path / "elsewhere")
     assert study.plan.text["folds"] == {"number": 3, "group": os.path.join("..", "frames.csv:video")}
@@ -172,15 +172,17 @@ def test_a_table_is_found_from_the_study(pictures, tmp_path):
         ({"folds": {"number": 2, "group": ".*"}}, "the pattern '.*' has no parenthesis around what images share"),
         ({"folds": {"number": 2, "group": "("}}, "folds: '(' is no pattern: missing ), unterminated subpattern"),
         ({"folds": {"number": 2, "group": "([0-3])"}}, "'4', one of 6 such images, does not fit the pattern '([0-3])'"),
-        ({"folds": {"number": 2, "group": "none.csv:video"}}, "folds: cannot read the table none.csv: "),
+        ({"folds": {"number": 2, "group": "none.csv:video"}}, "folds: cannot read none.csv: No such file"),
         ({"folds": {"number": 2, "group": "frames.csv:camera"}}, "frames.csv has no column 'camera'"),
-        ({"folds": {"number": 2, "group": "frames.csv:video"}}, "'0', one of 27 such images, does not stand in "),
+        ({"folds": {"number": 2, "group": "frames.csv:video"}}, "'0', one of 29 such images, does not stand in "),
+        ({"folds": {"number": 2, "group": "twice.csv:video"}}, "twice.csv: '5' is the name of 3 images"),
         ({"slices": "frames.csv"}, "with folds each seed is judged on others"),
         ({"split": "test"}, "split: 'test' is the same for every seed, and folds judge each pair on what it holds out"),
     ],
 )
 def test_folds_that_cannot_be(pictures, tmp_path, changes, said):
-    (tmp_path / "frames.csv").write_text("name,video\n5.png,1\n")
+    (tmp_path / "frames.csv").write_text("video;name\n1;train\\red\\5.png\n")
+    (tmp_path / "twice.csv").write_text("name,video\n5,1\n")
     with pytest.raises(UserError) as refused:
         Study.prepare({**PLAN, "folds": 5, **changes}, tmp_path, tmp_path / "study")
     assert said in refused.value.message

@@ -82,8 +82,8 @@ def test_judged_images_are_known_by_their_names_also_where_some_are_left_out(tmp
             "name,time\na.jpg,day\nimages\\a.jpg,day,dusk\n",
             "has a line with more values than headings; write what holds",
         ),
-        (b"name,time\na.jpg,\xff\n", "are no CSV in UTF-8: 'utf-8' codec can't decode"),
-        ('name,time\na.jpg,"day', "are no CSV in UTF-8: unexpected end of data"),
+        (b"name,time\na.jpg,\xff\n", "is no CSV in UTF-8: 'utf-8' codec can't decode"),
+        ('name,time\na.jpg,"day', "is no CSV in UTF-8: unexpected end of data"),
     ],
 )
 def test_what_is_no_table_of_these_images_is_told_in_a_sentence(text, said, tmp_path):

@@ -238,7 +238,7 @@ def test_slices_are_no_part_of_a_cell_and_are_told_of_before_the_training(undist
     # A cell is trained also where nobody sees the file; a report says what it misses.
     (tmp_path / "plans/images.csv").unlink()
     assert Study(tmp_path / "new").cells == moved.cells
-    with pytest.raises(UserError, match=r"cannot read the slices .*images.csv: No such file"):
+    with pytest.raises(UserError, match=r"slices: cannot read .*images.csv: No such file"):
         _ = Study(tmp_path / "new").slices
 
 

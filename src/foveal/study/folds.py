@@ -4,7 +4,6 @@ The pair of seed s holds out fold `s % number` of partition `s // number`: all a
 many seeds as there are folds hold out each image once, and further ones draw another partition.
 """
 
-import csv
 import hashlib
 import os
 import re
@@ -19,6 +18,7 @@ from filelock import FileLock
 from ..errors import UserError, shown
 from ..files import beside
 from ..hosts import Data, Host
+from .tables import ImageTable
 
 FOLDER = "folds"  # of a study, where the host finds the splits of each fold
 DIVIDED = ("train", "val")
@@ -32,7 +32,7 @@ class Folds:
     Attributes:
         number: folds of a partition.
         group: images stay together that share this: the first parenthesis of a pattern that each file name without its
-            suffix fits, as in `(.*)_\d+`; or a column of a table whose first column has file names, `FILE.csv:COLUMN`.
+            suffix fits, as in `(.*)_\d+`; or a column of a table of the images, `FILE.csv:COLUMN`.
             Each image is on its own if it is "".
     """
 
@@ -187,9 +187,12 @@ def _groups(group: str, files: Sequence[Path]) -> list[str] | None:
         return None
     table, colon, column = group.rpartition(".csv:")
     if colon:
-        known = _column(Path(f"{table}.csv"), column)
-        found = [known.get(file.name, known.get(file.stem)) for file in files]
-        missing, where, hint = "does not stand", f"in {table}.csv", "its first column has the names of image files"
+        known = ImageTable.read(Path(f"{table}.csv"), "folds", files)
+        if column not in known.headings:
+            said = f"folds: the table {table}.csv has no column {column!r}"
+            raise UserError(said, f"its columns are {', '.join(known.headings)}")
+        found = [None if number is None else known.rows[number][column] for number in known.of_files]
+        missing, where, hint = "does not stand", f"in {table}.csv", "a column of it has the names of image files"
     else:
         matched = [re.fullmatch(group, file.stem) for file in files]
         found = [match and match[1] for match in matched]
@@ -198,15 +201,3 @@ def _groups(group: str, files: Sequence[Path]) -> list[str] | None:
         left = [file.stem for file, shared in zip(files, found, strict=True) if shared is None]
         raise UserError(f"folds: {left[0]!r}, one of {len(left)} such images, {missing} {where}", hint)
     return [shared for shared in found if shared is not None]
-
-
-def _column(table: Path, column: str) -> dict[str, str]:
-    """A column of a table by its first one."""
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        if not rows or column not in rows[0]:
-            raise UserError(f"folds: the table {table} has no column {column!r}", "its first line names its columns")
-        return {next(iter(row.values())): row[column] for row in rows}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"folds: cannot read the table {table}: {error}", HINT) from None
