@@ -1,5 +1,6 @@
 """What is kept of every image that a semantic model is judged on, against the host's own metrics; and its data sets."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from PIL import Image
 
 import data as drawings
 from foveal import UserError
-from foveal.evidence import SIDE, UNLABELLED, Maps, averages
+from foveal.evidence import GROUND, SIDE, UNLABELLED, Maps, averages
 from foveal.hosts import contents
-from foveal.hosts.ultralytics import counting, dataset, models, validators
+from foveal.hosts.ultralytics import counting, dataset, models, recorder, validators
 
 pytestmark = pytest.mark.newest  # older hosts have no such models
 IMAGES, SIZE = 5, 128
@@ -37,10 +38,10 @@ def drawn(folder: Path, classes: int) -> str:
     return str(data)
 
 
-def built(folder: Path, classes: int) -> Path:
-    """A fresh model in a file."""
-    model = type(models.load("yolo26n-sem.yaml").model)("yolo26n-sem.yaml", nc=classes, verbose=False)
-    model.names, model.task, model.args = dict(enumerate(NAMES[classes])), "semantic", {"task": "semantic"}
+def built(folder: Path, names: list[str]) -> Path:
+    """A fresh model of some classes in a file."""
+    model = type(models.load("yolo26n-sem.yaml").model)("yolo26n-sem.yaml", nc=len(names), verbose=False)
+    model.names, model.task, model.args = dict(enumerate(names)), "semantic", {"task": "semantic"}
     torch.save(models.checkpoint(model, {"train_args": {"task": "semantic"}}), folder / "model.pt")
     return folder / "model.pt"
 
@@ -84,7 +85,7 @@ def judged(tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setitem(validators._VALIDATORS, "semantic", telling(validators._VALIDATORS["semantic"], noted))
                 settings = {"imgsz": SIZE, "batch": 2, "device": "cpu", "workers": 0}
-                found = validators.evaluate(built(folder, classes), data, "val", folder / "out", **settings)
+                found = validators.evaluate(built(folder, NAMES[classes]), data, "val", folder / "out", **settings)
             kept[classes] = *found, noted
         return kept[classes]
 
@@ -131,6 +132,20 @@ def test_what_is_drawn_is_the_image_without_its_margins(judged):
         shares = {label: share for label, share, _ in found.of_image(image) if share}
         assert {label: (true == label).sum() / (true >= 0).sum() for label in shares} == pytest.approx(shares, abs=0.02)
         assert 0.2 < (said != true)[top + 1 :].mean() < 0.5
+
+
+def test_a_record_of_batches_tells_masks_apart(monkeypatch):
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    monkeypatch.setattr(DetectionTrainer, "preprocess_batch", lambda self, batch: batch)
+    digests = set()
+    for label in (0, 0, 1):
+        trainer = object.__new__(recorder.SemanticSegmentationTrainer)
+        trainer._position, trainer._digest, trainer._steps_in_time = -1, hashlib.blake2b(), True
+        masks = torch.full((1, 8, 8), label, dtype=torch.int32)
+        trainer.preprocess_batch({"im_file": ["a.png"], "img": torch.zeros(1, 3, 8, 8), "semantic_mask": masks})
+        digests.add(trainer._digest.hexdigest())
+    assert len(digests) == 2
 
 
 # Data sets -----------------------------------------------------------------------------------------------------------
@@ -181,9 +196,8 @@ def test_numbers_in_masks_are_mapped_to_classes(tmp_path):
             "refuses all 2, 000.png for example: .*mask has the size of its image",
         ),
         ({"masks_dir": "none"}, "missing mask"),
-        ({"masks_dir": None}, "has outlines and no masks: what they leave .*; draw masks, .* masks_dir: masks"),
     ],
-    ids=["classes", "missing", "outlines"],
+    ids=["classes", "missing"],
 )
 def test_masks_that_cannot_be_used_are_refused(change, message, tmp_path):
     data = Path(drawn(tmp_path / "data", 3))
@@ -210,18 +224,27 @@ def test_folds_lead_to_masks(tmp_path):
     assert found.more == data.more
 
 
-def test_outlines_do_for_a_single_class(tmp_path):
+@pytest.mark.parametrize("names", [["thing"], [*drawings.THINGS]], ids=len)
+def test_outlines_do_as_well(names, tmp_path):
+    """What they leave is a class with another one, and with a single one not."""
     data = drawings.draw_things(tmp_path / "data", "segment", 2, IMAGES)
-    for file in tmp_path.glob("data/labels/*/*.txt"):
-        file.write_text("".join(f"0 {line.partition(' ')[2]}\n" for line in file.read_text().splitlines()))
-    data.write_text(data.read_text().replace("bar, wedge", "thing"))
+    if len(names) == 1:
+        for file in tmp_path.glob("data/labels/*/*.txt"):
+            file.write_text("".join(f"0 {line.partition(' ')[2]}\n" for line in file.read_text().splitlines()))
+        data.write_text(data.read_text().replace("bar, wedge", "thing"))
     described = dataset.Data(str(data), task="semantic")
+    classes = [*names, "background"] if names[1:] else names
+    assert [*described.names.values()] == classes
     assert described.scan() == {}
     assert {file.suffix for file in described.labels(described.images("val"))} == {".txt"}
     settings = {"imgsz": 64, "batch": 2, "device": "cpu", "workers": 0}
-    found, theirs = validators.evaluate(built(tmp_path, 1), str(data), "val", tmp_path / "out", **settings)
+    model = built(tmp_path, classes)
+    found, theirs = validators.evaluate(model, str(data), "val", tmp_path / "out", **settings)
     assert found.figures() == pytest.approx(theirs, abs=averages.AGREEMENT)
-    assert (found.true > 0).sum() == 2 * IMAGES - 1, "ground everywhere, and things but for the last image"
+    assert set(found.label[found.true > 0]) == ({0, 1, 2} if names[1:] else {GROUND, 0})
+    splits = {split: described.images(split) for split in ("train", "val")}
+    folds = dataset.Data(dataset.divided(described, splits, tmp_path / "folds"), task="semantic")
+    assert folds.names == described.names, "of which its data file does not name the last"
 
 
 def test_pixels_without_a_class_are_none_of_a_model_with_many_classes():

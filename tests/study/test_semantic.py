@@ -69,6 +69,9 @@ def test_a_rehearsal_copies_masks(tmp_path):
     small = Path(reduced({**PLAN, "train": {**TRAIN, "epochs": 4}}, tmp_path, tmp_path / "small", 0.5)["data"])
     assert yaml.safe_load(small.read_text())["masks_dir"] == "masks"
     assert len([*small.parent.glob("masks/train/*.png")]) == 8
+    drawings.draw_things(tmp_path / "outlined/data", "segment", 9, 9)
+    small = Path(reduced(PLAN, tmp_path / "outlined", tmp_path / "smaller", 0.5)["data"])
+    assert [*yaml.safe_load(small.read_text())["names"].values()] == [*drawings.THINGS], "the host adds the background"
 
 
 @pytest.mark.sweep

@@ -100,7 +100,7 @@ class Data:
         task: of the models, by which the host chooses what labels are.
 
     Raises:
-        UserError: it is not there, or the host refuses it, or labels of this kind cannot be used.
+        UserError: it is not there, or the host refuses it.
     """
 
     def __init__(self, name: str, download: bool = False, task: str = "detect"):
@@ -111,8 +111,8 @@ class Data:
         read = (*READ, masks.FOLDER, masks.MAPPING) if task == "semantic" else READ
         self.more = {key: self._found[key] for key in read if key in self._found}
         if task == "semantic" and masks.FOLDER not in self.more and len(self.names) > 1:
-            said = f"{name} has outlines and no masks: what they leave would be a class that it does not name"
-            raise UserError(said, f"draw masks, and name their folder: {masks.FOLDER}: masks")
+            self.more["names"] = self.names  # in a data file: what outlines leave the host makes a class of by itself
+            self.names = {**self.names, len(self.names): "background"}
 
     def images(self, split: str) -> list[Path]:
         """The files of a split, as they are now; of a data file those of the folders or lists of files that it names.
