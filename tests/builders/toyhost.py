@@ -45,7 +45,7 @@ def draw(folder: Path, train: int = 8, val: int = 4) -> Path:
 class Data:
     """Folders of pictures, or a file that lists those of each split; a picture without a colour is refused."""
 
-    def __init__(self, name: str, download: bool = False):
+    def __init__(self, name: str, download: bool = False, task: str = "classify"):
         listed = json.loads(Path(name).read_text()) if name.endswith(".json") else {}
         self.name, self.root, self.absent = name, Path(name).parent if listed else Path(name), None
         self.more = {}
@@ -72,7 +72,7 @@ class Data:
     def photographs(self, images: list[Path]) -> Photographs:
         return Photographs(images, folders=1)
 
-    def scan(self, splits, single_cls: bool = False, task: str = "") -> dict[str, Refused]:
+    def scan(self, splits, single_cls: bool = False) -> dict[str, Refused]:
         empty = {split: [file for file in self.images(split) if not file.stat().st_size] for split in splits}
         for split, out in empty.items():
             if out and len(out) == len(self.images(split)):

@@ -229,16 +229,16 @@ def test_a_models_task_is_known_without_building_it(name, tmp_path):
 def test_labels_that_are_boxes_are_refused_for_tasks_with_outlines(task, tmp_path):
     data = str(drawings.draw_things(tmp_path / "data", "detect", 2, 2))
     with pytest.raises(UserError, match=f"train of .* cannot be used for {task}: not every label of it is"):
-        dataset.Data(data).scan(("train",), task=task)
+        dataset.Data(data, task=task).scan(("train",))
     assert dataset.Data(data).scan(("train",)) == {}
 
 
 def test_data_without_key_points_are_refused_for_poses(tmp_path):
     data = str(drawings.draw_things(tmp_path / "data", "detect", 2, 2))
     with pytest.raises(UserError, match=r"has no key points: .* how many an object has; kpt_shape: \[17, 3\]"):
-        dataset.Data(data).scan(("train",), task="pose")
+        dataset.Data(data, task="pose").scan(("train",))
     data = str(drawings.draw_things(tmp_path / "poses", "pose", 2, 2))
-    assert dataset.Data(data).scan(("train", "val"), task="pose") == {}
+    assert dataset.Data(data, task="pose").scan(("train", "val")) == {}
     assert dataset.Data(data).more == {"channels": 3, "kpt_shape": [2, 3], "flip_idx": [0, 1]}
 
 

@@ -479,7 +479,7 @@ def test_a_model_of_another_class_list_is_one_sentence_and_exit_code_2(files, da
 
 
 def test_models_of_several_tasks_and_of_tasks_without_evidence_are_refused(said, data, monkeypatch):
-    tasks = {"a": "detect", "b": "obb", "c": "semantic"}
+    tasks = {"a": "detect", "b": "obb", "c": "depth"}
 
     def opened(path, trust=False):
         return modelfile.ModelFile(path, "pt", TASKS[tasks[path.name]], CLASSES, 64, False, False), None
@@ -487,7 +487,7 @@ def test_models_of_several_tasks_and_of_tasks_without_evidence_are_refused(said,
     monkeypatch.setattr(modelfile, "opened", opened)
     with pytest.raises(UserError, match="b is a model of task 'obb', and a of 'detect'; judge models of one task"):
         foveal.judge(["a", "b"], data=str(data))
-    with pytest.raises(UserError, match="c is a model of task 'semantic', of which nothing is kept for each image"):
+    with pytest.raises(UserError, match="c is a model of task 'depth', of which nothing is kept for each image"):
         foveal.judge(["c"], data=str(data))
 
 

@@ -98,8 +98,12 @@ def test_the_hours_of_each_task_are_measured(model, tmp_path):
 
 @pytest.mark.host
 @pytest.mark.sweep
-@pytest.mark.parametrize("model", [*MODELS.values(), "yolov8n-rtdetr.yaml", "yolo26n-seg.yaml"])
+@pytest.mark.parametrize("model", [*MODELS.values(), "yolov8n-rtdetr.yaml", "yolo26n-seg.yaml", "yolo26n-sem.yaml"])
 def test_a_training_that_was_interrupted_ends_where_an_undisturbed_one_does(model, tmp_path, monkeypatch):
+    try:
+        models.load(model)
+    except UserError:
+        pytest.skip("this release of Ultralytics does not know it")
     task = models.task(model)
     data = drawings.draw_things(tmp_path / "data", task.name, 8, 3)
     settings = {**TRAIN, "imgsz": 160, "epochs": 2, "nbs": 8, "model": model, "data": str(data), "device": "cpu"}
@@ -150,14 +154,12 @@ def test_a_model_of_another_task_is_no_arm(tmp_path):
         Study.prepare(plan, tmp_path, tmp_path)
 
 
-@pytest.mark.parametrize("end", ["depth", "sem"])
-def test_tasks_of_which_nothing_is_kept_are_refused(end, tmp_path):
+def test_a_task_of_which_nothing_is_kept_is_refused(tmp_path):
     with pytest.raises(UserError) as refusal:
-        Plan.of(written(tmp_path, "detect", f"yolo26n-{end}.pt"), tmp_path)
-    task = {"sem": "semantic"}.get(end, end)
+        Plan.of(written(tmp_path, "detect", "yolo26n-depth.pt"), tmp_path)
     assert str(refusal.value) == (
-        f"yolo26n-{end}.pt is a model for {task}, of which a study keeps nothing to be judged by; "
-        "a study is for detect, segment, pose, obb, classify"
+        "yolo26n-depth.pt is a model for depth, of which a study keeps nothing to be judged by; "
+        "a study is for detect, segment, pose, obb, classify, semantic"
     )
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..evidence import averages
-from ..hosts import Evidence, split_to_judge
+from ..evidence import Evidence, averages
+from ..hosts import split_to_judge
 from ..hosts.ultralytics import dataset
 from ..judging import evaluated
 from ..results import Finding

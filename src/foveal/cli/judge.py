@@ -74,34 +74,36 @@ def _print(found: "Judgement") -> None:
     if found.models[1:]:
         print(f"\n* differs from {named[found.reference]} by more than the choice of images makes, not adjusted for so")
         print("  many rows")
-    bins = zip(*(model.calibration.bins for model in found.models), strict=True)
-    rows = [(f"{of[0].low:.1f} to {of[0].high:.1f}", *map(_right, of)) for of in bins if any(one.count for one in of)]
-    print()
-    print_table(("confidence", *(f"right in {letter}" for letter in named.values())), rows)
-    print()
-    print_table(
-        ("wrong in", "image", "said", "confidence", "box"),
-        [
-            (named[model.model], one.image, _said(one.label, one.true), f"{one.confidence:.2f}", _corners(one.box))
-            for model in found.models
-            for one in model.wrong
-        ],
-    )
-    print()
-    print_table(
-        ("missed by", "image", "class", "confidence", "box"),
-        [
-            (
-                *(",".join(named[name] for name in one.missed_by), one.image, one.label),
-                f"{one.confidence:.2f}",
-                _corners(one.box),
-            )
-            for one in found.missed
-        ],
-    )
+    _print_claims(found, named)
     print()
     for sentence in found.sentences:
         print(sentence)
+
+
+def _print_claims(found: "Judgement", named: dict[str, str]) -> None:
+    bins = zip(*(model.calibration.bins for model in found.models), strict=True)
+    right = [(f"{of[0].low:.1f} to {of[0].high:.1f}", *map(_right, of)) for of in bins if any(one.count for one in of)]
+    wrong = [
+        (named[model.model], one.image, _said(one.label, one.true), f"{one.confidence:.2f}", _corners(one.box))
+        for model in found.models
+        for one in model.wrong
+    ]
+    missed = [
+        (
+            *(",".join(named[name] for name in one.missed_by), one.image, one.label),
+            f"{one.confidence:.2f}",
+            _corners(one.box),
+        )
+        for one in found.missed
+    ]
+    for heads, rows in (
+        (("confidence", *(f"right in {letter}" for letter in named.values())), right),
+        (("wrong in", "image", "said", "confidence", "box"), wrong),
+        (("missed by", "image", "class", "confidence", "box"), missed),
+    ):
+        if rows:  # a map of pixels claims nothing of objects
+            print()
+            print_table(heads, rows)
 
 
 def _print_models(found: "Judgement", named: dict[str, str]) -> None:

@@ -12,12 +12,17 @@ from .detections import Words as Words
 from .detections import iou as iou
 from .detections import match as match
 from .detections import over_classes as over_classes
+from .maps import GROUND as GROUND
+from .maps import SIDE as SIDE
+from .maps import UNLABELLED as UNLABELLED
+from .maps import Maps as Maps
 from .shapes import DRAWN as DRAWN
 from .shapes import Masks as Masks
 from .shapes import Measured as Measured
 from .shapes import Poses as Poses
 from .shapes import Rotated as Rotated
 from .tasks import TASKS as TASKS
+from .tasks import Evidence as Evidence
 from .tasks import Metric as Metric
 from .tasks import Says as Says
 from .tasks import Task as Task

@@ -14,17 +14,16 @@ import numpy as np
 
 from ..verdict import Bools, Floats, Ints, draw_images
 from . import error_types
-from .answers import Answers
-from .detections import UNREADABLE_ARRAYS, Arrays, Detections, Words, save_arrays
-from .tasks import Task
+from .detections import UNREADABLE_ARRAYS, Arrays, Words, save_arrays
+from .tasks import Evidence, Task
 
 RESAMPLES = 2000  # the same draws for every cell of a study
 AGREEMENT = 1e-6  # between averages computed here and the host's
 AT_ONCE = 2  # threads that compute them, nearly all of the time outside of Python's lock
 
 
-def judged(folder: Path, kind: str, task: Task) -> Detections | Answers:
-    """What a model of a cell found, or answered.
+def judged(folder: Path, kind: str, task: Task) -> Evidence:
+    """What a model of a cell found, answered or said of pixels.
 
     Args:
         folder: of the cell.

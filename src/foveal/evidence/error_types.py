@@ -4,8 +4,8 @@ import importlib.util
 
 import numpy as np
 
-from .answers import Answers
 from .detections import Detections
+from .tasks import Evidence
 
 # hotcoco's names by ours. A false detection has one of the first five:
 TYPES = {
@@ -23,15 +23,15 @@ def is_known() -> bool:
     return importlib.util.find_spec("hotcoco") is not None
 
 
-def costs(found: Detections | Answers) -> dict[str, float]:
+def costs(found: Evidence) -> dict[str, float]:
     """How much larger mAP50 would be without the errors of each of `TYPES`, as a fraction.
 
     By COCO's average precision at an overlap of half. The gains do not add up to what is missing: to put one type right
     leaves the others, and precision is no sum.
 
     Returns:
-        A value for each type. None where no boxes were found: of classes, masks, key points and rotated boxes there is
-        no such account here.
+        A value for each type. None where no boxes were found: of classes, also of pixels, of masks, key points and
+        rotated boxes there is no such account here.
     """
     if type(found) is not Detections or not len(found.true_image):
         return {}

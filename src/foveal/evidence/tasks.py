@@ -6,7 +6,10 @@ from enum import Enum
 from ..errors import UserError, shown
 from .answers import Answers
 from .detections import KEYS, Detections
+from .maps import Maps
 from .shapes import Masks, Poses, Rotated
+
+Evidence = Detections | Answers | Maps
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Metric:
         second_key: of the other.
         part: of the first for one class.
         column: of the first in the host's results.csv, on val.
-        of: by what detections are matched, one of `KEYS`; nothing of answers.
+        of: by what detections are matched, one of `KEYS`; nothing of answers and maps.
     """
 
     name: str
@@ -67,7 +70,7 @@ class Task:
     says: Says = Says.BOXES
     image_size: int = 640
     metrics: tuple[Metric, ...] = ()
-    evidence: type[Detections] | type[Answers] | None = None
+    evidence: type[Evidence] | None = None
     figure: tuple[str, str] = ("mAP50-95", "box.map")
 
     @property
@@ -99,6 +102,7 @@ def _precision(of: str, word: str, letter: str) -> Metric:
 
 
 _ACCURACY = Metric("top-1 accuracy", "top-5 accuracy", "top1", "top5", "accuracy", "metrics/accuracy_top1")
+_OVERLAP = Metric("mIoU", "pixel accuracy", "miou", "pixel_accuracy", "iou", "metrics/mIoU")
 _ONE, _BOX = (_precision("box", word, "B") for word in ("", "box "))  # where there is another one besides
 _MASK, _POINTS = _precision("mask", "mask ", "M"), _precision("keypoints", "key-point ", "P")
 
@@ -110,7 +114,7 @@ TASKS = {
         Task("pose", metrics=(_POINTS, _BOX), evidence=Poses),
         Task("obb", metrics=(_ONE,), evidence=Rotated),
         Task("classify", Says.CLASS, 224, (_ACCURACY,), Answers, ("top-1", "top1")),
-        Task("semantic", Says.MAP, figure=("mIoU", "miou")),
+        Task("semantic", Says.MAP, metrics=(_OVERLAP,), evidence=Maps, figure=("mIoU", "miou")),
         Task("depth", Says.MAP, figure=("delta1", "delta1")),
     )
 }

@@ -3,7 +3,6 @@ from .changes import SPLITS as SPLITS
 from .changes import Contents as Contents
 from .changes import contents as contents
 from .interface import Data as Data
-from .interface import Evidence as Evidence
 from .interface import Host as Host
 from .interface import Inherited as Inherited
 from .interface import Photographs as Photographs

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..evidence import Answers, Detections, Task
+from ..evidence import Evidence, Task
 from ..surgery import Spec
 from .changes import Contents
 from .recipe import Recipe
@@ -114,8 +114,8 @@ class Data(Protocol):
     def photographs(self, images: list[Path]) -> Photographs:
         """Images that are judged together, by the numbers that they have in evidence."""
 
-    def scan(self, splits: Collection[str], single_cls: bool = False, task: str = "detect") -> dict[str, Refused]:
-        """Verify all images and labels of some splits for a task; what is left out, by split.
+    def scan(self, splits: Collection[str], single_cls: bool = False) -> dict[str, Refused]:
+        """Verify all images and labels of some splits; what is left out, by split.
 
         Raises:
             UserError: of a split no image is left, or its labels are for another task.
@@ -229,9 +229,6 @@ def _numbers(run: tuple[int, ...]) -> str:
     return str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}"
 
 
-Evidence = Detections | Answers
-
-
 @dataclass(frozen=True)
 class Host:
     """Whoever trains models.
@@ -250,7 +247,8 @@ class Host:
             such model.
         beside: the path of data in a folder if it lies there, else the name as it stands.
         task: what is asked of a model on some data, by the names of both.
-        data: a data set by its name, described; the second argument allows to download it.
+        data: a data set by its name, described for models of a task, the third argument by name; the second allows to
+            download it.
         divided: other splits of the images of some data, which are not copied, written into a folder; the name of that
             data set. It is given the images of each split, and may find there what it wrote earlier.
         settings: all training arguments, the host's own where none is given. Raises a UserError for one that it does
@@ -278,7 +276,7 @@ class Host:
 
     beside: Callable[[str, Path], str]
     task: Callable[[str, str], Task]
-    data: Callable[[str, bool], Data]
+    data: Callable[[str, bool, str], Data]
     divided: Callable[[Data, Mapping[str, list[Path]], Path], str]
 
     settings: Callable[[Mapping[str, Any]], dict[str, Any]]

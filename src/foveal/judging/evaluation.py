@@ -5,8 +5,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from ..errors import UserError
-from ..evidence import Answers
-from ..hosts import Evidence
+from ..evidence import Detections, Evidence, Maps
 from ..hosts.ultralytics import modelfile, validators
 from ..verdict import Estimate
 
@@ -26,8 +25,10 @@ def evaluated(file: Path, data: str, split: str, folder: Path, **settings: Any) 
     """
     with modelfile.refusing(file):
         found, theirs = validators.evaluate(file, data, split, folder, **settings)
-    if not isinstance(found, Answers) and not len(found.true_image):
+    if isinstance(found, Detections) and not len(found.true_image):
         raise UserError(f"no image of {split} in {data} has an object", "give data with labels")
+    if isinstance(found, Maps) and not found.true.any():
+        raise UserError(f"no pixel of {split} in {data} has a class", "give data with masks")
     ours = found.figures()
     return found, max(abs(ours[key] - theirs[key]) for key in theirs)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..evidence import Arrays, Metric, Says, Task, averages, over_classes
-from ..hosts import Evidence, split_to_judge
+from ..evidence import Arrays, Evidence, Metric, Says, Task, averages, over_classes
+from ..hosts import split_to_judge
 from ..hosts.ultralytics import dataset, modelfile
 from ..verdict import FEWEST, LEVEL, Estimate, Floats, Ints, differences_of, estimate
 from . import confidences
@@ -59,7 +59,8 @@ def judge(
     against = str(reference) if reference is not None else next(iter(named), "")
     _require_names(named, against)
     files = [modelfile.opened(Path(name), trust)[0] for name in named]
-    task, described = _require_one_task(files, metric), dataset.Data(data)
+    task = _require_one_task(files, metric)
+    described = dataset.Data(data, task=task.name)
     for file in files:
         _require_fit(file, files[0], described, imgsz)
     chosen = split or split_to_judge(described)
@@ -129,7 +130,7 @@ def _judgement(
         models=models,
         classes=table.classes(asked.names, there, claims[asked.named[0]].true_image),
         sizes=table.sizes(found[0].objects()),
-        missed=confidences.missed(claims, images, asked.names),
+        missed=() if asked.task.says is Says.MAP else confidences.missed(claims, images, asked.names),
     )
     return replace(judged, sentences=_sentences(judged))
 

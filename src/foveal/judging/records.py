@@ -114,7 +114,7 @@ class JudgedModel:
         difference: of the metric to that of the reference, with all such differences adjusted after Holm; None of the
             reference itself.
         disagreement: how far averages computed again from what the model said are from Ultralytics' own.
-        calibration: of its confidences.
+        calibration: of its confidences; of a map of pixels there are none.
         wrong: its most confident wrong claims, the surest first.
     """
 
@@ -139,7 +139,7 @@ class Judgement:
         split: that was judged.
         task: of all models.
         images: in the split.
-        objects: in it; as many as images for classifiers.
+        objects: in it; as many as images for classifiers, and for maps of pixels each class of an image.
         metric: by which models are judged.
         second: the one that stands beside it.
         beside: other metrics of the task, which decide nothing: of boxes where masks or key points are judged.
@@ -148,8 +148,8 @@ class Judgement:
         resamples: draws of the images.
         models: in the order given.
         classes: the metric for each class that has objects.
-        sizes: for objects of each size; none for classifiers.
-        missed: the objects that the most models miss, those first that all of them are least sure of.
+        sizes: for objects of each size; none for classifiers and maps.
+        missed: the objects that the most models miss, those first that all of them are least sure of; none for maps.
         sentences: the outcome in words, what it does not tell included.
     """
 

@@ -133,7 +133,7 @@ class Page:
 
     @property
     def kind(self) -> str:
-        """By what detections are matched, or "class" of classifiers."""
+        """By what detections are matched; "class" where nothing is, as of answers and maps."""
         return self.metric.of or "class"
 
     def average(self, name: str) -> Markup:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..evidence import Answers, Detections, Metric, Says, Task, averages, over_classes
+from ..evidence import Evidence, Metric, Says, Task, averages, over_classes
 from ..study import WEIGHTS, Arm, Averages, Plan, Result, Study, differences, overall, rows, verdicts
 from ..verdict import interval, mcnemar
 from .gates import Gallery
@@ -30,7 +30,7 @@ from .schema import (
 
 SHOWN = 10  # images won, and lost
 
-_Judged = Callable[[str, int], Detections | Answers]
+_Judged = Callable[[str, int], Evidence]
 _Numbers = Callable[[int, NDArray], NDArray]
 
 
@@ -62,7 +62,7 @@ class Finished:
         return self.study.plan
 
     @functools.cached_property
-    def truths(self) -> list[Detections | Answers]:
+    def truths(self) -> list[Evidence]:
         """What was judged, for the images and what is there: once, or in the partition with the most folds by now."""
         folds = self.plan.folds
         first: dict[int, dict[int, tuple[str, int]]] = {}
@@ -80,7 +80,7 @@ class Finished:
         """The seeds of an arm that are finished."""
         return sorted(pair for name, pair in self.results if name == arm)
 
-    def judged(self, arm: str, pair: int) -> Detections | Answers:
+    def judged(self, arm: str, pair: int) -> Evidence:
         """What best.pt of a cell said; read when needed, because all at once would fill the memory."""
         return averages.judged(self.folders[arm, pair], "best", self.plan.task)
 

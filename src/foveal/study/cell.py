@@ -188,7 +188,7 @@ def _measure(plan: Plan, cell: Cell, before: Contents, study: Path, folder: Path
         ours = found.figures()
         disagreement = max(disagreement, *(abs(ours[key] - theirs[key]) for key in theirs))
         scores |= {key + end: value for key, value in theirs.items()}
-    contents(host.data(data.name, False), cache).require_as(before.digest, before.stamp, before)
+    contents(host.data(data.name, False, plan.task.name), cache).require_as(before.digest, before.stamp, before)
     networks = {kind: host.network(folder / "weights" / f"{kind}.pt") for kind in WEIGHTS}
     gains = {kind: gain for kind, network in networks.items() if (gain := opened(network)) is not None}
     result = Result(
@@ -221,7 +221,7 @@ def _read(plan: Plan, cell: Cell, whole: Contents, study: Path) -> tuple[Data, C
     """What a cell reads, what that holds and where its digests are kept: the data as they are, or split into folds."""
     if not plan.partitions:
         return plan.dataset, whole, study / DATA
-    data = divided(plan.host, plan.dataset, plan.partitions, cell.pair, study)
+    data = divided(plan.host, plan.task.name, plan.dataset, plan.partitions, cell.pair, study)
     _verified(plan, data, study)
     return data, contents(data, data.root / DATA), data.root / DATA
 
@@ -239,7 +239,7 @@ def scan(plan: Plan, study: Path) -> None:
 def _verified(plan: Plan, data: Data, study: Path) -> dict[str, Refused]:
     needed = {"train", plan.split, chosen_on(data)}
     with FileLock(study / "scan.lock"):  # two processes must not write the host's caches beside the labels at once
-        return data.scan(needed, bool(plan.train.get("single_cls")), plan.task.name)
+        return data.scan(needed, bool(plan.train.get("single_cls")))
 
 
 def refused(study: Path) -> dict[str, Refused] | None:

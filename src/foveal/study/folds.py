@@ -165,11 +165,12 @@ class Partitions:
         return found
 
 
-def divided(host: Host, data: Data, partitions: Partitions, seed: int, study: Path) -> Data:
+def divided(host: Host, task: str, data: Data, partitions: Partitions, seed: int, study: Path) -> Data:
     """The data of a pair, whose splits are written into the study's folder for the host."""
     partition, fold = partitions.folds.place(seed)
     with FileLock(study / f"{FOLDER}.lock"):  # all arms of a pair share them
-        return host.data(host.divided(data, partitions.splits(seed), study / FOLDER / f"{partition}-{fold}"), False)
+        name = host.divided(data, partitions.splits(seed), study / FOLDER / f"{partition}-{fold}")
+        return host.data(name, False, task)
 
 
 def _rarest(classes: Sequence[set[int]], folds: int) -> list[int]:

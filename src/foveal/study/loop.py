@@ -60,7 +60,7 @@ class Study(StudyFolder):
         for model in arm_names.models(plan.arms, plan.host, plan.settings):
             if (task := plan.host.made_for(model, plan.dataset)) != plan.task.name:
                 said = f"{model} is a model for the task {task!r}, and a study of {plan.data} is for {plan.task.name!r}"
-                raise UserError(said, "a folder with train and val is for classifiers, a data file for what has boxes")
+                raise UserError(said, "a folder with train and val is for classifiers, a data file for all others")
         arm_names.starts(plan.arms, plan.host)  # which refuses weights that fit nothing
         Slices.of(plan)  # or what is wrong with them would be said after the last training
         folder.mkdir(parents=True, exist_ok=True)

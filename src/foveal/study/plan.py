@@ -126,7 +126,7 @@ class Plan:
         Raises:
             UserError: it is not here, or the host refuses it.
         """
-        return self.host.data(self.data, False)
+        return self.host.data(self.data, False, self.task.name)
 
     @functools.cached_property
     def partitions(self) -> Partitions | None:
@@ -176,7 +176,7 @@ class Plan:
         seeds, looks = values.seeds(written.get("seeds"), claims(arms), folds)
         split: Any = folds.split(written.get("split")) if folds else written.get("split")
         named = split in ("test", "val")
-        found = host.data(data, download) if download or look or not named else None
+        found = host.data(data, download, task.name) if download or look or not named else None
         if found and (look or not named):
             split = values.split(split, found)
         margin = values.margin(written.get("margin", 0.005), task.metric.name)
@@ -343,7 +343,7 @@ def _train(written: object, task: Task, host: Host, folder: Path) -> tuple[dict[
     for key in written:
         if key in ELSEWHERE:
             raise UserError(f"{key!r} is not an argument of train in a plan", "it is set by the plan or the command")
-    size = {} if task.says is Says.BOXES else {"imgsz": task.image_size}  # which the host takes for boxes by itself
+    size = {"imgsz": task.image_size} if task.says is Says.CLASS else {}  # the host takes its own for all others
     own = {**FAIR, **size, **arm_names.located(written, host, folder)}
     full = host.settings(own)
     for key, (refuses, why, instead) in UNFAIR.items():
@@ -374,7 +374,7 @@ def _keys(plan: Plan, arm: Arm, seed: int, identity: Callable[[str], str], data_
         decides["weights"] = identity(arm.weights)
     if plan.recipe != Recipe():
         decides["recipe"] = asdict(plan.recipe)
-    if plan.task.name == "pose":  # how key points lie stands in the data file, which nothing else is a digest of
+    if plan.task.name in ("pose", "semantic"):  # of how key points lie and masks are read nothing else is a digest
         decides["more"] = plan.dataset.more
     if plan.devices_per_cell > 1:  # each normalises its own share of a batch, and augments it in its own way
         decides["devices"] = plan.devices_per_cell

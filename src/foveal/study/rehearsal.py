@@ -41,7 +41,7 @@ def reduced(written: Mapping[str, Any], beside: Path, folder: Path, share: float
     plan, *_ = [Plan.of(one, beside, look=False) for one in each(written)]
     train, seeds = written.get("train") or {}, written.get("seeds")
     classified = plan.task.says is Says.CLASS
-    data = _copied(plan.host.data(plan.data, True), classified, folder, share)
+    data = _copied(plan.host.data(plan.data, True, plan.task.name), classified, folder, share)
     count = max(FEWEST_SEEDS, round(share * len(plan.seeds)))
     return {
         **{key: value for key, value in written.items() if key != "slices"},
@@ -88,15 +88,15 @@ def _copy_classes(data: Data, part: Path, split: str, share: float) -> None:
 
 
 def _copy_labelled(data: Data, part: Path, split: str, share: float) -> None:
-    files = data.images(split)
-    for kind in ("images", "labels"):
+    files, labels = data.images(split), data.more.get("masks_dir", "labels")
+    for kind in ("images", labels):
         (part / kind / split).mkdir(parents=True)
     chosen = _evenly(files, max(FEWEST_IMAGES, round(share * len(files))))
     for number, (image, label) in enumerate(zip(chosen, data.labels(chosen), strict=True)):
         stem = f"{number}-{image.stem}"  # images of several folders may share a name
         shutil.copy2(image, part / "images" / split / f"{stem}{image.suffix}")
         if label.exists():
-            shutil.copy2(label, part / "labels" / split / f"{stem}.txt")
+            shutil.copy2(label, part / labels / split / f"{stem}{label.suffix}")
 
 
 def _evenly(files: list[Path], count: int) -> list[Path]:

@@ -89,8 +89,9 @@ def application(folder: Path) -> Starlette:
     shown = _open(folder)
     template = html.environment(STATIC).get_template("view.html")
     of = shown.task.name if shown.kind == "study" else ""  # foveal explain draws boxes only
-    boxes, things = shown.task.says is not Says.CLASS, THINGS.get(of, "boxes")
-    page = template.render(kind=shown.kind, boxes=boxes, things=things, name=folder.resolve().name)
+    says = {Says.BOXES: THINGS.get(of, "boxes"), Says.CLASS: "class", Says.MAP: "map"}[shown.task.says]
+    boxes = shown.task.says is Says.BOXES
+    page = template.render(kind=shown.kind, boxes=boxes, says=says, name=folder.resolve().name)
 
     def data(request: Request) -> Response:
         found = shown.data(*request.path_params["what"].split("/"))

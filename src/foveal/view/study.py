@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from .. import report, results
 from ..errors import UserError
-from ..evidence import DRAWN, Answers, Detections, Task, averages
+from ..evidence import DRAWN, GROUND, Answers, Detections, Evidence, Maps, Task, averages
 from ..explain import MALFORMED, MANIFEST, album, index, inside, stamp
 from ..study import PLAN, Cell, State, Status, StudyFolder, in_words, rows
 
-SCORES = {  # of images, by what detections are matched
+SCORES = {  # of images, by what detections are matched, else by the key of the metric
     "box": "F1 at IoU 0.5 and confidence 0.25",
     "mask": "F1 of masks at IoU 0.5 and confidence 0.25",
     "keypoints": "F1 of key points at a similarity (OKS) of 0.5 and confidence 0.25",
-    "": "whether the first answer is right",
+    "top1": "whether the first answer is right",
+    "miou": "mean IoU of the classes in it",
 }
 EXPLAINED = 4  # images won, and lost, in the command that makes gates
 
@@ -110,7 +111,7 @@ class Watched:
             "seeds": list(study.plan.seeds),
             "split": study.plan.split,
             "metric": study.plan.metric.name,
-            "score": SCORES[study.plan.metric.of],
+            "score": SCORES[study.plan.metric.of or study.plan.metric.key],
             "cells": [_cell(state, study) for state in states],
             "left": in_words(left) if left and math.isfinite(left) else None,
             "stale": study.stale(),
@@ -167,7 +168,7 @@ class Watched:
         if not len(places):
             return None
         photo, place = study.photo(image, found[0].name), int(places[0])
-        true, side = _ANSWERED if isinstance(found[0], Answers) else _FOUND
+        true, side = next(told for kind, told in _TOLD if isinstance(found[0], kind))
         return {
             "name": str(found[0].name[place]),
             "photo": None if photo is None else f"picture/photo/{photo}",
@@ -222,7 +223,7 @@ class _Shown(StudyFolder):
 
     def named(self, label: int) -> str:
         """The name of a class."""
-        return str(self.names.get(int(label), label))
+        return "none" if label == GROUND else str(self.names.get(int(label), label))
 
     def state(self, cell: Cell) -> State:
         """How far a cell is; one whose files cannot be read has failed."""
@@ -273,12 +274,12 @@ def _verdict(path: Path, written: object) -> dict[str, object] | None:
     return {"sentence": report.sentence(found), "complete": found.complete, "problem": ""}
 
 
-def _found(cell: Path, task: Task) -> Detections | Answers:
+def _found(cell: Path, task: Task) -> Evidence:
     return _load(cell / "best.npz", task, stamp(cell / "best.npz"))
 
 
 @functools.lru_cache(16)
-def _load(path: Path, task: Task, _: object) -> Detections | Answers:
+def _load(path: Path, task: Task, _: object) -> Evidence:
     found = averages.judged(path.parent, path.stem, task)
     try:
         whole = found.is_whole()
@@ -289,7 +290,7 @@ def _load(path: Path, task: Task, _: object) -> Detections | Answers:
     return found
 
 
-def _same(names: NDArray, *found: Detections | Answers) -> None:
+def _same(names: NDArray, *found: Evidence) -> None:
     if not all(np.array_equal(names, one.name) for one in found):
         raise UserError("the arms were judged on different images", "run the study again")
 
@@ -347,6 +348,32 @@ def _prefixed(prefix: str, number: int | None) -> str | None:
     return None if number is None else f"{prefix}{number}"
 
 
+def _truth(found: Maps, image: int, study: _Shown) -> dict[str, object]:
+    """The true class of each cell."""
+    _, true = found.cells(image)
+    return {"rows": len(true), "columns": true.shape[1], "runs": _runs(true)}
+
+
+def _said(found: Maps, image: int, study: _Shown) -> dict[str, object]:
+    """The class that an arm gives to each cell, and how well it knows each class of the image."""
+    said, _ = found.cells(image)
+    classes = [
+        {"class": label, "label": study.named(label), "share": share, "iou": iou}
+        for label, share, iou in found.of_image(image)
+    ]
+    return {"runs": _runs(said), "classes": classes, "score": float(found.scores()[image])}
+
+
+def _runs(cells: NDArray) -> list[list[int]]:
+    """Classes of cells one after the other, each with how often it stands there in a row."""
+    flat = cells.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1))
+    return np.stack([flat[starts], np.diff(starts, append=len(flat))], 1).tolist()
+
+
 # How the truth of an image is told, and what a model said of it.
-_ANSWERED: tuple[Callable[..., object], Callable[..., dict]] = _class, _ranked
-_FOUND: tuple[Callable[..., object], Callable[..., dict]] = _objects, _side
+_TOLD: tuple[tuple[type, tuple[Callable[..., object], Callable[..., dict]]], ...] = (
+    (Answers, (_class, _ranked)),
+    (Maps, (_truth, _said)),
+    (Detections, (_objects, _side)),
+)

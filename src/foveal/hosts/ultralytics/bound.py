@@ -26,12 +26,14 @@ class Bound:
         cache: where digests of its files are kept.
         digest: of its content.
         stamp: of the times of its files.
+        task: of the models, by which labels are told; older files do not say it, and theirs are none of masks.
     """
 
     data: str
     cache: str
     digest: str
     stamp: str
+    task: str = "detect"
 
     @classmethod
     def load(cls, folder: Path) -> "Bound | None":
@@ -51,4 +53,4 @@ class Bound:
         Raises:
             UserError: they were.
         """
-        contents(Data(self.data), Path(self.cache)).require_as(self.digest, self.stamp)
+        contents(Data(self.data, task=self.task), Path(self.cache)).require_as(self.digest, self.stamp)

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,9 +18,11 @@ from ... import files
 from ...checks import endless
 from ...errors import UserError
 from .. import SPLITS, Photographs, Refused
+from . import masks
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 
 # isort: split
+from ultralytics.data import dataset as kinds
 from ultralytics.data.dataset import ClassificationDataset, YOLODataset
 from ultralytics.data.utils import (
     IMG_FORMATS,
@@ -30,11 +33,13 @@ from ultralytics.data.utils import (
 )
 from ultralytics.utils import DATASETS_DIR, DEFAULT_CFG
 
+_SemanticDataset: Any = getattr(kinds, "SemanticDataset", YOLODataset)  # which older hosts lack, and its models
 # Keys of a data file that change what is read, beside its splits and names.
 READ = ("channels", "kpt_shape", "flip_idx", "kpt_names", "kpt_oks_sigmas")
 OUTLINED = {
     "segment": "an outline",
     "obb": "the corners of a box",
+    "semantic": "an outline",
 }  # tasks whose labels are no boxes, and what they are
 
 
@@ -92,17 +97,22 @@ class Data:
     Args:
         name: a data file, or a folder for classifiers.
         download: what is not there, see `described`.
+        task: of the models, by which the host chooses what labels are.
 
     Raises:
         UserError: it is not there, or the host refuses it.
     """
 
-    def __init__(self, name: str, download: bool = False):
-        self.name, self.classified = name, is_classified(name)
+    def __init__(self, name: str, download: bool = False, task: str = "detect"):
+        self.name, self.classified, self.task = name, is_classified(name), task
         self._found = described(name, download)
         self.root, self.names, self.absent = Path(self._found["path"]), self._found["names"], self._found.get("absent")
         self.splits = tuple(split for split in SPLITS if self._found.get(split))
-        self.more = {key: self._found[key] for key in READ if key in self._found}
+        read = (*READ, masks.FOLDER, masks.MAPPING) if task == "semantic" else READ
+        self.more = {key: self._found[key] for key in read if key in self._found}
+        if task == "semantic" and masks.FOLDER not in self.more and len(self.names) > 1:
+            self.more["names"] = self.names  # in a data file: what outlines leave the host makes a class of by itself
+            self.names = {**self.names, len(self.names): "background"}
 
     def images(self, split: str) -> list[Path]:
         """The files of a split, as they are now; of a data file those of the folders or lists of files that it names.
@@ -127,7 +137,9 @@ class Data:
 
     def labels(self, images: list[Path]) -> list[Path]:
         """The label file of each image, whether it exists or not; none where folders are the labels."""
-        return [] if self.classified else labels(images)
+        if self.classified:
+            return []
+        return masks.files(images, self.more[masks.FOLDER]) if masks.FOLDER in self.more else labels(images)
 
     def classes(self, images: list[Path]) -> list[set[int]]:
         """The classes in each image, by index; of a label file that the host refuses those that can be read.
@@ -138,14 +150,16 @@ class Data:
         if self.classified:
             said = f"the folders of {self.name!r} cannot be split anew: classifiers read whole folders"
             raise UserError(said, "leave out folds, or give a data file of a detector")
-        return [_classes(label) for label in labels(images)]
+        if masks.FOLDER not in self.more:
+            return [_classes(label) for label in labels(images)]
+        return [masks.classes(file, self.names, self.more.get(masks.MAPPING)) for file in self.labels(images)]
 
     def has_labels(self, split: str) -> bool:
         """Whether there are labels of a split: published data files often name a test whose labels never were."""
         if split not in self.splits or self.classified:
             return split in self.splits
         try:
-            return any(file.exists() for file in labels(self.images(split)))
+            return any(file.exists() for file in self.labels(self.images(split)))
         except OSError:
             return False
 
@@ -153,15 +167,12 @@ class Data:
         """Images that are judged together, by the numbers that they have in evidence."""
         return Photographs(images, folders=int(self.classified))
 
-    def scan(
-        self, splits: Collection[str] = SPLITS, single_cls: bool = False, task: str = "detect"
-    ) -> dict[str, Refused]:
+    def scan(self, splits: Collection[str] = SPLITS, single_cls: bool = False) -> dict[str, Refused]:
         """Let the host verify all images and labels once, as training does; it keeps caches beside the labels.
 
         Args:
             splits: those that are verified if they are there.
             single_cls: as in the training.
-            task: of the models.
 
         Returns:
             What the host leaves out, by split.
@@ -169,7 +180,9 @@ class Data:
         Raises:
             UserError: of a split no image is left, or its labels are for another task.
         """
-        if task == "pose" and "kpt_shape" not in self.more:
+        if self.task == "semantic" and single_cls:
+            raise UserError("single_cls cannot make one class of those of masks", "leave it out")
+        if self.task == "pose" and "kpt_shape" not in self.more:
             said = f"{self.name} has no key points: the data file does not say how many an object has"
             raise UserError(said, "kpt_shape: [17, 3]")
         refused = {}
@@ -180,13 +193,16 @@ class Data:
                 noted = (
                     _verified_classes(self._found, split)
                     if self.classified
-                    else _verified(self._found, split, single_cls, task)
+                    else _verified(self._found, split, single_cls, self.task)
                 )
             if noted and noted.count == noted.of:
+                line = "a line of a label is: class x y width height, the class from 0, the others from 0 to 1"
+                if masks.FOLDER in self.more:
+                    line = "a mask has the size of its image, and in each pixel the number of a class, or 255 for none"
                 raise UserError(
                     f"no image of {split} in {self.name} is usable: Ultralytics refuses all {noted.of}, {noted.first} "
                     f"for example: {noted.reason}",
-                    "mend them; a line of a label is: class x y width height, the class from 0, the others from 0 to 1",
+                    f"mend them; {line}",
                 )
             if noted:
                 refused[split] = noted
@@ -213,10 +229,10 @@ def divided(data: Data, splits: Mapping[str, list[Path]], folder: Path) -> str:
     try:
         for split, images in splits.items():
             places: dict[Path, str] = {}
-            for image, label in zip(images, labels(images), strict=True):
+            for image, label in zip(images, data.labels(images), strict=True):
                 if image.parent not in places:
                     places[image.parent] = f"{len(places):03}"
-                    for kind, file in (("images", image), ("labels", label)):
+                    for kind, file in (("images", image), (data.more.get(masks.FOLDER, "labels"), label)):
                         _link(folder / split / kind / places[image.parent], file.parent)
             listed = "".join(f"./{split}/images/{places[image.parent]}/{image.name}\n" for image in images)
             _write(folder / f"{split}.txt", listed)
@@ -294,8 +310,8 @@ def _refused(what: str, error: Exception) -> UserError:
     return UserError(f"the {what} cannot be used: {said}", hint)
 
 
-class _Verified(YOLODataset):
-    """The host's data set, which keeps what it noted of images and label files that it leaves out."""
+class _Noting(host.parser.Mixed):
+    """Mixed into a data set of the host: keeps what that noted of images and label files that it leaves out."""
 
     def cache_labels(self, path: Path) -> dict:
         """Verify all; what is returned is emptied by its reader."""
@@ -313,14 +329,26 @@ class _Verified(YOLODataset):
         return labels
 
 
+class _Verified(_Noting, YOLODataset):
+    pass
+
+
+class _VerifiedMasks(_Noting, _SemanticDataset):
+    def get_label_files(self) -> list[str]:
+        """The masks of all images, where the host keeps those of the ones that are left."""
+        self.label_files = list(super().get_label_files())
+        return self.label_files
+
+
 def _verified(found: dict, split: str, single_cls: bool, task: str) -> Refused | None:
     kind = "pose" if task == "pose" else "detect"  # the host reads no other label in another way
     settings = {"data": found, "task": kind, "augment": split == "train", "hyp": copy.copy(DEFAULT_CFG)}
+    masked = task == "semantic" and masks.FOLDER in found
     try:
-        verified = _Verified(found[split], single_cls=single_cls, **settings)
+        verified = (_VerifiedMasks if masked else _Verified)(found[split], single_cls=single_cls, **settings)
     except host.UNREADABLE_MODEL as error:  # no labels at all, say
         raise _refused(f"split {split!r} of {found['path']}", error) from None
-    if task in OUTLINED and not any(len(label["segments"]) for label in verified.labels):
+    if task in OUTLINED and not masked and not any(len(label["segments"]) for label in verified.labels):
         if any(len(label["cls"]) for label in verified.labels):
             said = f"{split} of {found['path']} cannot be used for {task}: not every label of it is {OUTLINED[task]}"
             raise UserError(said, "a line of a label is: class x1 y1 x2 y2 x3 y3 and so on, from 0 to 1")

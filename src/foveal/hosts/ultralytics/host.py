@@ -18,10 +18,10 @@ from torch import nn
 
 from ...checkpoints import unpickling
 from ...errors import UserError
-from ...evidence import TASKS, Says, Task
+from ...evidence import TASKS, Evidence, Says, Task
 from ...files import digest, write_text
 from ...surgery import Spec
-from .. import Evidence, Host, Record, Training, zoo
+from .. import Host, Record, Training, zoo
 from . import arguments, bound, classifier, dataset, inheriting, models, recorder, steps, validators
 from .adding import add
 
@@ -80,7 +80,8 @@ def _digests(model: str) -> dict[str, str]:
 def _train(asked: Training) -> Record:
     folder = asked.folder
     digest, stamp = asked.contents.digest, asked.contents.stamp
-    bound.Bound(asked.data.name, str(asked.cache.resolve()), digest, stamp).save(folder)
+    task = _task(asked.model, asked.data.name)
+    bound.Bound(asked.data.name, str(asked.cache.resolve()), digest, stamp, task.name).save(folder)
     write_text(folder / recorder.PERIOD, str(asked.resume_period))
     checkpoint = recorder.resumable(folder)
     if checkpoint and checkpoint["foveal"]["record"].get("data") != digest:
@@ -92,7 +93,7 @@ def _train(asked: Training) -> Record:
         settings: dict[str, Any] = {"resume": str(folder / recorder.RESUME), "device": asked.device}
     else:
         settings = _from_the_start(asked)
-    trainer = recorder.trainer(asked.model, _task(asked.model, asked.data.name))
+    trainer = recorder.trainer(asked.model, task)
     trainer(overrides={**settings, "data": asked.data.name}).train()
     return _record(recorder.resumable(folder))
 

@@ -29,6 +29,7 @@ from .parser import Network, Registered, silent, split, without_lines  # noqa: F
 
 parser.register()  # whose refusal of another parser comes before all that such a host may lack
 
+from ultralytics.models import yolo  # noqa: E402
 from ultralytics.models.rtdetr.val import RTDETRValidator  # noqa: E402, F401
 from ultralytics.models.yolo.classify import ClassificationValidator  # noqa: E402, F401
 from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402, F401
@@ -49,6 +50,9 @@ from .trainers import (  # noqa: E402, F401
     RTDETRTrainer,
     SegmentationTrainer,
 )
+
+if hasattr(yolo, "semantic"):  # which older hosts lack
+    SemanticSegmentationValidator = yolo.semantic.SemanticSegmentationValidator
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
 

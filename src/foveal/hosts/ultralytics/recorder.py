@@ -45,6 +45,7 @@ from ultralytics.utils.dist import find_free_network_port
 RESUME, PERIOD = "resume.pt", "resume_period.txt"
 RANK = int(os.environ.get("RANK", -1))  # of this process in multi-GPU training
 _NOT_YET = sys.maxsize
+_Semantic: Any = getattr(host, "SemanticSegmentationTrainer", host.DetectionTrainer)  # which older hosts lack
 
 
 def resumable(folder: Path) -> dict | None:
@@ -136,9 +137,9 @@ class _Recording(host.parser.Mixed):
         self._position += 1
         for name in batch.get("im_file", ()):
             self._digest.update(Path(name).name.encode())
-        shapes = (batch.get(name) for name in ("bboxes", "masks", "keypoints"))
-        for part in (batch["img"][..., ::8, ::8], batch["cls"], *shapes):
-            if part is not None:  # a classifier's batch has neither names nor boxes
+        labels = (batch.get(name) for name in ("cls", "bboxes", "masks", "keypoints", "semantic_mask"))
+        for part in (batch["img"][..., ::8, ::8], *labels):
+            if part is not None:  # each task has some of them
                 self._digest.update(part.contiguous().cpu().numpy().tobytes())
         if not self._steps_in_time:
             self._wait_for_step()
@@ -288,6 +289,10 @@ class ClassificationTrainer(_Recording, host.ClassificationTrainer):
         return dataset
 
 
+class SemanticSegmentationTrainer(_Recording, _Semantic):
+    """Ultralytics' trainer for `semantic`, recording."""
+
+
 def trainer(model: str, task: Task) -> type[_Recording]:
     """The trainer for a model file or name, and its task."""
     return RTDETRTrainer if host.is_rtdetr(model) else _TRAINERS[task.name]
@@ -299,6 +304,7 @@ _TRAINERS: dict[str, type[_Recording]] = {
     "pose": PoseTrainer,
     "obb": OBBTrainer,
     "classify": ClassificationTrainer,
+    "semantic": SemanticSegmentationTrainer,
 }
 
 

@@ -30,6 +30,9 @@ def labelled(
     if task.says is Says.CLASS:
         labels = torch.zeros(images, dtype=torch.long)
         return {"img": drawn_images, "cls": labels}
+    if task.says is Says.MAP:
+        classes = torch.randint(0, 2, (images, size, size), generator=generator)
+        return {"img": drawn_images, "semantic_mask": classes}
     boxes = torch.rand((images * OBJECTS, 4), generator=generator) * 0.3 + 0.2  # centre and size as shares of the image
     batch = {
         "img": drawn_images,

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from ...errors import UserError
-from ...evidence import KEYS, Answers, Detections
-from . import matching
+from ...evidence import KEYS, Answers, Evidence, Maps
+from . import counting, matching
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 from .modelfile import ModelFile, opened
 
@@ -61,7 +61,7 @@ class _ClassificationValidator(_Answering, host.ClassificationValidator):
 
 def evaluate(
     weights: Path, data: str, split: str, folder: Path, trust: bool = False, **settings
-) -> tuple[Detections | Answers, dict[str, float]]:
+) -> tuple[Evidence, dict[str, float]]:
     """What a trained or exported model finds or answers on one split, and the host's own averages of it.
 
     Args:
@@ -74,7 +74,7 @@ def evaluate(
 
     Returns:
         What was found, and both averages of each way to match it, by `evidence.KEYS`, as fractions; or the answers,
-        and `top1` and `top5`.
+        and `top1` and `top5`; or the maps, and `miou` and `pixel_accuracy`.
 
     Raises:
         UserError: nothing is kept of what such a model says.
@@ -94,6 +94,8 @@ def evaluate(
     if kind is _ClassificationValidator:
         return validator.answers(), {"top1": float(metrics.top1), "top5": float(metrics.top5)}
     found = validator.found()
+    if isinstance(found, Maps):
+        return found, validator.figures()
     theirs: dict[str, float] = {}
     for of in found.matched_by:
         judged = getattr(metrics, _PART[of])
@@ -108,6 +110,7 @@ _VALIDATORS = {
     "segment": matching.SegmentationValidator,
     "pose": matching.PoseValidator,
     "obb": matching.OBBValidator,
+    "semantic": counting.SemanticSegmentationValidator,
 }
 
 

@@ -2,8 +2,8 @@
 // The page of `foveal view`. All text from the folder goes in as text, never as HTML.
 
 const study = document.body.dataset.kind === "study";
-const says = document.body.dataset.says; // "class", or what is drawn on images: boxes, masks, key points, rotated boxes
-const answered = says === "class";
+const says = document.body.dataset.says; // "class", "map", or what is drawn on images: boxes, masks, key points, ...
+const answered = says === "class", mapped = says === "map", boxed = !answered && !mapped;
 const at = (id) => document.getElementById(id);
 const OFTEN = 2000, SELDOM = 10000; // milliseconds between looks at a study under way, and at one where nothing runs
 const now = { arm: 0, seed: 0, image: null, alone: null, map: null, pinned: false, found: null };
@@ -202,6 +202,7 @@ function showSides() {
   at("sides").replaceChildren(...shown.map(([side, i]) => {
     const figure = made("figure", { "data-side": i }, made("figcaption", {}, made("b", {}, names[i]), made("span", {})), frame(i === last));
     if (answered) figure.append(answers(side));
+    if (side.classes) figure.append(classes(side));
     if (i === last) figure.append(maps());
     return figure;
   }));
@@ -217,12 +218,43 @@ function answers(side) {
   }));
 }
 
+const colour = (label) => `hsl(${(label * 137.5) % 360} 75% 55%)`;
+
+function classes(side) {
+  return made("ul", { class: "classes" }, ...side.classes.map((one) => {
+    const swatch = made("svg", { "aria-hidden": true, viewBox: "0 0 10 10" }, ...(one.class < 0 ? [] : [made("rect", { width: 10, height: 10, fill: colour(one.class) })]));
+    return made("li", {}, swatch, `${one.label} `, made("span", {}, `IoU ${one.iou.toFixed(2)}, ${one.share ? `${(100 * one.share).toFixed(1)} % of the labelled pixels` : "not in the image"}`));
+  }));
+}
+
+function drawCells() {
+  const { rows, columns, runs } = now.found.true, shown = at("overlay").value;
+  const true_ = runs.flatMap(([label, count]) => Array(count).fill(label));
+  for (const figure of at("sides").children) {
+    const side = now.found.sides[figure.dataset.side], node = figure.querySelector(".frame"), canvas = node.querySelector("canvas");
+    if (!node.querySelector("img:not(.map)")) node.style.aspectRatio = `${columns} / ${rows}`;
+    const said = side.runs.flatMap(([label, count]) => Array(count).fill(label));
+    [canvas.width, canvas.height] = [columns, rows];
+    const pen = canvas.getContext("2d");
+    said.forEach((label, i) => {
+      const one = shown === "true" ? true_[i] : label, right = true_[i] === label || true_[i] < -1; // -2 is no class, -1 what a single class leaves
+      if (shown === "none" || (shown === "wrong" && right) || (one < 0 && shown !== "wrong")) return;
+      pen.fillStyle = one < 0 ? "#fff" : colour(one);
+      pen.fillRect(i % columns, Math.floor(i / columns), 1, 1);
+    });
+    const words = `mean IoU ${side.score.toFixed(2)} with seed ${progress.seeds[now.found.seed]}`;
+    canvas.setAttribute("aria-label", words);
+    figure.querySelector("figcaption span").textContent = words;
+  }
+}
+
 function frame(withMaps) {
   const { photo, name, maps } = now.found;
   const node = made("div", { class: "frame" });
   if (photo) node.append(made("img", { src: photo, alt: name, onload: draw }));
-  else node.append(made("p", { class: "empty" }, `The photograph is not there${answered ? "" : "; the boxes are drawn without it"}.`));
-  if (!answered) node.append(made("svg", { role: "img", preserveAspectRatio: "none" }));
+  else node.append(made("p", { class: "empty" }, `The photograph is not there${answered ? "" : `; the ${mapped ? "classes" : "boxes"} are drawn without it`}.`));
+  if (mapped && study) node.append(made("canvas", { role: "img" }));
+  if (boxed) node.append(made("svg", { role: "img", preserveAspectRatio: "none" }));
   if (withMaps && maps.some((one) => one.picture)) {
     node.tabIndex = 0;
     node.setAttribute("role", "group");
@@ -238,13 +270,14 @@ function sizeOf(node) {
   const photo = node.querySelector("img:not(.map)");
   if (study && photo && photo.naturalWidth) return [photo.naturalWidth, photo.naturalHeight];
   if (now.found.size) return now.found.size;
+  if (mapped) return [now.found.true.columns, now.found.true.rows];
   const boxes = answered ? [] : [...now.found.true, ...now.found.sides.flatMap((side) => side.boxes)].map((one) => one.box);
   return [Math.max(1, ...boxes.map((box) => box[2])), Math.max(1, ...boxes.map((box) => box[3]))];
 }
 
 function draw() {
-  if (!answered) drawBoxes();
-  else if (study) judgeAnswers();
+  if (boxed) drawBoxes();
+  else if (study) (mapped ? drawCells : judgeAnswers)();
 }
 
 function judgeAnswers() {
@@ -374,6 +407,11 @@ function toggle(box) {
   if (now.found) draw();
 }
 
+function nextOverlay() {
+  at("overlay").selectedIndex = (at("overlay").selectedIndex + 1) % at("overlay").options.length;
+  if (now.found) draw();
+}
+
 function nextSeed() {
   const seeds = [...at("seed").options].map((option) => Number(option.value));
   if (!seeds.length) return;
@@ -386,7 +424,8 @@ const KEYS = {
   j: () => step(1), ArrowDown: () => step(1), ArrowRight: () => step(1),
   k: () => step(-1), ArrowUp: () => step(-1), ArrowLeft: () => step(-1),
   g: nextMap, "?": () => at("keys").showModal(),
-  ...(answered ? {} : { t: () => toggle(at("truth")), n: () => toggle(at("names")) }),
+  ...(boxed ? { t: () => toggle(at("truth")), n: () => toggle(at("names")) } : {}),
+  ...(mapped && study ? { o: nextOverlay } : {}),
   ...(study ? { a: () => alone(0), b: () => alone(1), s: nextSeed } : {}),
 };
 
@@ -402,7 +441,7 @@ document.addEventListener("keydown", (event) => {
 at("help").addEventListener("click", () => at("keys").showModal());
 at("tools").addEventListener("submit", (event) => event.preventDefault());
 at("tools").addEventListener("input", () => {
-  if (!answered) document.querySelector("output").textContent = Number(at("confidence").value).toFixed(2);
+  if (boxed) document.querySelector("output").textContent = Number(at("confidence").value).toFixed(2);
   if (now.found) draw();
 });
 addEventListener("resize", () => now.found && draw());
