@@ -64,7 +64,8 @@ class Answers:
             of: nor does this.
         """
         overall, classes, of_class = self.accuracy(counts)
-        second = counts @ self.among_best() / counts.sum(1)
+        with np.errstate(invalid="ignore"):  # nan where no image was drawn
+            second = counts @ self.among_best() / counts.sum(1)
         return {"classes": classes, "top1": of_class, "overall": overall, "second": second}
 
     def same_images(self, other: object) -> bool:
