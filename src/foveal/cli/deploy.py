@@ -2,12 +2,15 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
 from .printing import Trust, load_host, only_talk, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from ..deploy import Quantization
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -109,6 +112,10 @@ def export(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE|FLAG]...", help="As for yolo export: format=onnx dynamic.")
     ] = None,
+    keep_float: Annotated[
+        bool,
+        typer.Option("--keep-float", help="Of INT8, write the file that keeps float where the attention needs it."),
+    ] = False,
     trust: Trust = False,
     as_json: _Json = False,
 ) -> None:
@@ -119,6 +126,11 @@ def export(
     With dynamic at three sizes, on one image and on four. Boxes are in pixels. A file that differs from PyTorch by
     more than rounding, and by more than the same model without attention does in that format, does not get its name:
     the exit code is then 1. What was found is written beside it, as yolo11n-ema.onnx.parity.json.
+
+    foveal export yolo11n-ema.pt format=openvino int8 data=my.yaml
+
+    INT8 is also judged on test of the data if it has labels, else on val: what quantization costs, what of that the
+    attention costs, each with an interval over the images, and which of its layers need float.
     """
     load_host()
     from ..deploy import by
@@ -126,7 +138,7 @@ def export(
     from ..hosts.ultralytics import key_values
 
     with only_talk():
-        found = call(model, trust=trust, **key_values(arguments or []))
+        found = call(model, trust=trust, keep_float=keep_float, **key_values(arguments or []))
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
@@ -146,12 +158,36 @@ def export(
             rows.append((f"without attention{_rounded(exact)}", "", *_numbers(apart), "for comparison"))
         if rows:
             print_table(heads, rows)
+        if found.quantization:
+            _print_quantization(found.quantization, keep_float)
+        if found.unjudged:
+            print(f"\nNot known what INT8 costs: {found.unjudged}.")
         print(f"\n{found.wrong or 'the file computes what the model computes'}")
     if found.wrong:
         raise typer.Exit(1)
     if any(case.raw for case in found.cases):
         say("No box was found, so what was compared is the model without nms; data=my.yaml compares boxes, too.")
     say(f"written  {found.output}")
+
+
+def _print_quantization(found: "Quantization", kept_float: bool) -> None:
+    from ..deploy import points
+    from ..judging import bounded
+
+    rows = [("float", bounded(found.in_float, ".4f"), ""), ("INT8", bounded(found.int8, ".4f"), points(found.cost))]
+    if found.kept:
+        rows.append(("INT8, attention in float", bounded(found.kept, ".4f"), points(found.rest)))
+    rows += [
+        (f"INT8, {' and '.join(one.kept)} in float", bounded(one.average, ".4f"), points(one.cost))
+        for one in found.tried
+    ]
+    print()
+    print_table(("file", found.metric, "costs, points"), rows)
+    print()
+    for sentence in found.sentences:
+        print(sentence)
+    if found.needs_float and not kept_float:
+        print("--keep-float writes that file.")
 
 
 def _rounded(exact: bool) -> str:

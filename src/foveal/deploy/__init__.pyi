@@ -4,3 +4,6 @@ from .checked_export import export as export
 from .fusion import Zero as Zero
 from .fusion import fuse as fuse
 from .fusion import left as left
+from .quantization import Quantization as Quantization
+from .quantization import Tried as Tried
+from .quantization import points as points

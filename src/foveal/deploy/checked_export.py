@@ -11,6 +11,8 @@ chance; and not at other sizes, where a fault of the model itself would excuse i
 some CPUs unless told not to, and that hides faults: its files are judged in full precision, and once more at the traced
 size as `yolo predict` runs them.
 
+What INT8 costs is said besides, in what the model is judged by: see `quantization`.
+
 A file with suppression in it that finds no box shows nothing. The same model is then exported without suppression, too,
 and its raw outputs are compared.
 """
@@ -23,6 +25,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +38,11 @@ from ..files import write_text
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import CannotExportError, Written, dataset, exporter, runtime
 from ..surgery import IdentityStart, attended
-from . import first_difference, parity
+from . import first_difference, parity, quantization, quantizers
 from .fusion import fuse
 from .parity import Differences
+from .quantization import Quantization
+from .quantizers import Noted, Part
 
 ROUNDING = {"boxes": 1e-3, "scores": 1e-5, "rest": 1e-4}  # largest differences that pass in any format
 SHARE = 1e-3  # of what the attentions change, as root mean squares, is rounding, too
@@ -85,6 +90,8 @@ class Exported:
         effect: how far the model is from itself without attentions, both in PyTorch; None where nobody asked.
         plain: what the same model loses without attentions, by whether it ran exactly; empty where nobody asked.
         wrong: what is wrong in one sentence, or "".
+        quantization: what INT8 costs; None without INT8, of a file that does not run, and where `unjudged`.
+        unjudged: why it is not known what INT8 costs, or "".
     """
 
     source: str
@@ -95,9 +102,11 @@ class Exported:
     effect: Differences | None
     plain: dict[bool, Differences]
     wrong: str
+    quantization: Quantization | None = None
+    unjudged: str = ""
 
 
-def export(model: str | os.PathLike, *, trust: bool = False, **settings: object) -> Exported:
+def export(model: str | os.PathLike, *, trust: bool = False, keep_float: bool = False, **settings: object) -> Exported:
     """Export a model and compare the file with it.
 
     The file stands beside the model and has the host's name for it; what was found is written beside it, as
@@ -106,12 +115,15 @@ def export(model: str | os.PathLike, *, trust: bool = False, **settings: object)
     Args:
         model: a .pt file, or a model YAML or its name.
         trust: load a .pt file that names more than layers of known packages, and run what it names.
+        keep_float: of INT8, write the file that has in float what of the attentions is found to need it.
         settings: as Ultralytics takes them: format, imgsz, dynamic, half, int8, data, batch, nms, ...
 
     Raises:
         UserError: no such model, or settings that cannot work. Nothing is written then.
     """
     given = exporter.settings(settings)
+    if keep_float and not exporter.eight_bits(given):
+        raise UserError("only of INT8 can layers be kept in float", "add int8=True data=my.yaml")
     source = Path(model)
     loaded = host.load(source, trust)
     if source.suffix != ".pt":
@@ -121,7 +133,7 @@ def export(model: str | os.PathLike, *, trust: bool = False, **settings: object)
     except OSError as error:
         raise UserError(f"cannot write beside {source}: {error}", "copy the model elsewhere") from None
     with folder, host.without_lines(folder.name):
-        exported, written = _tried(loaded, source, Path(folder.name), given)
+        exported, written = _tried(loaded, source, Path(folder.name), given, keep_float)
         target = Path(exported.output)
         if written and not exported.wrong:
             _move(written, target)
@@ -131,20 +143,44 @@ def export(model: str | os.PathLike, *, trust: bool = False, **settings: object)
     return exported
 
 
-def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, Any]) -> tuple[Exported, Path | None]:
+def _tried(
+    loaded: host.YOLO, source: Path, folder: Path, given: dict[str, Any], keep_float: bool
+) -> tuple[Exported, Path | None]:
     """Export into a folder and judge; the file is returned, too, if there is one."""
+    attentions = [name for name, _ in _attentions(loaded.model)]
 
-    def found(name: str, wrong: str, cases=(), effect=None, plain=None) -> Exported:
-        target, versions = source.with_name(name), _versions(given)
-        return Exported(str(source), str(target), given, versions, tuple(cases), effect, plain or {}, wrong)
+    def write(place: str, settings: dict[str, Any], parts: Collection[Part]) -> tuple[Written, Noted]:
+        (into := folder / place).mkdir(exist_ok=True)
+        with host.refusing(source):  # a file can hold anything
+            weights = deployed(loaded.model)
+        with quantizers.keeping(str(given["format"]), attentions, parts) as noted:
+            return exporter.write(loaded, weights, into, source.stem, settings), noted
 
-    with host.refusing(source):  # a file can hold anything
-        weights = deployed(loaded.model)
+    on = quantization.ground(loaded, source, given) if exporter.eight_bits(given) else None
     try:
-        written = exporter.write(loaded, weights, folder, source.stem, given)
+        written, noted = write("", given, ())
     except CannotExportError as error:
         where = f"{'at any size but' if given.get('dynamic') else 'at'} {by(error.size)} pixels"
-        return found(f"{source.stem}.{given['format']}", f"{where} it cannot be exported: {error}"), None
+        target = source.with_name(f"{source.stem}.{given['format']}")
+        wrong = f"{where} it cannot be exported: {error}"
+        return Exported(str(source), str(target), given, _versions(given), (), None, {}, wrong), None
+    exported = _checked(loaded, written, source, folder, given)
+    if not all(case.differences for case in exported.cases) or not exporter.eight_bits(given):
+        return exported, written.path
+    if on is None:
+        unjudged = f"of task {loaded.task!r} nothing is kept for each image"
+        return dataclasses.replace(exported, unjudged=unjudged), written.path
+    try:
+        found, kept = quantization.judged(on, (written, noted), bool(attentions), write, folder, given)
+    except quantization.CannotJudgeError as error:
+        return dataclasses.replace(exported, unjudged=str(error)), written.path
+    if keep_float and kept:
+        written, exported = kept, _checked(loaded, kept, source, folder, given)
+    return dataclasses.replace(exported, quantization=found), written.path
+
+
+def _checked(loaded: host.YOLO, written: Written, source: Path, folder: Path, given: dict[str, Any]) -> Exported:
+    """What comes of comparing a file with PyTorch."""
     files = _pictures(given)
     cases, effect, plain = _judged(loaded, written, files, folder, given)
     raw = None
@@ -156,15 +192,15 @@ def _tried(loaded: host.YOLO, source: Path, folder: Path, given: dict[str, Any])
             more, raw_effect, raw_plain = _judged(loaded, raw, files, folder, _without_nms(given))
             cases += [dataclasses.replace(case, raw=True) for case in more]
             effect, plain = effect or raw_effect, plain or raw_plain
-    broken = next((case for case in cases if case.wrong), None)
-    if broken is None:
-        return found(written.path.name, "", cases, effect, plain), written.path
-    wrong = f"at {by(broken.size)} pixels, batch {broken.batch}{', without nms' * broken.raw}: {broken.wrong}"
-    run = raw if raw and broken.raw else written
-    if given["format"] == "onnx" and broken.wrong != NOTHING:
-        images = exporter.pictures(files[:1], broken.size, run.channels)
-        wrong += f"; {layer}" if (layer := first_difference.first(run, images)) else ""
-    return found(written.path.name, wrong, cases, effect, plain), written.path
+    wrong = ""
+    if broken := next((case for case in cases if case.wrong), None):
+        wrong = f"at {by(broken.size)} pixels, batch {broken.batch}{', without nms' * broken.raw}: {broken.wrong}"
+        run = raw if raw and broken.raw else written
+        if given["format"] == "onnx" and broken.wrong != NOTHING:
+            images = exporter.pictures(files[:1], broken.size, run.channels)
+            wrong += f"; {layer}" if (layer := first_difference.first(run, images)) else ""
+    output = str(source.with_name(written.path.name))
+    return Exported(str(source), output, given, _versions(given), tuple(cases), effect, plain, wrong)
 
 
 def _judged(
@@ -338,8 +374,9 @@ def _move(written: Path, target: Path) -> None:
 
 
 def _versions(given: dict[str, Any]) -> dict[str, str]:
-    names = ("foveal", "torch", "ultralytics", *exporter.PACKAGES.get(given["format"], ()))
-    return {name: importlib.metadata.version(name) for name in names}
+    ours, form = ("foveal", "torch", "ultralytics"), given["format"]
+    quantizing = exporter.INT8_PACKAGES.get(form, ()) if exporter.eight_bits(given) else ()
+    return {name: importlib.metadata.version(name) for name in (*ours, *exporter.PACKAGES.get(form, ()), *quantizing)}
 
 
 def by(size: tuple[int, int]) -> str:

@@ -1,6 +1,8 @@
 from .evaluation import evaluated as evaluated
 from .evaluation import images_only as images_only
 from .evaluation import letters as letters
+from .models import BATCH as BATCH
+from .models import Ground as Ground
 from .models import bounded as bounded
 from .models import judge as judge
 from .records import Bin as Bin

@@ -59,23 +59,62 @@ def judge(
     against = str(reference) if reference is not None else next(iter(named), "")
     _require_names(named, against)
     files = [modelfile.opened(Path(name), trust)[0] for name in named]
-    task = _require_one_task(files, metric)
-    described = dataset.Data(data, task=task.name)
-    for file in files:
-        _require_fit(file, files[0], described, imgsz)
-    chosen = split or split_to_judge(described)
-    if not described.has_labels(chosen):
-        raise UserError(f"{data} has no split {chosen!r} with labels", "name another one with split")
-    one_class = files[0].classes == ONE_CLASS
-    settings: dict[str, Any] = {"batch": batch, "device": device, "trust": trust}
+    ground = Ground.of(files, data, split, metric, imgsz)
     with tempfile.TemporaryDirectory(prefix="foveal-judge-") as place:
-        settings |= {"folder": Path(place)} | ({"single_cls": True} if one_class else {})
-        said = [evaluated(file.path, data, chosen, imgsz=imgsz or file.size, **settings) for file in files]
+        settings: dict[str, Any] = {"folder": Path(place), "batch": batch, "device": device, "trust": trust}
+        said = [ground.evaluated(file.path, imgsz=imgsz or file.size, **settings) for file in files]
     for name, (found, _) in zip(named, said, strict=True):
         if not found.same_images(said[0][0]):
             raise UserError(f"{name} was judged on other images than {named[0]}", "judge each alone")
-    names = {0: ONE_CLASS[0]} if one_class else described.names
-    return _judgement(files, said, _Asked(data, chosen, task, named, against, imgsz, names))
+    return _judgement(files, said, _Asked(data, ground.split, ground.task, named, against, imgsz, ground.names))
+
+
+@dataclass(frozen=True)
+class Ground:
+    """One split of some data, on which files of one task and the same classes are judged.
+
+    Attributes:
+        data: as given.
+        split: of it.
+        task: of the files, judged by the metric that was asked for.
+        names: of the classes.
+        one_class: whether the files know one class only, whatever the data says.
+    """
+
+    data: str
+    split: str
+    task: Task
+    names: dict[int, str]
+    one_class: bool
+
+    @classmethod
+    def of(
+        cls,
+        files: Sequence[modelfile.ModelFile],
+        data: str,
+        split: str | None = None,
+        metric: str | None = None,
+        imgsz: int | None = None,
+    ) -> "Ground":
+        """What files can be judged on.
+
+        Raises:
+            UserError: they cannot, for what `judge` refuses.
+        """
+        task = _require_one_task(files, metric)
+        described = dataset.Data(data, task=task.name)
+        for file in files:
+            _require_fit(file, files[0], described, imgsz)
+        chosen = split or split_to_judge(described)
+        if not described.has_labels(chosen):
+            raise UserError(f"{data} has no split {chosen!r} with labels", "name another one with split")
+        one_class = files[0].classes == ONE_CLASS
+        return cls(data, chosen, task, {0: ONE_CLASS[0]} if one_class else described.names, one_class)
+
+    def evaluated(self, file: Path, folder: Path, **settings: Any) -> tuple[Evidence, float]:
+        """As the function of this name, which has the rest of the arguments."""
+        settings |= {"single_cls": True} if self.one_class else {}
+        return evaluated(file, self.data, self.split, folder, **settings)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ PACKAGES = {
     "mnn": ("MNN", "onnx"),
     "torchscript": (),
 }
+INT8_PACKAGES = {"openvino": ("nncf",)}  # and those that quantize
 
 
 class CannotExportError(Exception):
@@ -85,6 +86,7 @@ class Written:
         model: the model as it was given, with the outputs that the file should have.
         whole: what stands around a model in the file, such as suppression.
         kind: of the outputs.
+        eight_bits: whether it is in INT8, which a model that was trained for it always is.
     """
 
     path: Path
@@ -98,6 +100,7 @@ class Written:
     model: nn.Module
     whole: Callable[[nn.Module], nn.Module]
     kind: Kind
+    eight_bits: bool = False
 
     @torch.no_grad()
     def outputs(self, model: nn.Module, images: Tensor) -> Outputs:
@@ -115,16 +118,17 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
     named = given.get("format", "torchscript")
     if named not in known:
         raise UserError(f"there is no export format {named!r}", f"formats: {', '.join(sorted(known))}")
-    for name in PACKAGES.get(named, ()):
+    for name in (*PACKAGES.get(named, ()), *(INT8_PACKAGES.get(named, ()) if eight_bits(given) else ())):
         if importlib.util.find_spec(name) is None:
             raise UserError(f"format={named} needs {name}, which is not installed", "pip install 'foveal[export]'")
-    if _eight_bits(given) and not given.get("data"):
+    if eight_bits(given) and not given.get("data"):
         raise UserError("int8 needs images to calibrate on", "add data=my.yaml")
     arguments.train_arguments({key: value for key, value in given.items() if key not in ("half", "int8")})
     return {**given, "format": named}
 
 
-def _eight_bits(given: dict[str, object]) -> bool:
+def eight_bits(given: dict[str, Any]) -> bool:
+    """Whether an export asks for INT8, in the words of any release."""
     return bool(given.get("int8")) or str(given.get("quantize")) in ("8", "int8")
 
 
@@ -177,6 +181,7 @@ def write(model: host.YOLO, weights: host.Network, folder: Path, name: str, give
         model=true,
         whole=lambda network: exporter.NMSModel(network, asked.args) if nms else network,
         kind=Kind(model.task, len(true.names), rows, unit, chosen=not unit or hasattr(head, "postprocess")),
+        eight_bits=eight_bits(vars(asked.args)),
     )
 
 
