@@ -1,8 +1,11 @@
 """INT8: what it costs is paired over images, and only what a file showed is said to need float."""
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from typer.testing import CliRunner
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import foveal
+from data import SHARED, draw_things
 from foveal import UserError
 from foveal.cli.app import app
 from foveal.deploy import quantization, quantizers
@@ -113,6 +117,7 @@ def test_cost_and_share_are_paired_differences(tmp_path, monkeypatch):
         ({"b.MatMul": 14, "b.Conv": 12}, ["a.MatMul", "b.MatMul", "b.Conv"], 7, ["b"]),
         ({"a.Conv": 16, "c.Conv": 14}, ["a.Conv", "b.Conv", "c.Conv"], 7, ["a", "c"]),
         ({"a.Conv": 16, "c.Conv": 14}, ["a.Conv", "c.Conv"], 5, ["a", "c"]),
+        ({"a.Conv": 3, "b.Conv": 3}, ["a.Conv", "b.Conv"], 5, ["a", "b"]),  # neither alone is more than chance
     ],
 )
 def test_what_needs_float_is_found_by_files_that_show_it(wrong, names, files, needs, tmp_path, monkeypatch):
@@ -157,6 +162,12 @@ def test_a_model_without_a_form_in_float_and_one_that_finds_nothing(tmp_path, mo
         judged(exports, tmp_path)
 
 
+@pytest.mark.parametrize("task", [name for name, task in TASKS.items() if task.evidence is None])
+def test_a_task_of_which_nothing_is_kept_is_not_judged(task, folder):
+    model = SimpleNamespace(task=task)
+    assert quantization.ground(model, Path("model.pt"), {"data": str(folder / "data")}) is None
+
+
 # Quantizers ----------------------------------------------------------------------------------------------------------
 
 ATTENTIONS = ["model.16.attention.0", "model.2.m.1.cv2.attention.0", "model.22"]
@@ -181,6 +192,48 @@ ATTENTIONS = ["model.16.attention.0", "model.2.m.1.cv2.attention.0", "model.22"]
 )
 def test_layers_are_known_by_the_names_of_their_modules(name, whose):
     assert quantizers.owner(name, ATTENTIONS) == whose
+
+
+@pytest.mark.parametrize(
+    ("form", "home", "function", "written_to"),
+    [
+        ("onnx", "onnxruntime.quantization", "quantize_static", {"target": "out.onnx"}),
+        ("engine", "modelopt.onnx.quantization", "quantize", {"output_path": "out.onnx"}),
+    ],
+)
+def test_quantizers_are_told_besides_what_they_were_told(form, home, function, written_to, monkeypatch):
+    calls = []
+    for name in ("modelopt", "modelopt.onnx", "onnxruntime", home):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules[home], function, lambda *_, **given: calls.append(given), raising=False)
+    original = getattr(sys.modules[home], function)
+    nodes = [
+        quantizers._Node("rounded", "DequantizeLinear", ()),
+        quantizers._Node("/model.22/Reshape", "Reshape", ("rounded",)),
+        quantizers._Node("/model.22/Conv", "Conv", ("/model.22/Reshape",)),
+        quantizers._Node("/model.22/Softmax", "Softmax", ("rounded",)),
+        quantizers._Node("/model.22/Mul", "Mul", ("/model.22/Conv",)),
+        quantizers._Node("/model.2/Conv", "Conv", ("rounded",)),
+    ]
+    monkeypatch.setattr(quantizers, "_onnx_nodes", lambda file: nodes)
+
+    def noted(*parts):
+        with quantizers.keeping(form, ATTENTIONS, parts) as seen:
+            words = [".*Softmax"] if form == "engine" else ["/model.22/Softmax"]
+            getattr(sys.modules[home], function)("in.onnx", **written_to, nodes_to_exclude=words)
+        return seen, [re.fullmatch(word, "/model.22/Conv") is not None for word in calls[-1]["nodes_to_exclude"]]
+
+    seen, told = noted()
+    assert (seen.told, seen.kept, told) == (True, [], [False])
+    assert "/model.22/Conv" in {layer.name for layer in seen.rounded}
+    assert not {"/model.22/Reshape", "/model.22/Mul", "/model.2/Conv"} & {layer.name for layer in seen.rounded}
+    assert ("/model.22/Softmax" in {layer.name for layer in seen.rounded}) is (form == "engine")  # told by a pattern
+    seen, told = noted(Part("model.22", "Conv"))
+    assert ([layer.name for layer in seen.kept], told) == (["/model.22/Conv"], [False, True])
+    assert "/model.22/Conv" not in {layer.name for layer in seen.rounded}
+    assert getattr(sys.modules[home], function) is original
+    with quantizers.keeping("ncnn", ATTENTIONS) as seen:
+        assert not seen.told
 
 
 class Uneven(nn.Module):
@@ -265,6 +318,56 @@ def test_an_attention_that_eight_bits_break_is_left_in_float_on_request(form, fo
     best = [one["average"]["value"] for one in found["tried"] if one["enough"]] or [found["kept"]["value"]]
     assert again.models[0].average.value == pytest.approx(best[0])
     assert again.models[0].average.value > found["int8"]["value"] + 0.2
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("form", NEEDS)
+def test_ema_in_a_trained_detector_costs_little_in_eight_bits(form, weights, tmp_path):
+    """Its products with a vector, and with the weight on the left, are left in float, or NNCF stops at them."""
+    for package in NEEDS[form]:
+        pytest.importorskip(package)
+    foveal.add(weights, "ema", at="neck", output=tmp_path / "ema.pt")
+    model = host.load(tmp_path / "ema.pt")
+    for start in model.model.modules():
+        if isinstance(start, foveal.IdentityStart):
+            start.gain.data.fill_(0.1)
+    torch.save(host.checkpoint(model.model, model.ckpt), tmp_path / "ema.pt")
+    if not (SHARED / "coco256").is_dir():
+        pytest.skip(f"no COCO images at {SHARED / 'coco256'}")
+    for part, suffix in (("images", "jpg"), ("labels", "txt")):
+        (tmp_path / part / "val").mkdir(parents=True)
+        for source in sorted((SHARED / "coco256/images/val2017").iterdir())[:40]:
+            file = SHARED / f"coco256/{part}/val2017/{source.stem}.{suffix}"
+            if file.exists():  # an image without objects has no labels
+                shutil.copyfile(file, tmp_path / part / "val" / file.name)
+    data = tmp_path / "data.yaml"
+    names = json.dumps(dict(enumerate(model.model.names.values())))
+    data.write_text(f"path: {tmp_path}\ntrain: images/val\nval: images/val\nnames: {names}\n")
+    done = foveal.export(tmp_path / "ema.pt", format=form, int8=True, data=str(data), imgsz=160, device="cpu")
+    found = done.quantization
+    assert not done.wrong
+    assert found.in_float.value > 0.2
+    assert abs(found.share.value) < 0.05
+    assert found.calibrated == found.split == "val"
+    assert found.sentences[-1] == "The ranges of INT8 were taken from the same images."
+    assert {f"model.{row}.attention.0" for row in (16, 19, 22)} == {
+        quantizers.owner(name, [f"model.{row}.attention.0" for row in (16, 19, 22)]) for name in found.rounded
+    }
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("task", ["segment", "pose", "obb"])
+def test_other_tasks_come_to_a_verdict_too(task, tmp_path):
+    data = draw_things(tmp_path / "data", task, train=2, val=6)
+    torch.manual_seed(0)
+    model = host.load(f"yolo11n-{'seg' if task == 'segment' else task}.yaml")
+    network = host.rebuild(model.model, {**model.model.yaml, "nc": 2, "kpt_shape": [2, 3]})
+    network.names = {0: "bar", 1: "wedge"}
+    torch.save(host.checkpoint(network, {"train_args": {"imgsz": 64, "task": task}}), tmp_path / "model.pt")
+    done = foveal.export(tmp_path / "model.pt", format="onnx", int8=True, data=str(data), imgsz=64, device="cpu")
+    found = done.quantization
+    assert (found.metric, found.split, found.images) == (TASKS[task].metric.name, "val", 6)
+    assert "6 images of val" in found.sentences[0]
 
 
 @pytest.mark.parametrize(
