@@ -10,7 +10,7 @@ from ..errors import UserError
 from .printing import Trust, load_host, only_talk, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ..deploy import Quantization
+    from ..deploy import Exported, Quantization
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -133,7 +133,6 @@ def export(
     attention costs, each with an interval over the images, and which of its layers need float.
     """
     load_host()
-    from ..deploy import by
     from ..deploy import export as call
     from ..hosts.ultralytics import key_values
 
@@ -142,22 +141,7 @@ def export(
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
-        heads = ("size", "batch", "boxes (rms)", "confidences (rms)", "rest (rms)", "boxes found", "unmatched", "")
-        rows = [
-            (
-                f"{by(case.size)}{_rounded(case.exact)}{', without nms' * case.raw}",
-                case.batch,
-                *_numbers(case.differences),
-                case.wrong or ("no box" if case.differences and case.differences.empty else "agrees"),
-            )
-            for case in found.cases
-        ]
-        if found.effect:
-            rows.append(("what attentions change", "", *_numbers(found.effect), "for comparison"))
-        for exact, apart in found.plain.items():
-            rows.append((f"without attention{_rounded(exact)}", "", *_numbers(apart), "for comparison"))
-        if rows:
-            print_table(heads, rows)
+        _print_cases(found)
         if found.quantization:
             _print_quantization(found.quantization, keep_float)
         if found.unjudged:
@@ -168,6 +152,27 @@ def export(
     if any(case.raw for case in found.cases):
         say("No box was found, so what was compared is the model without nms; data=my.yaml compares boxes, too.")
     say(f"written  {found.output}")
+
+
+def _print_cases(found: "Exported") -> None:
+    from ..deploy import by
+
+    heads = ("size", "batch", "boxes (rms)", "confidences (rms)", "rest (rms)", "boxes found", "unmatched", "")
+    rows = [
+        (
+            f"{by(case.size)}{_rounded(case.exact)}{', without nms' * case.raw}",
+            case.batch,
+            *_numbers(case.differences),
+            case.wrong or ("no box" if case.differences and case.differences.empty else "agrees"),
+        )
+        for case in found.cases
+    ]
+    if found.effect:
+        rows.append(("what attentions change", "", *_numbers(found.effect), "for comparison"))
+    for exact, apart in found.plain.items():
+        rows.append((f"without attention{_rounded(exact)}", "", *_numbers(apart), "for comparison"))
+    if rows:
+        print_table(heads, rows)
 
 
 def _print_quantization(found: "Quantization", kept_float: bool) -> None:
