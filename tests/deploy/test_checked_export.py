@@ -85,7 +85,7 @@ def test_emas_folded_form_is_the_same_function(gain):
     folded = foveal.fuse(nn.Sequential(module).eval())
     assert type(folded[0]) is (nn.Identity if gain == 0 else type(attention.folded()))
     traced = torch.jit.trace(folded, torch.randn(1, 64, 8, 8).double(), check_trace=False)
-    for shape in ((1, 64, 8, 8), (3, 64, 5, 11)):
+    for shape in ((1, 64, 8, 8), (3, 64, 5, 11), (2, 64, 1, 3)):
         x = torch.randn(shape).double()
         for run in (folded, traced):
             torch.testing.assert_close(run(x), module(x), rtol=1e-12, atol=1e-12)
@@ -97,6 +97,29 @@ def test_a_folded_graph_computes_nothing_from_parameters_alone():
     graph = torch.jit.trace(folded, torch.randn(1, 64, 8, 8), check_trace=False).inlined_graph
     softmaxes = [node for node in graph.nodes() if node.kind() == "aten::softmax"]
     assert len(softmaxes) == 1  # that of the means, which depends on the input
+
+
+def test_a_folded_graph_leaves_whole_maps_in_the_layout_of_convolutions():
+    folded = foveal.fuse(nn.Sequential(foveal.EMAttention(64, groups=8)).eval())
+    graph = torch.jit.trace(folded, torch.randn(1, 64, 8, 8), check_trace=False).inlined_graph
+    maps = {node.kind() for node in graph.nodes() if node.output().isCompleteTensor() and _pixels(node.output()) == 64}
+    maps -= {"aten::slice"}  # of everything, which the indexing of a border writes down
+    assert maps == {"aten::_convolution", "aten::instance_norm", "aten::mul", "aten::add", "aten::sigmoid"}
+
+
+def _pixels(value: torch.Value) -> int:
+    return math.prod(value.type().sizes()[2:])
+
+
+def test_a_fused_model_from_before_the_exported_form_had_constants_exports():
+    folded = filled(foveal.EMAttention(64, groups=8)).double().folded(torch.rand(64).double())
+    state = dict(vars(folded))
+    kept = {"mixed_kernel", "offset", "gain"}
+    old = type(folded).__new__(type(folded))
+    old.__setstate__({**state, "_buffers": {name: state["_buffers"][name] for name in kept}})
+    x = torch.randn(1, 64, 5, 7).double()
+    traced = torch.jit.trace(old, x, check_trace=False)
+    torch.testing.assert_close(traced(x), folded(x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("cls", ATTENTIONS.values(), ids=ATTENTIONS)

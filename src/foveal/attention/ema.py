@@ -25,6 +25,7 @@ Multiply-accumulates of a slab: reference 9*C*C*H*W + C*C*(H+W) + 2*C*H*W; fast 
 """
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ from ..kernels.ema import ema as operator
 from ._base import Attention, Card, Form, Number, exporting, instance_norm, require_divisor, size
 
 _TAPS = [(i, j) for i in range(3) for j in range(3)]
+_BLOCK = 16  # groups that a convolution sums at a time: as many outputs as the widest vectors of a CPU have
 
 
 class EMAttention(Attention):
@@ -208,8 +210,10 @@ class EMAttention(Attention):
         groups = self.groups if gain is None else len(gain) // self.group_width
         folded = copy.deepcopy(self).requires_grad_(False)
         folded.__class__ = _Folded
+        assert isinstance(folded, _Folded)
         for name, tensor in zip(("mixed_kernel", "offset", "gain"), (*self._mixed(groups), gain), strict=True):
             folded.register_buffer(name, None if tensor is None else tensor.detach(), persistent=False)
+        folded.prepare()
         return folded
 
     def _strip_gate(self, strip: Tensor) -> Tensor:
@@ -223,27 +227,105 @@ class EMAttention(Attention):
 
 
 class _Folded(EMAttention):
-    """EMA with constants in the place of what depends on its parameters only: x * (1 - gain + gain * gate)."""
+    """EMA with constants in the place of what depends on its parameters only: x * (1 - gain + gain * gate).
 
-    mixed_kernel: Tensor
+    What is exported is written for the layouts of runtimes, which keep the channels of a pixel together and copy a
+    whole map before an operation that cannot read it so, as a product, a gather and a reshape that cuts channels. All
+    that touches a whole map is therefore a convolution, a mean, a norm or a multiplication. Sums over the channels of a
+    group and the way back are 1x1 convolutions with ones in them, `_BLOCK` groups at a time.
+    """
+
+    mixed_kernel: Tensor  # (channels, 1, 3, 3)
     offset: Tensor
     gain: Tensor | None
+    strip_kernel: Tensor  # conv1x1 for all groups, (channels, C, 1, 1)
+    strip_bias: Tensor
+    edge_kernel: Tensor  # conv3x3 for all groups, of `_edges`, (channels, C, 3, 3)
+    edge_bias: Tensor
+    norm_scale: Tensor  # of all groups, (channels,)
+    norm_shift: Tensor
+    sum_kernel: Tensor  # from channels to groups, (groups, _BLOCK * C, 1, 1)
+    sum_bias: Tensor
+    spread_kernel: Tensor  # from groups to channels, (channels, _BLOCK, 1, 1)
+    spread_bias: Tensor
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Complete what was pickled before the exported form had constants of its own."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's
+        if "strip_kernel" not in self._buffers:
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Compute the constants that the exported form has besides the mixed kernel."""
+        groups, width = size(self.mixed_kernel, 0) // self.group_width, self.group_width
+        like = self.gn.weight.detach()
+        block = _BLOCK if groups % _BLOCK == 0 else groups
+        one_hot = torch.eye(block).to(like).repeat(groups // block, 1)  # [groups, block]
+        gain = like.new_ones(groups * width) if self.gain is None else self.gain.to(like)
+        # A window is all of an axis, less its last or its first entry: (edge, mean, edge) to taps -1, 0, +1.
+        taps = torch.tensor([[0.0, 1.0, -1.0], [0.0, 1.0, 0.0], [-1.0, 1.0, 0.0]]).to(like)
+        edges = torch.einsum("ocuv,ui,vj->ocij", self.conv3x3.weight.detach(), taps, taps)
+        constants = {
+            "strip_kernel": self.conv1x1.weight.detach().repeat(groups, 1, 1, 1),
+            "strip_bias": _bias(self.conv1x1).repeat(groups),
+            "edge_kernel": edges.repeat(groups, 1, 1, 1),
+            "edge_bias": _bias(self.conv3x3).repeat(groups),
+            "norm_scale": like.repeat(groups),
+            "norm_shift": self.gn.bias.detach().repeat(groups),
+            "sum_kernel": one_hot.repeat_interleave(width, 1)[..., None, None],
+            "sum_bias": self.offset.expand(groups).clone(),
+            "spread_kernel": (one_hot.repeat_interleave(width, 0) * gain[:, None])[..., None, None],
+            "spread_bias": 1 - gain,
+        }
+        for name, tensor in constants.items():
+            self.register_buffer(name, tensor.contiguous(), persistent=False)
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """The attended input, blended with the input by the gain that is inside."""
-        return super().forward(x, None if exporting() else self.gain)
+        if exporting() and size(x, 1) == size(self.mixed_kernel, 0):  # not in a model that was pruned around this
+            return self._exported(x)
+        return super().forward(x, self.gain)
 
     def _mixed(self, groups: int) -> tuple[Tensor, Tensor]:
-        fits = size(self.mixed_kernel, 0) == groups * self.group_width  # not in a model that was pruned around this
+        fits = size(self.mixed_kernel, 0) == groups * self.group_width
         return (self.mixed_kernel, self.offset) if fits else super()._mixed(groups)
 
-    def _weigh(self, x: Tensor, gate_BGHW: Tensor) -> Tensor:
-        if self.gain is None or not exporting():
-            return super()._weigh(x, gate_BGHW)
-        batch, _, height, width = x.shape
-        slabs = x.reshape(batch, self._groups(x), -1, height, width)
-        gain = self.gain.view(self._groups(x), -1, 1, 1).to(x.dtype)
-        return (slabs * (gate_BGHW.unsqueeze(2).to(x.dtype) * gain + (1 - gain))).reshape(x.shape)
+    def _exported(self, x: Tensor) -> Tensor:
+        batch, channels, per_group = x.shape[0], size(x, 1), self.group_width
+        groups = channels // per_group
+        blocks, eps = groups // size(self.spread_kernel, 1), self.gn.eps
+
+        a, b = x.mean(3, keepdim=True), x.mean(2, keepdim=True)
+        weights2 = F.conv2d(_edges(x, b), self.edge_kernel, self.edge_bias, groups=groups)
+        weights2 = weights2.reshape(batch * groups, per_group).softmax(1).reshape(batch, channels, 1, 1)
+        a, b = (F.conv2d(strip, self.strip_kernel, self.strip_bias, groups=groups).sigmoid() for strip in (a, b))
+
+        # Not `instance_norm`, whose reshapes would cut the channels; its weights as constants, which NCNN asks for.
+        normed = torch.instance_norm(x * (a * b), self.norm_scale, self.norm_shift, None, None, True, 0.0, eps, False)
+
+        # The sum of two convolutions, not the convolution of a sum: a runtime adds while it convolves.
+        local = F.conv2d(x, self.mixed_kernel, padding=1, groups=channels)
+        logits = F.conv2d(normed * weights2, self.sum_kernel, groups=blocks)
+        logits = logits + F.conv2d(local, self.sum_kernel, self.sum_bias, groups=blocks)
+        return x * F.conv2d(logits.sigmoid(), self.spread_kernel, self.spread_bias, groups=blocks)
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias.detach()
+
+
+def _edges(x: Tensor, column_means: Tensor) -> Tensor:
+    """First entry, mean and last entry along columns and then rows, (B, channels, 3, 3); edges divided by their length.
+
+    They say what each tap of a zero-padded 3x3 convolution sees on average, as `_window_means` does.
+    """
+    height, width = x.shape[2:]
+    rows = torch.cat([x[:, :, :1], column_means, x[:, :, -1:]], 2)
+    found = torch.cat([rows[..., :1], rows.mean(3, keepdim=True), rows[..., -1:]], 3)
+    one = x.new_ones(1, 1)
+    down, across = (torch.cat([one / length, one, one / length], 1) for length in (height, width))
+    return found * (down.transpose(0, 1) * across)
 
 
 def _window_means(x: Tensor, dim: int) -> Tensor:
