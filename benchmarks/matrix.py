@@ -35,10 +35,10 @@ MODES = {
 }
 
 
-def attended(weights: Path, name: str, target: Path) -> Path:
-    """A file with the attention at the neck, and numbers in it that make a difference."""
+def attended(weights: Path, name: str, target: Path, at: str = "neck") -> Path:
+    """A file with the attention, and numbers in it that make a difference."""
     torch.manual_seed(0)
-    foveal.add(weights, SPECS.get(name, name), at="neck", output=target, force=True)
+    foveal.add(weights, SPECS.get(name, name), at=at, output=target, force=True)
     model = host.load(target)
     generator = torch.Generator().manual_seed(0)
 

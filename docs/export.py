@@ -12,6 +12,7 @@ from kernels import NOT_YET, RESULTS, filled
 PAGE = Path(__file__).with_name("export.md")
 FULL = ("onnx static", "onnx dynamic", "openvino static", "openvino dynamic", "torchscript static",
         "torchscript dynamic", "ncnn static")  # fmt: skip
+RUNTIMES = {"onnx": "ONNX Runtime", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 ROUNDED = ("onnx half", "openvino half", "openvino default", "ncnn half", "mnn static", "mnn half")
 
 
@@ -79,18 +80,38 @@ def conditions(report: Mapping) -> str:
     return f"{versions + '; ' if versions else ''}{machine}."
 
 
+def added(quartiles: Sequence[float]) -> str:
+    """Percent with quartiles."""
+    low, median, high = quartiles
+    return f"{median:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
 def latency(report: Mapping) -> str:
-    """Milliseconds of both files and their ratio with its quartiles."""
+    """What EMA adds to a file of each kind, as Ultralytics writes it and as foveal does."""
     body = []
     for row in report["rows"]:
-        low, median, high = row["ratio"]
-        gain = row["gain"] if isinstance(row["gain"], str) else f"{row['gain']:g}"
-        times = [f"{row[name][1]:.1f}" for name in ("stock", "deployed")]
-        body.append([f"`{row['attention']}`", gain, row["format"], *times, f"{median:.3f} ({low:.3f}-{high:.3f})"])
-    heads = ["attention", "gains", "runtime", "stock, ms", "deployed, ms", "times as fast (quartiles)"]
+        if (row["attention"], row["place"]) == ("ema", "neck"):
+            precision = f"{row['bits']} bits{', run as it likes' if row['precision'] == 'default' else ''}"
+            cells = [RUNTIMES[row["runtime"]], precision, f"{row['threads']}", f"{row['plain'][1]:.1f}"]
+            body.append([*cells, added(row["stock"]), added(row["deployed"]), f"{row['load']:.0f}"])
+    heads = ["runtime", "file", "threads", "without, ms", "before, %", "now, %", "load"]
     where = report["environment"]
-    said = f"{where['cpu']}, runtimes with as many threads as they choose, {where['date']}; medians, in turns."
+    versions = ", ".join(f"{RUNTIMES.get(name, name)} {version}" for name, version in report["versions"].items())
+    said = (
+        f"{versions}; {where['cpu']} with {where['cores']} cores, {where['date']}; medians and quartiles within rounds."
+    )
     return f"{said}\n\n{table(heads, body)}"
+
+
+def places(report: Mapping) -> str:
+    """What every attention adds at its card's place."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in report["rows"]:
+        if (row["threads"], row["bits"], row["precision"]) == (1, 32, "fp32"):
+            found.setdefault((row["attention"], row["place"]), {})[row["runtime"]] = added(row["deployed"])
+    body = [[f"`{name}`", f"`{place}`", *(cells[key] for key in ("onnx", "openvino"))]
+            for (name, place), cells in found.items()]  # fmt: skip
+    return table(["attention", "place", "ONNX Runtime, %", "OpenVINO, %"], body)
 
 
 def sections() -> dict[str, str]:
@@ -106,6 +127,7 @@ def sections() -> dict[str, str]:
         "rounded": rounded(matrix) if matrix else NOT_YET["en"],
         "broken": broken(matrix) if matrix else NOT_YET["en"],
         "latency": latency(times) if times else NOT_YET["en"],
+        "places": places(times) if times else NOT_YET["en"],
     }
 
 

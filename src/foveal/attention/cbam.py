@@ -56,6 +56,8 @@ class CBAM(Attention):
         notes=(
             "its batch norm keeps the authors' momentum of 0.01 inside a YOLO, too",
             "no `fast` form: what speeds up its forward pass on a CPU slows its training down",
+            "exported at its place in yolo11n it adds 29 % in ONNX Runtime and 9 % in OpenVINO: mean and "
+            "maximum over the channels of the largest maps",
         ),
     )
     width_of = "fc2.weight", 0

@@ -64,6 +64,8 @@ class MHSA(Attention):
             "it replaces its input by a mix of all positions: bare, it needs the shortcut that its block has",
             "where a CPU's cache holds all logits, as on a 20 x 20 map, `reference` is faster, and runs by default",
             "NCNN cannot run it: its file ends the process",
+            "exported at its place in yolo11n it adds 7 % in ONNX Runtime and 6 % in OpenVINO, which are its "
+            "matrix products",
         ),
     )
     width_of = "qkv.weight", 1

@@ -60,6 +60,8 @@ class MSDA(Attention):
         notes=(
             "it replaces its input by a mix of neighbours: bare, it needs the shortcut that its block has",
             "NCNN cannot run it: its file gives no output",
+            "exported at its place in yolo11n it adds 37 % in ONNX Runtime and 27 % in OpenVINO: its "
+            "neighbours are shifted copies, and their softmax is along a short axis",
         ),
     )
     width_of = "proj.weight", 0

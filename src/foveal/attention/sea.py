@@ -67,6 +67,8 @@ class SeaAttention(Attention):
         notes=(
             "it replaces its input: bare, it needs the shortcut that its block has",
             "its `fast` form gains nothing that could be measured on a CPU (0.94 to 1.10)",
+            "exported at its place in yolo11n it adds 15 % in ONNX Runtime and 13 % in OpenVINO, which are "
+            "its convolutions",
         ),
     )
     width_of = "proj.conv.weight", 0
