@@ -137,6 +137,51 @@ def test_every_attention_is_deployed_as_the_function_it_was(cls, gain):
     assert model[1] is start
 
 
+@pytest.mark.parametrize("cls", ATTENTIONS.values(), ids=ATTENTIONS)
+@pytest.mark.parametrize("start", [False, True], ids=["bare", "identity"])
+def test_every_attention_is_written_down_as_the_function_it_is(cls, start):
+    module = filled(fitting(cls, 64)).double().eval()
+    if start:
+        module = IdentityStart(module, 64).double().eval()
+        module.gain.data = torch.rand(64).double()
+    traced = torch.jit.trace(module, torch.randn(1, 64, 16, 16).double(), check_trace=False)
+    for shape in ((1, 64, 16, 16), (2, 64, 12, 9), (3, 64, 1, 4), (1, 64, 23, 17)):
+        x = torch.randn(shape).double()
+        torch.testing.assert_close(traced(x), module(x), rtol=1e-6, atol=1e-6)  # tracers keep scales in 32 bits
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("se", ["mul"]),
+        ("eca", ["mul"]),
+        ("mlca", ["matmul", "mul"]),
+        ("sa", ["instance_norm", "sigmoid", "mul", "mul", "reshape", "mul", "add"]),
+    ],
+)
+def test_what_an_exported_attention_with_its_gain_does_to_whole_maps(name, kinds):
+    module = IdentityStart(filled(fitting(ATTENTIONS[name], 64)), 64).eval()
+    module.gain.data.fill_(0.5)
+    graph = torch.jit.trace(module, torch.randn(1, 64, 16, 16), check_trace=False).inlined_graph
+    maps = [node.kind() for node in graph.nodes() if node.outputsSize() == 1 and _is_map(node.output())]
+    assert [kind for kind in maps if kind not in ("aten::slice", "aten::to")] == [f"aten::{kind}" for kind in kinds]
+
+
+def _is_map(value: torch.Value) -> bool:
+    return value.isCompleteTensor() and value.type().sizes() == [1, 64, 16, 16]
+
+
+@pytest.mark.parametrize("name", ["se", "mlca"])
+def test_a_form_of_a_subclass_is_not_replaced_by_what_its_parent_exports(name):
+    parent = ATTENTIONS[name]
+    own = type("Own", (parent,), {"fast": lambda self, x: 2 * parent.reference(self, x)})
+    module = IdentityStart(fitting(own, 64), 64).eval()
+    module.gain.data.fill_(0.5)
+    x = torch.randn(1, 64, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.trace(module, x, check_trace=False)(x), module(x))
+
+
 def _conv_norms(cls) -> bool:
     return any(type(module).__name__ == "ConvNorm" for module in fitting(cls, 64).modules())
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -170,10 +171,14 @@ class Attention(nn.Module):
             raise UserError(f"{self.card.name}: {reason}", 'form="auto" runs everywhere')
         if form == "kernel":
             out = self.kernel(x, gain)
+        elif form == "fast" and exporting() and (written := self._written(x, gain)) is not None:
+            out = written
         else:
             out = getattr(self, form)(x).to(x.dtype)
             if gain is not None:
-                out = x + gain.view(-1, 1, 1).to(x.dtype) * (out - x)
+                kept = gain.view(-1, 1, 1).to(x.dtype)
+                # Runtimes put a constant per channel into the convolution before it, or pass over a map once for it.
+                out = out * kept + x * (1 - kept) if exporting() else x + kept * (out - x)
         return out if tracing else out.contiguous(memory_format=memory_format(x))
 
     def _check(self, x: Tensor, gain: Tensor | None) -> None:
@@ -227,6 +232,26 @@ class Attention(nn.Module):
     def kernel(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """The same function, fused with the gain; override where one exists."""
         raise NotImplementedError
+
+    def factor(self, x: Tensor) -> Tensor:
+        """What the input is multiplied by, in a shape that broadcasts to it; override where that is all that is done.
+
+        In what is exported a gain blends this, which is often smaller than the map.
+        """
+        raise NotImplementedError
+
+    def exported(self, x: Tensor, gain: Tensor | None) -> Tensor:
+        """The same function, with the gain inside, as other programs run it best; override where `fast` is not that."""
+        raise NotImplementedError
+
+    def _written(self, x: Tensor, gain: Tensor | None) -> Tensor | None:
+        """What an export writes down in the place of `fast` and a blend; None where it writes these."""
+        if _speaks_for(type(self), "exported"):
+            return self.exported(x, gain).to(x.dtype)
+        if gain is None or not _speaks_for(type(self), "factor"):
+            return None
+        kept = gain.view(-1, 1, 1)
+        return x * (self.factor(x) * kept + (1 - kept)).to(x.dtype)
 
     def folded(self, gain: Tensor | None = None) -> nn.Module | None:
         """What computes the same at inference for less work, with the gain inside; None where there is nothing."""
@@ -290,6 +315,12 @@ def exporting() -> bool:
 _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
 
+def _speaks_for(cls: type[Attention], name: str) -> bool:
+    """Whether a method of `cls` was written for its forms: none of them was replaced below the class that has it."""
+    homes = {each: next(base for base in cls.__mro__ if each in vars(base)) for each in (name, *PLAIN)}
+    return homes[name] is not Attention and all(issubclass(homes[name], homes[form]) for form in PLAIN)
+
+
 def forms(cls: type[Attention]) -> list[str]:
     """The forms that `cls` has of its own; one that it lacks is answered by `reference`."""
     return [form for form in FORMS if getattr(cls, form) is not getattr(Attention, form)]
@@ -347,6 +378,15 @@ def instance_norm(
     # Not F.group_norm, which refuses a single value per channel: a 1 x 1 map is legal here and normalises to 0.
     # Contiguous: of channels_last torch's CPU code takes ten times as long and loses the variance beside a large mean.
     return torch.group_norm(x.contiguous(), channels, weight, bias, eps)
+
+
+def channel_mean(x: Tensor) -> Tensor:
+    """The mean over the channels, (B, 1, H, W)."""
+    if not exporting():
+        return x.mean(1, keepdim=True)
+    # As a convolution, which runtimes compute in the layout of those around it.
+    channels = size(x, 1)
+    return F.conv2d(x, torch.full((1, channels, 1, 1), 1 / channels, dtype=x.dtype, device=x.device))
 
 
 def _rename(name: str, renamed: Mapping[str, str]) -> str:

@@ -25,6 +25,35 @@ def cut(x: Tensor, size: int) -> Tensor:
     return grid.transpose(2, 3).reshape(batch, (height // size) * (width // size), size * size, channels)
 
 
+def unfolded(x: Tensor, size: int, reach: int) -> Tensor:
+    """Windows of reach * reach around those of `cut`, (B, (H/size)*(W/size), reach*reach, C); 0 outside the map."""
+    columns = F.unfold(x.permute(0, 3, 1, 2), reach, padding=(reach - size) // 2, stride=size)
+    return columns.unflatten(1, (x.shape[3], reach**2)).permute(0, 3, 2, 1)
+
+
+def overlapping(x: Tensor, size: int, reach: int) -> Tensor:
+    """The same as slices, which are faster than `unfold` and are not exported as a gather."""
+    batch, height, width, channels = x.shape
+    before = (reach - size) // 2
+    after = whole(reach, size) - size - before
+    x = F.pad(x, (0, 0, before, after, before, after))
+    rows = _reaching(x, 1, height // size, size, reach)
+    grid = _reaching(rows, 3, width // size, size, reach)
+    return grid.transpose(2, 3).reshape(batch, (height // size) * (width // size), reach * reach, channels)
+
+
+def _reaching(x: Tensor, axis: int, count: int, size: int, reach: int) -> Tensor:
+    """An axis cut into `count` pieces of `reach`, each `size` after the one before: one axis more.
+
+    From whole pieces of `size`, and slices of those that follow.
+    """
+    pieces = x.reshape(*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
+    every = (slice(None),) * axis
+    starts = range(0, reach, size)
+    parts = [pieces[(*every, slice(i, i + count), slice(0, reach - start))] for i, start in enumerate(starts)]
+    return torch.cat(parts, axis + 1)
+
+
 def joined(windows: Tensor, size: int, height: int, width: int) -> Tensor:
     """The inverse of `cut` after `padded`, still padded; height and width are those before padding."""
     batch, _, _, channels = windows.shape

@@ -95,7 +95,11 @@ class CAA(Attention):
 
     def fast(self, x: Tensor) -> Tensor:
         """The same function with the mean over rows and columns one after the other."""
-        return x * self._gate(_mean7x7(x))
+        return x * self.factor(x)
+
+    def factor(self, x: Tensor) -> Tensor:
+        """The gate of each element."""
+        return self._gate(_mean7x7(x))
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`elements` (B, C, H, W)."""

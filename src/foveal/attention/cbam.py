@@ -13,7 +13,7 @@ for both poolings was measured and gains nothing.
 import torch
 from torch import Tensor, nn
 
-from ._base import Attention, Card, ConvNorm, Form, Number
+from ._base import Attention, Card, ConvNorm, Form, Number, channel_mean
 from .se import bottleneck
 
 
@@ -90,4 +90,4 @@ class CBAM(Attention):
         return (self._mlp(x.mean((2, 3))) + self._mlp(x.amax((2, 3)))).sigmoid()
 
     def _map(self, x: Tensor) -> Tensor:
-        return self.spatial(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)).sigmoid()
+        return self.spatial(torch.cat([x.amax(1, keepdim=True), channel_mean(x)], 1)).sigmoid()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ._base import Attention, Card
+from ._base import Attention, Card, channel_mean
 
 
 class LSKBlock(Attention):
@@ -89,7 +89,7 @@ class LSKBlock(Attention):
 
     def _choice(self, near: Tensor, far: Tensor) -> Tensor:
         both = torch.cat([near, far], 1)
-        return self.select(torch.cat([both.mean(1, keepdim=True), both.amax(1, keepdim=True)], 1)).sigmoid()
+        return self.select(torch.cat([channel_mean(both), both.amax(1, keepdim=True)], 1)).sigmoid()
 
     def _factor(self, near: Tensor, far: Tensor, choice: Tensor) -> Tensor:
         return self.expand(near * choice[:, :1] + far * choice[:, 1:])

@@ -102,6 +102,14 @@ class MLCA(Attention):
         """The same function at every size by operations that export: means by matrices that follow from the size."""
         return x * self._gate(x)
 
+    def exported(self, x: Tensor, gain: Tensor | None) -> Tensor:
+        """With means of slices, because runtimes copy a whole map before a product, and with the gain in the gates."""
+        rows, columns = (self._touched(x, axis) for axis in (2, 3))
+        gates = self._mixed(_window_means(_window_means(x, 2, self.local_size), 3, self.local_size))
+        if gain is not None:
+            gates = gates * gain.view(-1, 1, 1) + (1 - gain.view(-1, 1, 1))
+        return x * ((rows / rows.sum(0)).transpose(0, 1) @ gates @ (columns / columns.sum(0)))
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`elements` (B, C, H, W)."""
         return {"elements": self._gate(x)}
@@ -131,3 +139,12 @@ class MLCA(Attention):
             position * self.local_size < (window + 1) * length
         )
         return touches.to(x.dtype)
+
+
+def _window_means(x: Tensor, axis: int, count: int) -> Tensor:
+    """The means of `count` windows along rows (2) or columns (3), as adaptive pools cut them."""
+    length, means = x.shape[axis], []
+    for window in range(count):
+        part = slice(window * length // count, ((window + 1) * length + count - 1) // count)
+        means.append((x[:, :, part] if axis == 2 else x[:, :, :, part]).mean(axis, keepdim=True))
+    return torch.cat(means, axis)

@@ -55,7 +55,11 @@ class NAM(Attention):
 
     def fast(self, x: Tensor) -> Tensor:
         """The same function with the factor inside the norm."""
-        return x * self._gate(x)
+        return x * self.factor(x)
+
+    def factor(self, x: Tensor) -> Tensor:
+        """The gate of each element."""
+        return self._gate(x)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`elements` (B, C, H, W)."""

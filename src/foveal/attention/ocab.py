@@ -110,8 +110,8 @@ class OverlappingCrossAttentionBlock(Attention):
         return self._block(x, _windows.attend)
 
     def fast(self, x: Tensor) -> Tensor:
-        """The same function by `scaled_dot_product_attention`."""
-        return self._block(x, _windows.attend_fused)
+        """The same function by `scaled_dot_product_attention`, and windows as slices."""
+        return self._block(x, _windows.attend_fused, _windows.overlapping)
 
     def gates(self, x: Tensor, *, matrix: bool = False) -> dict[str, Tensor]:
         """`received` (B, heads, H, W); with `matrix`, `attention` (B, windows, heads, s*s, M*M)."""
@@ -130,28 +130,29 @@ class OverlappingCrossAttentionBlock(Attention):
         found = {"received": received[:, :, :height, :width]}
         return found | ({"attention": p} if matrix else {})
 
-    def _block(self, x: Tensor, attend: Callable[..., Tensor]) -> Tensor:
+    def _block(
+        self, x: Tensor, attend: Callable[..., Tensor], around: Callable[..., Tensor] = _windows.unfolded
+    ) -> Tensor:
         tokens = x.permute(0, 2, 3, 1)
         height, width = tokens.shape[1:3]
-        mixed = attend(*self._qkv(tokens), self._bias()).transpose(2, 3).flatten(3)
+        mixed = attend(*self._qkv(tokens, around), self._bias()).transpose(2, 3).flatten(3)
         joined = _windows.joined(mixed, self.window_size, height, width)
         tokens = tokens + self.proj(joined[:, :height, :width])
         tokens = tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens))))
         return tokens.permute(0, 3, 1, 2)
 
-    def _qkv(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _qkv(self, tokens: Tensor, around: Callable[..., Tensor] = _windows.unfolded) -> tuple[Tensor, Tensor, Tensor]:
         """Queries of each window, keys and values of the larger ones around: (B, windows, heads, s*s or M*M, d)."""
         size, reach = self.window_size, self.window_size + self.overlap
         per_head = self.channels // self.heads
         qkv = _windows.padded(self.qkv(self.norm1(tokens)), size)
         q = _windows.cut(qkv[..., : self.channels], size)
-        around = qkv[..., self.channels :].permute(0, 3, 1, 2)
-        columns = F.unfold(around, reach, padding=self.overlap // 2, stride=size)
         batch, windows = q.shape[:2]
         q = q.reshape(batch, windows, size**2, self.heads, per_head).transpose(2, 3)
-        kv = columns.reshape(batch, 2, self.heads, per_head, reach**2, windows)
+        kv = around(qkv[..., self.channels :], size, reach)
+        kv = kv.reshape(batch, windows, reach**2, 2, self.heads, per_head)
         # Contiguous in d, without which the fused kernels step aside.
-        k, v = kv.permute(1, 0, 5, 2, 4, 3).contiguous().unbind(0)
+        k, v = kv.permute(3, 0, 1, 4, 2, 5).contiguous().unbind(0)
         return q, k, v
 
     def _bias(self) -> Tensor:

@@ -93,6 +93,28 @@ class ShuffleAttention(Attention):
         joined = torch.cat([u * channel, v * element], 1).reshape(batch, 2, size(x, 1) // 2, height, width)
         return joined.transpose(1, 2).reshape(x.shape)
 
+    def exported(self, x: Tensor, gain: Tensor | None) -> Tensor:
+        """All channels at once, because runtimes copy a map whose channels are cut into groups.
+
+        A channel of either half has the gate 2 * sigmoid(normed) * sigmoid(pooled), of which one logit is 0.
+        """
+        half, groups = self.group_width // 2, size(x, 1) // self.group_width
+        nothing = self.norm.weight.new_zeros(half)
+
+        def everywhere(first: Tensor, second: Tensor) -> Tensor:
+            return torch.cat([first.flatten(), second.flatten()]).repeat(groups)
+
+        scale = everywhere(nothing, self.spatial_weight.flatten() * self.norm.weight)
+        shift = everywhere(nothing, self.spatial_weight.flatten() * self.norm.bias + self.spatial_bias.flatten())
+        normed = torch.instance_norm(x, scale, shift, None, None, True, 0.0, self.norm.eps, False)
+        weight, bias = everywhere(self.channel_weight, nothing), everywhere(self.channel_bias, nothing)
+        pooled = weight.view(-1, 1, 1) * x.mean((2, 3), keepdim=True) + bias.view(-1, 1, 1)
+        gates = 2 * pooled.sigmoid()
+        if gain is None:
+            return _shuffled(x * (normed.sigmoid() * gates))
+        kept = gain.view(-1, 2).transpose(0, 1).reshape(-1, 1, 1)  # of the channel that each one becomes
+        return _shuffled(x * (normed.sigmoid() * (gates * kept))) + x * (1 - gain.view(-1, 1, 1))
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`channel` (B, C / 2) of the first half of each group, `elements` (B, C / 2, H, W) of the second."""
         batch, _, height, width = x.shape
@@ -109,3 +131,9 @@ class ShuffleAttention(Attention):
         channel = (self.channel_weight * u.mean((2, 3), keepdim=True) + self.channel_bias).sigmoid()
         normed = instance_norm(v, half, self.norm.eps, self.norm.weight, self.norm.bias)
         return u, v, channel, (self.spatial_weight * normed + self.spatial_bias).sigmoid()
+
+
+def _shuffled(x: Tensor) -> Tensor:
+    """Channel k of the first half goes to 2k, of the second half to 2k + 1."""
+    batch, _, height, width = x.shape
+    return x.reshape(batch, 2, size(x, 1) // 2, height, width).transpose(1, 2).reshape(x.shape)

@@ -58,6 +58,10 @@ class SqueezeExcitation(Attention):
         """The paper, box by box."""
         return x * self._gate(x)[:, :, None, None]
 
+    def factor(self, x: Tensor) -> Tensor:
+        """The gate of each channel, (B, C, 1, 1)."""
+        return self._gate(x)[:, :, None, None]
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`channel` (B, C)."""
         return {"channel": self._gate(x)}

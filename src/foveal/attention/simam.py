@@ -57,6 +57,10 @@ class SimAM(Attention):
         """The paper, box by box."""
         return x * self._gate(x)
 
+    def factor(self, x: Tensor) -> Tensor:
+        """The gate of each element."""
+        return self._gate(x)
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`elements` (B, C, H, W), between 0.62 and 1."""
         return {"elements": self._gate(x)}

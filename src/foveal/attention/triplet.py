@@ -14,7 +14,7 @@ Multiply-accumulates: 98 * (H*W + C*W + C*H). `fast` adds the gates first: x is 
 import torch
 from torch import Tensor, nn
 
-from ._base import Attention, Card, ConvNorm, Form, Number
+from ._base import Attention, Card, ConvNorm, Form, Number, channel_mean
 
 
 class TripletAttention(Attention):
@@ -70,6 +70,14 @@ class TripletAttention(Attention):
         """The same function with one multiplication of x."""
         return x * (sum(self._gates(x)) / 3)
 
+    def exported(self, x: Tensor, gain: Tensor | None) -> Tensor:
+        """With the gain in gates that are smaller than the map."""
+        if gain is None:
+            return self.fast(x)
+        third = gain.view(-1, 1, 1) / 3
+        spatial, columns, rows = self._gates(x)
+        return x * (spatial * third + (columns * third + (1 - 3 * third)) + rows * third)
+
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`spatial` (B, 1, H, W), `columns` (B, C, W) and `rows` (B, C, H); a pixel is weighed by their mean."""
         spatial, columns, rows = self._gates(x)
@@ -85,4 +93,5 @@ class TripletAttention(Attention):
 
 def _pooled(x: Tensor, axis: int) -> Tensor:
     """Maximum and mean over an axis, in place of the channels: (B, 2, the other two axes in order)."""
-    return torch.stack([x.amax(axis), x.mean(axis)], 1)
+    mean = channel_mean(x).squeeze(1) if axis == 1 else x.mean(axis)
+    return torch.stack([x.amax(axis), mean], 1)
