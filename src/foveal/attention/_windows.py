@@ -27,8 +27,9 @@ def cut(x: Tensor, size: int) -> Tensor:
 
 def unfolded(x: Tensor, size: int, reach: int) -> Tensor:
     """Windows of reach * reach around those of `cut`, (B, (H/size)*(W/size), reach*reach, C); 0 outside the map."""
+    batch, height, width, channels = x.shape
     columns = F.unfold(x.permute(0, 3, 1, 2), reach, padding=(reach - size) // 2, stride=size)
-    return columns.unflatten(1, (x.shape[3], reach**2)).permute(0, 3, 2, 1)
+    return columns.reshape(batch, channels, reach**2, (height // size) * (width // size)).permute(0, 3, 2, 1)
 
 
 def overlapping(x: Tensor, size: int, reach: int) -> Tensor:

@@ -61,7 +61,11 @@ class CAA(Attention):
             "copies keep the norms that the published networks leave out",
         ),
         rows=(Form((Number("h_kernel_size", _SIZES), Number("v_kernel_size", _SIZES))),),
-        notes=("its norms keep the release's eps of 0.001 and momentum of 0.03, which are Ultralytics' own, too",),
+        notes=(
+            "its norms keep the release's eps of 0.001 and momentum of 0.03, which are Ultralytics' own, too",
+            "exported at its place in yolo11n it adds 26 % in ONNX Runtime and 27 % in OpenVINO, which are its "
+            "convolutions and its pools",
+        ),
     )
     width_of = "horizontal.weight", 0
     renamed = {

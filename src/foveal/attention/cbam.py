@@ -56,8 +56,8 @@ class CBAM(Attention):
         notes=(
             "its batch norm keeps the authors' momentum of 0.01 inside a YOLO, too",
             "no `fast` form: what speeds up its forward pass on a CPU slows its training down",
-            "exported at its place in yolo11n it adds 29 % in ONNX Runtime and 9 % in OpenVINO: mean and "
-            "maximum over the channels of the largest maps",
+            "exported at its place in yolo11n it adds 25 % in ONNX Runtime and 8 % in OpenVINO: much of it the "
+            "maximum over the channels of the largest maps, which ONNX Runtime is slow at",
         ),
     )
     width_of = "fc2.weight", 0

@@ -63,6 +63,8 @@ class CPCA(Attention):
             "its output is not a re-weighed input: bare, it replaces what the layer computed",
             "no sigmoid on the factor: nothing keeps it between 0 and 1",
             "it looks 12 pixels far, which on 20 x 20 is mostly padding",
+            "exported at its place in yolo11n it adds 55 % in ONNX Runtime and 49 % in OpenVINO, which are its "
+            "three 1x1 and seven depthwise convolutions",
         ),
     )
     width_of = "mix.weight", 0

@@ -70,6 +70,8 @@ class GAM(Attention):
         notes=(
             "heavy: 25*C*C + 5*C parameters at rate 4; with groups=4 it has 435,456 instead of 1,639,680 at 256 "
             "channels, and 0.7 instead of 2.6 billion multiply-accumulates at 40 x 40",
+            "exported at its place in yolo11n it adds 163 % in ONNX Runtime and 134 % in OpenVINO, which are its "
+            "7 x 7 convolutions; groups=4 has a quarter of their work",
         ),
     )
     width_of = "spatial2.conv.weight", 0

@@ -58,7 +58,8 @@ class MLCA(Attention):
         ),
         copies=(
             "copies pool to 5 x 5 with adaptive pools, which the ONNX exporter cannot write down at sizes that are no "
-            "multiples of 5, nor at dynamic ones: here `fast` computes the same by matrix products",
+            "multiples of 5, nor at dynamic ones: here `fast` computes the same by matrix products, "
+            "and what is exported by means of slices and one product",
         ),
         rows=(
             Form((Number("local_size", (3, 5, 7)),)),
@@ -74,7 +75,10 @@ class MLCA(Attention):
         ),
         notes=(
             "two kernels are all its parameters: 10 at 128 to 2047 channels",
-            "its `fast` form is there to export: the products that it counts stand for pools that `reference` does not",
+            "its `fast` form is for sizes that change: the products that it counts stand for pools that `reference` "
+            "does not",
+            "exported at its place in yolo11n it adds 9 % in ONNX Runtime and 11 % in OpenVINO: means of windows "
+            "and the way back are passes over the largest maps, and the way back is a product",
         ),
     )
     renamed = {"conv_local": "local_conv", "conv": "global_conv"}

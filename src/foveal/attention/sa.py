@@ -51,7 +51,8 @@ class ShuffleAttention(Attention):
         ),
         notes=(
             "fresh, it multiplies every channel by sigmoid(1) = 0.73 and shuffles",
-            "NCNN cannot run it: its file ends the process",
+            "exported at its place in yolo11n it adds 12 % in ONNX Runtime and 15 % in OpenVINO: its norm, its "
+            "gates and its shuffle are passes over the largest maps, which no convolution takes up",
         ),
     )
     width_of = "norm.weight", 0  # of one group

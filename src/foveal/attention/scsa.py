@@ -71,6 +71,8 @@ class SCSA(Attention):
             "16 parameters per channel",
             "what windows leave over is still weighed, it only does not speak: up to 6 rows and columns of a map",
             "ONNX takes any size; torch.export, traced with several windows along an axis, refuses a single one",
+            "exported at its place in yolo11n it adds 14 % in ONNX Runtime and 10 % in OpenVINO: its means, its "
+            "windows and its products are passes over the largest maps, which no convolution takes up",
         ),
     )
     width_of = "norm.weight", 0

@@ -44,6 +44,8 @@ class SimAM(Attention):
         notes=(
             "the gate never falls below sigmoid(1/2) = 0.62: it lifts what stands out and dims the rest",
             "no `fast` form: its temporaries are for a compiler to remove; another formula trained more slowly",
+            "exported at its place in yolo11n it adds 9 % in ONNX Runtime and 6 % in OpenVINO: its means, "
+            "squares and gates are passes over the largest maps, which no convolution takes up",
         ),
     )
 
