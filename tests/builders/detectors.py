@@ -22,7 +22,8 @@ def config(name: str) -> dict:
 
 
 def build(name: str, cfg: dict | None = None):
-    cls = "RTDETRDetectionModel" if "rtdetr" in name else MODELS["-" + name.partition("-")[2] if "-" in name else ""]
+    ending = next((each for each in MODELS if each and name.endswith(each)), "")
+    cls = "RTDETRDetectionModel" if "rtdetr" in name else MODELS[ending]
     return getattr(tasks, cls)(copy.deepcopy(cfg or config(name)), ch=3, verbose=False)
 
 

@@ -223,6 +223,8 @@ def test_a_models_task_is_known_without_building_it(name, tmp_path):
     assert models.task(f"{name}.yaml").name == models.task(f"{name}.pt").name == expected
     torch.save(models.checkpoint(models.load(f"{name}.yaml").model, {}), tmp_path / "mine.pt")
     assert models.task(str(tmp_path / "mine.pt")).name == expected
+    torch.save({"epoch": 1}, tmp_path / f"{name}.pt")
+    assert models.task(str(tmp_path / f"{name}.pt")).name == expected, "by its name, where it holds no model"
 
 
 @pytest.mark.parametrize("task", ["segment", "obb"])

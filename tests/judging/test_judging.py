@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import special, stats
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
@@ -128,6 +129,8 @@ def test_other_tasks_are_judged_by_their_own_metrics(task, tmp_path, monkeypatch
         from toyhost import draw
 
         data = draw(tmp_path / "data")
+        for file in data.rglob("*.png"):
+            Image.open(file).resize((64, 64)).save(file)  # the host refuses the smallest
     else:
         data = draw_things(tmp_path / "data", task, train=2, val=6)
     ending = {"segment": "seg", "classify": "cls"}.get(task, task)
@@ -139,16 +142,17 @@ def test_other_tasks_are_judged_by_their_own_metrics(task, tmp_path, monkeypatch
         device="cpu",
         workers=0,
         plots=False,
-        project="r",
+        project=str(tmp_path / "r"),
         name="t",
         val=False,
     )
-    found = foveal.judge(["r/t/weights/last.pt"], data=str(data))
+    file = str(tmp_path / "r/t/weights/last.pt")
+    found = foveal.judge([file], data=str(data))
     assert (found.task, found.models[0].size) == (task, 64)
     assert found.models[0].disagreement <= averages.AGREEMENT
     assert found.metric == TASKS[task].metric.name
     if task == "segment":
-        assert foveal.judge(["r/t/weights/last.pt"], data=str(data), metric="box").metric == "box mAP50-95"
+        assert foveal.judge([file], data=str(data), metric="box").metric == "box mAP50-95"
 
 
 # Averages and differences --------------------------------------------------------------------------------------------

@@ -82,11 +82,11 @@ class Weights:
 def _noted_start(file: Path) -> str | None:
     """The path that recent releases keep in a trained model; `host.load` puts the file's own in its place."""
     try:
-        checkpoint = unpickling.read(file, tensors=False).saved
+        model = unpickling.read(file, tensors=False).model
     except UserError:  # it was trusted, and is not run a second time to ask
         return None
-    start = (checkpoint.get("ema") or checkpoint["model"]).state.get("pt_path")
-    return start and str(start)
+    start = model.state.get("pt_path") if model else None
+    return str(start) if start else None
 
 
 @dataclass(frozen=True)

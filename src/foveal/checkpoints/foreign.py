@@ -62,11 +62,9 @@ def _stored(path: Path) -> Node | None:
     if path.suffix != ".pt" or not path.is_file():
         return None
     try:
-        saved = read(path).saved
+        return read(path).model
     except UserError:
         return None
-    held = [saved.get(which) for which in ("ema", "model")] if isinstance(saved, dict) else []
-    return next((model for model in held if isinstance(model, Node) and model.is_module), None)
 
 
 def _layers(model: nn.Module | Node) -> Iterator[tuple[str, type, set[str]]]:

@@ -75,6 +75,12 @@ class Contents:
     modules: frozenset[str]
     sources: tuple[dict[str, str], ...] = ()
 
+    @property
+    def model(self) -> "Node | None":
+        """The model of a checkpoint, as the host would take it; None if it holds none."""
+        held = [self.saved.get(which) for which in ("ema", "model")] if isinstance(self.saved, dict) else []
+        return next((model for model in held if isinstance(model, Node) and model.is_module), None)
+
 
 class _Name(type):
     """The class of a stand-in for one name, `path`."""

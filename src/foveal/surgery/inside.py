@@ -9,7 +9,7 @@ m.*.cv2          a glob over the names of the layer's parts, as `named_modules` 
 import fnmatch
 from collections.abc import Callable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError
 from . import attachment
@@ -101,7 +101,7 @@ def fits(parts: list[str], pattern: list[str]) -> bool:
     return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and fits(parts[1:], pattern[1:])
 
 
-def widths(layer: nn.Module, names: Sequence[str], read: Sequence[int]) -> list[int]:
+def widths(layer: nn.Module, names: Sequence[str], read: Sequence[int], *more: Tensor) -> list[int]:
     """Channels of the maps that parts of a layer return.
 
     What the next layer of a sequence reads says it; for other parts the layer runs once.
@@ -110,6 +110,7 @@ def widths(layer: nn.Module, names: Sequence[str], read: Sequence[int]) -> list[
         layer: of a model.
         names: of the parts.
         read: channels of the maps that the layer reads, each of half the height of the one before.
+        more: what it reads besides.
 
     Raises:
         UserError: a part that returns no map, or is not called once.
@@ -120,7 +121,7 @@ def widths(layer: nn.Module, names: Sequence[str], read: Sequence[int]) -> list[
     like = next(layer.parameters())
     sizes = [_SIZE << (len(read) - 1 - place) for place in range(len(read))]
     maps = [like.new_zeros(1, width, size, size) for width, size in zip(read, sizes, strict=True)]
-    traced = trace(layer, maps if len(maps) > 1 else maps[0], as_training=hasattr(layer, "stride"))
+    traced = trace(layer, maps if len(maps) > 1 else maps[0], *more, as_training=hasattr(layer, "stride"))
     found = []
     for name in names:
         call, count = traced.of(name), traced.counts[name]

@@ -149,8 +149,8 @@ def task(source: str) -> Task:
             rows = tasks.yaml_model_load(source)
     elif path.is_file():
         with contextlib.suppress(UserError), refusing(source):
-            saved = unpickling.read(path, tensors=False).saved
-            rows = (saved.get("ema") or saved["model"]).state["yaml"]
+            model = unpickling.read(path, tensors=False).model
+            rows = model and model.state.get("yaml")
     if rows:
         with refusing(source):
             return Task.of(tasks.guess_model_task(rows) or "detect")

@@ -282,7 +282,9 @@ def _sites(layer: Network, spec: Spec, read: list[int], width: int) -> list[tupl
     if not spec.places:
         return [(spec, "", width)]
     parts = inside.named(layer, spec.places)
-    return [(spec, part, width) for part, width in zip(parts, inside.widths(layer, parts, read), strict=True)]
+    # The class names that an open vocabulary is told of, as numbers of a text encoder.
+    told = [torch.zeros(1, 1, layer.attn.gl.in_features)] if isinstance(layer, tasks.C2fAttn) else []
+    return [(spec, part, width) for part, width in zip(parts, inside.widths(layer, parts, read, *told), strict=True)]
 
 
 def _parser_changed() -> UserError:
