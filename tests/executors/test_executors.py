@@ -561,7 +561,7 @@ def test_leaving_cancels_jobs(tmp_path, monkeypatch):
         assert not free(path)
     assert future.result(0) == -15
     assert waiting.cancelled()
-    until(lambda: free(path), 10)
+    until(lambda: free(path), 60)
 
 
 # The programs of Slurm, as far as submitit calls them: a job is a process, and its state is what a file says.
