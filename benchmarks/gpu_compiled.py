@@ -32,7 +32,8 @@ TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 BATCH, GROUPS = 16, 32
-LOOPS = ("sums", "gates", "apply", "slope", "reduce", "gradients")  # kernels whose loops have the length of one size
+LOOPS = ("apply", "slope", "strips", "gradients")  # kernels whose loops run over the channels of a group
+APART = ("sums", "gradients")  # kernels of which a few programs do something else
 PASSES = ("forward", "forward in one launch", "backward")
 
 
@@ -134,15 +135,33 @@ def _carried_out(code: str, launch: Launch) -> int:
             labels[label[1]] = count
         elif re.match(r"\s*/\*[0-9a-f]{4,}\*/", line):
             if jump := re.search(r"BRA.*`\(\.(L_x_\d+)\)", line):
-                jumps.append((labels.get(jump[1], count), count))
+                jumps.append((jump[1], count))
             count += 1
-    loops = [here - there + 1 for there, here in jumps if there < here]
+    loops = sorted((labels[there], here + 1) for there, here in jumps if labels[there] < here)
+    passed = range(0)
+    if launch.name in APART:  # the first jump passes by what a few programs do, which sum or mix parameters
+        passed = range(jumps[0][1] + 1, labels[jumps[0][0]])
+        loops = [loop for loop in loops if loop[0] not in passed]
+    times = [0 if n in passed else 1 for n in range(count)]
+    for (start, end), trips in zip(loops, _trips(launch, len(loops)), strict=False):  # some may be unrolled
+        times[start:end] = [n * trips for n in times[start:end]]
+    return sum(times)
+
+
+def _trips(launch: Launch, loops: int) -> list[int]:
+    """How often each of a kernel's loops goes round, in the order in which they begin."""
     sizes = dict(zip(launch.kernel.arg_names, launch.args, strict=False)) | launch.options
-    if launch.name == "gradients":
-        loops = loops[-1:]  # the others are of the few programs that sum parameters
-    planes = "BH" in sizes and "BP" not in sizes
-    trips = -(-sizes["H"] // sizes["BH"]) if planes else -(-sizes["CG"] // sizes["BI"])
-    return count + sum(loops) * (trips - 1) if launch.name in LOOPS else count
+    rows, channels = -(-sizes["H"] // sizes.get("BH", 1)), -(-sizes["CG"] // sizes.get("BI", 1))
+    vectors = -(-sizes["H"] * sizes["W"] // (sizes.get("BQ", 1) * sizes.get("V", 1)))
+    if launch.name == "sums":
+        return [rows]
+    if launch.name == "reduce":
+        return [vectors, rows]
+    if launch.name == "gates":
+        strips = [-(-sizes[side] // sizes["BL"]) for side in "HW"]
+        inner = [channels] if loops > 3 else []  # few channels are not looped over
+        return [strips[0], *inner, strips[1], *inner, vectors + 1]
+    return [channels if launch.name in LOOPS else 1] * loops  # those of the one launch lie in each other
 
 
 def _source(launch: Launch) -> ASTSource:

@@ -46,13 +46,13 @@ CASES = [
     Case((2, 10, 6, 5), 5, last=True, single=True),
     Case((2, 12, 2, 3), 1),  # more than KEEP channels a group: the map is saved
     Case((2, 12, 3, 2), 1, single=True, last=True, gained=True),
-    Case((3, 2, 4, 3), 2, elements=32),
+    Case((2, 2, 12, 4), 2, elements=32),
     Case((2, 4, 1, 9), 2),
     Case((2, 4, 9, 1), 2, single=True),
     Case((1, 3, 1, 1), 1, last=True, gained=True),
     Case((1, 4, 5, 7), 2, offset=1000.0, elements=16, gained=True),
     Case((1, 4, 5, 7), 2, offset=1000.0, single=True),
-    Case((2, 4, 6, 5), 2, dtype=torch.bfloat16, weights=torch.float32, gained=True),
+    Case((1, 4, 4, 16), 2, elements=32, dtype=torch.bfloat16, weights=torch.float32, gained=True),  # vectors of 8
     Case((2, 4, 6, 5), 2, dtype=torch.float16, single=True, last=True),
     Case((2, 4, 4, 5), 2, nan=True),
 ]

@@ -246,10 +246,14 @@ def test_tiles_are_powers_of_two_within_their_budget(last):
             continue
         cut = tiles(channels, side, side, groups, itemsize, last, elements)
         assert all(n & (n - 1) == 0 for n in cut)
-        assert cut.columns >= side
-        assert cut.positions > 2 or side == 1
-        assert cut.rows * cut.columns * cut.channels <= max(elements, cut.columns)
-        assert cut.positions * cut.groups * cut.inner <= 2 * max(elements, 256)
+        assert side % cut.vector == 0
+        assert cut.vector * itemsize <= 16
+        assert cut.columns * cut.vector >= side
+        assert cut.vectors > 2 * cut.halo
+        assert cut.halo or cut.vectors * cut.vector >= side * side
+        assert cut.rows * cut.columns * cut.vector * cut.channels <= max(elements, cut.columns * cut.vector)
+        assert cut.vectors * cut.groups * cut.inner * cut.vector <= 2 * max(elements, 256)
+        assert cut.lanes * cut.channels <= elements
 
 
 def test_one_launch_needs_enough_programs_and_a_slab_that_stays_on_chip():
@@ -295,7 +299,7 @@ def test_every_kernel_compiles_and_hardly_spills(compiler, tmp_path, shape, grou
     for mode, launches in zip(compiler.PASSES, passes, strict=True):
         for launch in launches:
             built = compiler.compiled(launch, capability, tmp_path)
-            assert built["spilled"] <= 16, launch.name
+            assert built["spilled"] <= 32, launch.name  # bytes: eight registers, outside of loops
             assert built["registers"] * 32 * launch.options["num_warps"] <= 2**15, (
                 "no two programs fit a multiprocessor"
             )

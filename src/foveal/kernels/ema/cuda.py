@@ -4,6 +4,7 @@ Three launches forward and four backward, whatever the shape. Where there are sl
 stays in a multiprocessor's cache, the forward pass is one launch that reads x once and writes y once.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SIDE = 1024  # the largest H and W: a whole row and a whole column are register tiles
 WIDTH = 256  # the most channels of a group, likewise
 KEEP = 8  # with more channels a group than this the map is kept for backward: it is less than 1/8 of x in fp32
-FEW = 2048  # elements of a tile where two or three tiles are alive at once; where a dozen are, a quarter of it
+FEW = 2048  # elements of a tile where two or three are alive at once; the launches take parts of it
 
 
 class Launch(NamedTuple):
@@ -35,17 +36,17 @@ class Launch(NamedTuple):
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
-# 128 threads hold 4 to 16 elements of each tile, and for sm_90 no launch spills. The one launch takes 256 threads: with
-# twice the tiles it would need 245 registers a thread, and only one program would fit a multiprocessor.
+# A thread holds 8 or 16 elements of each tile, one or two vectors of 16 bits, in few warps, so that it is little that
+# threads add up: these launches take the fewest instructions of those tried, and none spills more than 16 bytes.
 DEFAULTS = {
-    "sums": Launch(FEW),
-    "gates": Launch(FEW),
-    "apply": Launch(FEW // 4),
-    "single": Launch(FEW // 4, warps=8),
-    "slope": Launch(FEW // 4),
-    "reduce": Launch(FEW // 4),
-    "strips": Launch(FEW),
-    "gradients": Launch(FEW // 4),
+    "sums": Launch(FEW // 4, warps=2),
+    "gates": Launch(FEW // 4, warps=2),
+    "apply": Launch(FEW // 4, warps=1),
+    "single": Launch(FEW // 2),
+    "slope": Launch(FEW // 4, warps=1),
+    "reduce": Launch(FEW // 4, warps=2),
+    "strips": Launch(FEW // 8, warps=1),
+    "gradients": Launch(FEW // 4, warps=2),
 }
 
 
@@ -61,14 +62,26 @@ def launch(kernel: str, x: Tensor, groups: int) -> Launch:
 
 
 class Tiles(NamedTuple):
-    """Tiles of a kernel: [rows, columns, channels] of planes and [positions, groups, inner] of slabs."""
+    """Tiles of a kernel: [columns, rows, channels] of planes and [vectors, groups, inner] of slabs, of vectors."""
 
     rows: int
     columns: int
     channels: int
-    positions: int
+    vectors: int
     groups: int
     inner: int
+    vector: int  # positions that follow each other in a row, which a thread loads at once; a divisor of W
+    halo: int  # vectors at each end of a tile that are its neighbours'
+    lanes: int  # vectors of a plane at a time, where rows do not matter
+
+    def pieces(self, height: int, width: int) -> int:
+        """Tiles of a slab."""
+        return triton.cdiv(height * width // self.vector, self.vectors - 2 * self.halo)
+
+    def within(self, channels: int) -> "Tiles":
+        """As many elements of planes where there are only so many channels: more of each."""
+        more = max(1, self.channels // _power(channels))
+        return self._replace(rows=self.rows * more, channels=self.channels // more, lanes=self.lanes * more)
 
 
 def tiles(channels: int, height: int, width: int, groups: int, itemsize: int, last: bool, elements: int) -> Tiles:
@@ -79,20 +92,25 @@ def tiles(channels: int, height: int, width: int, groups: int, itemsize: int, la
     32 bytes of channels that memory delivers at once, of several groups where they are narrow.
     """
     per_group = channels // groups
-    columns = _power(width)
+    vector = 1 if last else math.gcd(width, 16 // itemsize)
+    count = height * width // vector
+    columns = _power(width // vector)
+    # Each thread shall hold several vectors of a plane, so that it is little that threads have to add up.
+    lanes = _clamp(_power(count) // 16, elements // 8)
     if last:
         sector = min(32 // itemsize, _power(channels))
         several = min(sector, max(1, elements // columns))
         inner = min(sector, _power(per_group))
         together = min(max(1, sector // inner), _power(groups))
+        lanes = max(1, elements // 2 // several)
     else:
-        several = min(max(1, elements // (_power(height) * columns)), _power(per_group))
+        several = min(max(1, elements // 8 // lanes), _power(channels))
         inner = together = 1
-    rows = min(max(1, elements // (columns * several)), _power(height))
-    # Two positions of a tile of the map are its neighbours' and not its own.
-    # In channels_last most tiles alive are [positions, groups] and thus smaller.
-    positions = min(max(16, (2 if last else 1) * elements // (together * inner)), _power(height * width + 2))
-    return Tiles(rows, columns, several, positions, together, inner)
+    rows = min(max(1, elements // (columns * vector * several)), _power(height))
+    # A vector has 16 bytes at most. Where there is none, so many registers shall do as well.
+    most = elements * 2 // itemsize if last else elements
+    vectors = min(max(4, most // (together * inner * vector)), _power(count))
+    return Tiles(rows, columns, several, vectors, together, inner, vector, int(vectors < count), lanes)
 
 
 def cut(x: Tensor, groups: int, kernel: str) -> Tiles:
@@ -167,33 +185,36 @@ def forward(
     gained = {"GAINED": gain is not None}
     gain = none if gain is None else gain.contiguous()
     with torch.cuda.device_of(x):
-        planes, slabs = cut(x, groups, "sums"), cut(x, groups, "single")
+        slabs = cut(x, groups, "single")
+        planes = slabs.within(slabs.groups * per_group)
         programs = batch * triton.cdiv(groups, slabs.groups)
         if one_launch(programs, slabs.groups * per_group * height * width * x.element_size(), _multiprocessors(x)):
             mine = x.new_empty(programs * (9 * per_group + 1), dtype=torch.float32)
             single_kernel[(programs,)](
                 x, y, sigma, rows, columns, windows, a, b, stats, mixed, mine, conv1, bias1, gamma, beta, conv3, bias3,
                 gain, *size, programs // batch, eps, KEEP=keep, **gained, **group, **_planes(planes),
-                **_strips(planes, per_group), BP=slabs.positions, BG=slabs.groups, BS=slabs.inner,
-                **launch("single", x, groups).options(),
+                BN=planes.lanes, **_strips(planes, per_group, height, width), BQ=slabs.vectors, HALO=slabs.halo,
+                BG=slabs.groups, BS=slabs.inner, V=slabs.vector, **launch("single", x, groups).options(),
             )  # fmt: skip
             return y, saved if save else none
+        planes = cut(x, groups, "sums")
         blocks = triton.cdiv(channels, planes.channels)
         sums_kernel[(batch * blocks + per_group,)](
             x, rows, columns, windows, conv3, bias3, beta, mixed, *size, blocks, **group, **_planes(planes),
-            **launch("sums", x, groups).options(),
+            V=planes.vector, **launch("sums", x, groups).options(),
         )  # fmt: skip
         planes = cut(x, groups, "gates")
         blocks = triton.cdiv(channels, planes.channels)
         gates_kernel[(batch * blocks,)](
             x, rows, columns, windows, a, b, stats, conv1, bias1, conv3, bias3, *size, blocks, eps,
-            CG=per_group, **_planes(planes), **_strips(planes, per_group), **launch("gates", x, groups).options(),
+            CG=per_group, BC=planes.channels, BQ=planes.lanes, V=planes.vector,
+            **_strips(planes, per_group, height, width), **launch("gates", x, groups).options(),
         )  # fmt: skip
         slabs = cut(x, groups, "apply")
-        blocks, cuts = triton.cdiv(groups, slabs.groups), triton.cdiv(height * width, slabs.positions - 2)
+        blocks, cuts = triton.cdiv(groups, slabs.groups), slabs.pieces(height, width)
         apply_kernel[(batch * blocks * cuts,)](
             x, y, sigma, a, b, stats, mixed, gamma, beta, gain, *size, blocks, cuts, KEEP=keep, **gained, **group,
-            **_slabs(slabs), **launch("apply", x, groups).options(),
+            HALO=slabs.halo, **_slabs(slabs), **launch("apply", x, groups).options(),
         )  # fmt: skip
     return y, saved if save else none
 
@@ -225,7 +246,7 @@ def backward(
     conv1, _, gamma, beta, conv3, bias3 = (weight.contiguous() for weight in weights)
     size = (channels, height, width, *_strides(x))
     part = cut(x, groups, "slope")
-    cuts = triton.cdiv(height * width, part.positions - 2)
+    cuts = part.pieces(height, width)
     sizes = [slabs * height * width] * (1 if kept else 2) + [plane * height] * 3 + [plane * width] * 3
     sizes += [plane * n for n in (9, 9, per_group, 1, NUMBERS.value, 0 if gain is None else cuts)]
     scratch = iter(x.new_empty(sum(sizes), dtype=torch.float32).split(sizes))
@@ -237,14 +258,14 @@ def backward(
     with torch.cuda.device_of(x):
         slope_kernel[(batch * triton.cdiv(groups, part.groups) * cuts,)](
             x, dy, sigma, slope, shares, a, b, stats, mixed, gamma, beta, gain, *size,
-            triton.cdiv(groups, part.groups), cuts, KEPT=kept, **gained, **group, **_slabs(part),
+            triton.cdiv(groups, part.groups), cuts, KEPT=kept, **gained, **group, HALO=part.halo, **_slabs(part),
             **launch("slope", x, groups).options(),
         )  # fmt: skip
         part = cut(x, groups, "reduce")
         blocks = triton.cdiv(channels, part.channels)
         reduce_kernel[(batch * blocks,)](
             x, slope, a, b, stats, gamma, rows, columns, da, db, taps, numbers, *size, blocks, **group,
-            **_planes(part), **launch("reduce", x, groups).options(),
+            BQ=part.lanes, V=part.vector, **_planes(part), **launch("reduce", x, groups).options(),
         )  # fmt: skip
         how = launch("strips", x, groups)
         strip = {"BH": _power(height), "BW": _power(width), "BT": _clamp(_power(cuts), 256)}
@@ -253,8 +274,8 @@ def backward(
             height, width, cuts, **gained, **group, **strip,
             BI=_clamp(how.elements // max(strip["BH"], strip["BW"]), _power(per_group)), **how.options(),
         )  # fmt: skip
-        part = cut(x, groups, "gradients")
-        blocks, cuts = triton.cdiv(groups, part.groups), triton.cdiv(height * width, part.positions)
+        part = cut(x, groups, "gradients")._replace(halo=0)
+        blocks, cuts = triton.cdiv(groups, part.groups), part.pieces(height, width)
         taps_tile = _power(9 * per_group)
         gradients_kernel[(per_group + batch * blocks * cuts,)](
             x, dy, dx, sigma, slope, a, b, stats, windows, mixed, numbers, taps, along, across, corners, d_conv1,
@@ -277,7 +298,8 @@ def _sections(batch: int, channels: int, height: int, width: int, groups: int) -
     """Sizes of the saved numbers: gates of rows and columns, window means, statistics, mixed kernel, perhaps maps."""
     per_group, plane = channels // groups, batch * channels
     maps = [batch * groups * height * width] if per_group > KEEP else []
-    return [plane * height, plane * width, plane * 9, plane * 3, 9 * per_group + 1, *maps]
+    mixed = triton.cdiv(9 * per_group + 1, 4) * 4  # so that vectors of the maps, which follow, are aligned
+    return [plane * height, plane * width, plane * 9, plane * 3, mixed, *maps]
 
 
 def _strides(x: Tensor) -> tuple[int, int]:
@@ -295,10 +317,11 @@ def _planes(cut: Tiles) -> dict[str, int]:
 
 
 def _slabs(cut: Tiles) -> dict[str, int]:
-    return {"BP": cut.positions, "BG": cut.groups, "BI": cut.inner}
+    return {"BQ": cut.vectors, "BG": cut.groups, "BI": cut.inner, "V": cut.vector}
 
 
-def _strips(cut: Tiles, per_group: int) -> dict[str, int]:
-    """Channels of a group, and taps of its 3x3 kernels, that `gate_planes` mixes at a time."""
-    inner = FEW // (cut.channels * max(cut.rows, cut.columns))
-    return {"BI": _clamp(inner, _power(per_group)), "BJ": _clamp(FEW // cut.channels, _power(9 * per_group))}
+def _strips(cut: Tiles, per_group: int, height: int, width: int) -> dict[str, int]:
+    """What `gate_planes` has at a time: places of strips, how many a thread, and taps of a group's 3x3 kernels."""
+    places, taps = FEW // 8 // cut.channels, FEW // cut.channels
+    together = {"VH": math.gcd(height, 4), "VW": math.gcd(width, 4)}
+    return {"BL": _clamp(places, 128), "BJ": _clamp(taps, _power(9 * per_group)), **together}

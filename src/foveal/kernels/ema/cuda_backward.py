@@ -11,7 +11,8 @@ dy is gain * dy in `slope` and dy * blend(s, gain) in dL/dx, and dL/d(gain) is t
 import triton
 import triton.language as tl
 
-from .cuda_forward import blend, gate_map, softmax
+from .cuda_forward import gate_map
+from .cuda_parts import between, blend, place, row_of, rows_of, shifted, softmax
 
 # About a plane: D, Z / (N * deviation^2), k, weight2, Z / deviation, dL/d(logit of weight2), dL/d(gain).
 NUMBERS = tl.constexpr(7)
@@ -20,8 +21,8 @@ NUMBERS = tl.constexpr(7)
 @triton.jit(do_not_specialize=["H", "W"])
 def slope_kernel(
     X, DY, SIGMA, SLOPE, SHARES, A, B, STATS, MIXED, GAMMA, BETA, GAIN, C, H, W, SC, SP, BLOCKS, TILES,
-    KEPT: tl.constexpr, GAINED: tl.constexpr,
-    CG: tl.constexpr, CP: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+    KEPT: tl.constexpr, GAINED: tl.constexpr, CG: tl.constexpr, CP: tl.constexpr,
+    BQ: tl.constexpr, HALO: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     """dL/dz of each group's map, from sum(x * dy) over its channels; the map itself where forward did not keep it.
 
@@ -30,104 +31,113 @@ def slope_kernel(
     n = tl.program_id(0) // TILES
     g = n % BLOCKS * BG + tl.arange(0, BG)
     ok = g * CG < C
-    plane = (n // BLOCKS).to(tl.int64) * C
-    X, DY = X + plane * H * W, DY + plane * H * W
-    SIGMA, SLOPE = SIGMA + plane // CG * H * W, SLOPE + plane // CG * H * W
-    A, B, STATS, SHARES = A + plane * H, B + plane * W, STATS + plane * 3, SHARES + plane * TILES
+    sample = (n // BLOCKS).to(tl.int64)
+    plane = sample * C
+    size = H * (W // V) * V
+    SC = between(SC, size, V)
+    X, DY = X + plane * size, DY + plane * size
+    SIGMA, SLOPE = SIGMA + sample * (C // CG * size), SLOPE + sample * (C // CG * size)
+    A, B, STATS, SHARES = A + plane * H, B + plane * (W // V * V), STATS + plane * 3, SHARES + plane * TILES
     tile = tl.program_id(0) % TILES
-    pos = tile * (BP - 2) - 1 + tl.arange(0, BP)
-    inner = (tl.arange(0, BP) > 0) & (tl.arange(0, BP) < BP - 1) & (pos < H * W)
-    here = inner[:, None] & ok[None, :]
-    at_map = (g * H * W)[None, :] + pos[:, None]
+    q, own = place(tile, H, W, BQ, HALO, V)
+    v = tl.arange(0, V)
+    here = (own[:, None] & ok[None, :])[:, :, None]
+    at_map = (((g * (H * (W // V)))[None, :] + q[:, None]) * V)[:, :, None] + v[None, None, :]
     if KEPT:
         sigma = tl.load(SIGMA + at_map, here, 0.0)
     else:
-        sigma = gate_map(X, A, B, STATS, MIXED, GAMMA, BETA, g, ok, pos, H, W, SC, SP, CG, CP, BP, BG, BI)
+        sigma = gate_map(X, A, B, STATS, MIXED, GAMMA, BETA, g, ok, q, H, W, SC, SP, CG, CP, BQ, BG, BI, V)
         tl.store(SIGMA + at_map, sigma, here)
-    slope = tl.zeros([BP, BG], tl.float32)
+    slope = tl.zeros([BQ, BG, V], tl.float32)
     for i0 in range(0, CG, BI):
         i = i0 + tl.arange(0, BI)
         ch = (g * CG)[:, None] + i[None, :]
         known = ok[:, None] & (i < CG)[None, :]
-        at = (ch * SC)[None, :, :] + (pos * SP)[:, None, None]
-        mask = inner[:, None, None] & known[None, :, :]
+        at = (ch * SC)[None, :, :, None] + (q * (V * SP))[:, None, None, None] + (v * SP)[None, None, None, :]
+        mask = (own[:, None, None] & known[None, :, :])[:, :, :, None]
         product = tl.load(X + at, mask, 0.0).to(tl.float32) * tl.load(DY + at, mask, 0.0).to(tl.float32)
         if GAINED:
-            tl.store(SHARES + ch * TILES + tile, tl.sum(product * (sigma[:, :, None] - 1.0), 0), known)
-            product *= tl.load(GAIN + ch, known, 0.0).to(tl.float32)[None, :, :]
+            share = tl.sum(tl.sum(product * (sigma[:, :, None, :] - 1.0), 3), 0)
+            tl.store(SHARES + ch * TILES + tile, share, known)
+            product *= tl.load(GAIN + ch, known, 0.0).to(tl.float32)[None, :, :, None]
         slope += tl.sum(product, 2)
     tl.store(SLOPE + at_map, slope * sigma * (1.0 - sigma), here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W"])
 def reduce_kernel(
-    X, SLOPE, A, B, STATS, GAMMA, ROWS, COLUMNS, DA, DB, TAPS, PLANES, C, H, W, SC, SP, BLOCKS,
-    CG: tl.constexpr, CP: tl.constexpr, BC: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
+    X, SLOPE, A, B, STATS, GAMMA, ROWS, COLUMNS, DA, DB, TAPS, PLANES, C, H, W, SC, SP, BLOCKS, CG: tl.constexpr,
+    CP: tl.constexpr, BC: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BQ: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     """All sums over planes: D, Z, the correlations of slope and x, and the gradients at the strips' logits (DA, DB)."""
     n = tl.program_id(0)
-    plane = (n // BLOCKS).to(tl.int64) * C
+    sample = (n // BLOCKS).to(tl.int64)
+    plane = sample * C
     ch = n % BLOCKS * BC + tl.arange(0, BC)
     ok = ch < C
-    X, SLOPE = X + plane * H * W, SLOPE + plane // CG * H * W
+    wide = W // V
+    step = wide * V
+    SC = between(SC, H * step, V)
+    X, SLOPE = X + plane * (H * step), SLOPE + sample * (C // CG * (H * step))
     A, DA, ROWS = A + plane * H, DA + plane * H, ROWS + plane * H
-    B, DB, COLUMNS = B + plane * W, DB + plane * W, COLUMNS + plane * W
+    B, DB, COLUMNS = B + plane * step, DB + plane * step, COLUMNS + plane * step
     STATS, TAPS, PLANES = STATS + plane * 3, TAPS + plane * 9, PLANES + plane * NUMBERS
     first = ch // CG * CG
-    w = tl.arange(0, BW)
-    there = (w < W)[:, None] & ok[None, :]
-    b = tl.load(B + (ch * W)[None, :] + w[:, None], there, 0.0)
+    v = tl.arange(0, V)
     mean = tl.load(STATS + ch * 3, ok, 0.0)
     rstd = tl.load(STATS + ch * 3 + 1, ok, 0.0)
-    row = X + (ch * SC)[None, :] + (w * SP)[:, None]
-    slopes = SLOPE + (ch // CG * H * W)[None, :] + w[:, None]
-    d_sum = tl.zeros([BH, BW, BC], tl.float32)
-    z_sum = tl.zeros([BH, BW, BC], tl.float32)
-    t00 = tl.zeros([BH, BW, BC], tl.float32)
-    t01 = tl.zeros([BH, BW, BC], tl.float32)
-    t02 = tl.zeros([BH, BW, BC], tl.float32)
-    t10 = tl.zeros([BH, BW, BC], tl.float32)
-    t11 = tl.zeros([BH, BW, BC], tl.float32)
-    t12 = tl.zeros([BH, BW, BC], tl.float32)
-    t20 = tl.zeros([BH, BW, BC], tl.float32)
-    t21 = tl.zeros([BH, BW, BC], tl.float32)
-    t22 = tl.zeros([BH, BW, BC], tl.float32)
-    for h0 in range(0, H, BH):
-        h = h0 + tl.arange(0, BH)
-        a = tl.load(A + (ch * H)[None, :] + h[:, None], (h < H)[:, None] & ok[None, :], 0.0)
-        inside = (h < H)[:, None, None] & there[None, :, :]
-        at = row[None, :, :] + (h * W * SP)[:, None, None]
-        x = tl.load(at, inside, 0.0).to(tl.float32)
-        before = tl.load(at - SP, inside & (w > 0)[None, :, None], 0.0).to(tl.float32)
-        after = tl.load(at + SP, inside & (w < W - 1)[None, :, None], 0.0).to(tl.float32)
-        at_slope = slopes[None, :, :] + (h * W)[:, None, None]
-        slope = tl.load(at_slope, inside, 0.0)
+    d_sum = tl.zeros([BQ, BC, V], tl.float32)
+    z_sum = tl.zeros([BQ, BC, V], tl.float32)
+    t00 = tl.zeros([BQ, BC, V], tl.float32)
+    t01 = tl.zeros([BQ, BC, V], tl.float32)
+    t02 = tl.zeros([BQ, BC, V], tl.float32)
+    t10 = tl.zeros([BQ, BC, V], tl.float32)
+    t11 = tl.zeros([BQ, BC, V], tl.float32)
+    t12 = tl.zeros([BQ, BC, V], tl.float32)
+    t20 = tl.zeros([BQ, BC, V], tl.float32)
+    t21 = tl.zeros([BQ, BC, V], tl.float32)
+    t22 = tl.zeros([BQ, BC, V], tl.float32)
+    for q0 in range(0, H * wide, BQ):
+        q = q0 + tl.arange(0, BQ)
+        h = rows_of(q, wide)
+        column = (q - h * wide) * V
+        there = (q < H * wide)[:, None] & ok[None, :]
+        inside = there[:, :, None]
+        at = (ch * SC)[None, :] + (q * (V * SP))[:, None]
+        x = tl.load(X + (at[:, :, None] + (v * SP)[None, None, :]), inside, 0.0).to(tl.float32)
+        before = tl.load(X + (at - SP), there & (column > 0)[:, None], 0.0).to(tl.float32)
+        after = tl.load(X + (at + V * SP), there & (column < step - V)[:, None], 0.0).to(tl.float32)
+        before, after = shifted(x, before, True), shifted(x, after, False)
+        a = tl.load(A + (ch * H)[None, :] + h[:, None], there, 0.0)[:, :, None]
+        b = tl.load(B + ((ch * step)[None, :] + column[:, None])[:, :, None] + v[None, None, :], inside, 0.0)
+        at = ((ch // CG * (H * step))[None, :] + (q * V)[:, None])[:, :, None] + v[None, None, :]
+        slope = tl.load(SLOPE + at, inside, 0.0)
         d_sum += slope
-        z_sum += slope * (x * a[:, None, :] * b[None, :, :] - mean[None, None, :])
+        z_sum += slope * (x * a * b - mean[None, :, None])
         t10 += slope * before
         t11 += slope * x
         t12 += slope * after
-        slope = tl.load(at_slope + W, inside & (h < H - 1)[:, None, None], 0.0)
+        slope = tl.load(SLOPE + (at + step), inside & (h < H - 1)[:, None, None], 0.0)
         t00 += slope * before
         t01 += slope * x
         t02 += slope * after
-        slope = tl.load(at_slope - W, inside & (h > 0)[:, None, None], 0.0)
+        slope = tl.load(SLOPE + (at - step), inside & (h > 0)[:, None, None], 0.0)
         t20 += slope * before
         t21 += slope * x
         t22 += slope * after
     at_taps = TAPS + ch * 9
-    tl.store(at_taps, tl.sum(tl.sum(t00, 1), 0), ok)
-    tl.store(at_taps + 1, tl.sum(tl.sum(t01, 1), 0), ok)
-    tl.store(at_taps + 2, tl.sum(tl.sum(t02, 1), 0), ok)
-    tl.store(at_taps + 3, tl.sum(tl.sum(t10, 1), 0), ok)
-    tl.store(at_taps + 4, tl.sum(tl.sum(t11, 1), 0), ok)
-    tl.store(at_taps + 5, tl.sum(tl.sum(t12, 1), 0), ok)
-    tl.store(at_taps + 6, tl.sum(tl.sum(t20, 1), 0), ok)
-    tl.store(at_taps + 7, tl.sum(tl.sum(t21, 1), 0), ok)
-    tl.store(at_taps + 8, tl.sum(tl.sum(t22, 1), 0), ok)
+    tl.store(at_taps, tl.sum(tl.sum(t00, 2), 0), ok)
+    tl.store(at_taps + 1, tl.sum(tl.sum(t01, 2), 0), ok)
+    tl.store(at_taps + 2, tl.sum(tl.sum(t02, 2), 0), ok)
+    tl.store(at_taps + 3, tl.sum(tl.sum(t10, 2), 0), ok)
+    tl.store(at_taps + 4, tl.sum(tl.sum(t11, 2), 0), ok)
+    tl.store(at_taps + 5, tl.sum(tl.sum(t12, 2), 0), ok)
+    tl.store(at_taps + 6, tl.sum(tl.sum(t20, 2), 0), ok)
+    tl.store(at_taps + 7, tl.sum(tl.sum(t21, 2), 0), ok)
+    tl.store(at_taps + 8, tl.sum(tl.sum(t22, 2), 0), ok)
 
-    d_all = tl.sum(tl.sum(d_sum, 1), 0)
-    z_all = tl.sum(tl.sum(z_sum, 1), 0)
+    d_all = tl.sum(tl.sum(d_sum, 2), 0)
+    z_all = tl.sum(tl.sum(z_sum, 2), 0)
     o = tl.arange(0, CP)
     logits = tl.load(
         STATS + (first * 3 + 2)[None, :] + (o * 3)[:, None], (o < CG)[:, None] & ok[None, :], -float("inf")
@@ -135,32 +145,40 @@ def reduce_kernel(
     weight2 = tl.sum(tl.where(o[:, None] == (ch - first)[None, :], softmax(logits), 0.0), 0)
     k = weight2 * rstd * tl.load(GAMMA + ch - first, ok, 0.0).to(tl.float32)
     e = d_all / (H * W * 1.0)
-    q = z_all * rstd * rstd / (H * W * 1.0)
+    steep = z_all * rstd * rstd / (H * W * 1.0)
     at_numbers = PLANES + ch * NUMBERS
     tl.store(at_numbers, d_all, ok)
-    tl.store(at_numbers + 1, q, ok)
+    tl.store(at_numbers + 1, steep, ok)
     tl.store(at_numbers + 2, k, ok)
     tl.store(at_numbers + 3, weight2, ok)
     tl.store(at_numbers + 4, z_all * rstd, ok)
 
-    columns = tl.zeros([BW, BC], tl.float32)
-    db = tl.zeros([BW, BC], tl.float32)
+    c = tl.arange(0, BW)
+    whole = (c < wide)[:, None] & ok[None, :]
+    at = ((ch * step)[None, :] + (c * V)[:, None])[:, :, None] + v[None, None, :]
+    b = tl.load(B + at, whole[:, :, None], 0.0)
+    columns = tl.zeros([BW, BH, BC, V], tl.float32)
+    db = tl.zeros([BW, BH, BC, V], tl.float32)
     for h0 in range(0, H, BH):
         h = h0 + tl.arange(0, BH)
         strip = (h < H)[:, None] & ok[None, :]
         at_strip = (ch * H)[None, :] + h[:, None]
         a = tl.load(A + at_strip, strip, 0.0)
-        inside = (h < H)[:, None, None] & there[None, :, :]
-        x = tl.load(row[None, :, :] + (h * W * SP)[:, None, None], inside, 0.0).to(tl.float32)
-        slope = tl.load(slopes[None, :, :] + (h * W)[:, None, None], inside, 0.0)
-        t = x * a[:, None, :] * b[None, :, :] - mean[None, None, :]
-        dt = k[None, None, :] * (slope - e[None, None, :] - q[None, None, :] * t)
-        tl.store(ROWS + at_strip, tl.sum(x, 1), strip)
-        tl.store(DA + at_strip, tl.sum(dt * x * b[None, :, :], 1) * a * (1.0 - a), strip)
-        columns += tl.sum(x, 0)
-        db += tl.sum(dt * x * a[:, None, :], 0)
-    tl.store(COLUMNS + (ch * W)[None, :] + w[:, None], columns, there)
-    tl.store(DB + (ch * W)[None, :] + w[:, None], db * b * (1.0 - b), there)
+        q = h[None, :] * wide + c[:, None]
+        inside = ((h < H)[None, :, None] & whole[:, None, :])[:, :, :, None]
+        at_x = (ch * SC)[None, None, :, None] + (q * (V * SP))[:, :, None, None] + (v * SP)[None, None, None, :]
+        x = tl.load(X + at_x, inside, 0.0).to(tl.float32)
+        at_map = ((ch // CG * (H * step))[None, None, :] + (q * V)[:, :, None])[:, :, :, None]
+        slope = tl.load(SLOPE + (at_map + v[None, None, None, :]), inside, 0.0)
+        t = x * a[None, :, :, None] * b[:, None, :, :] - mean[None, None, :, None]
+        dt = (slope - e[None, None, :, None] - steep[None, None, :, None] * t) * x
+        tl.store(ROWS + at_strip, tl.sum(tl.sum(x, 3), 0), strip)
+        da = tl.sum(tl.sum(dt * b[:, None, :, :], 3), 0)
+        tl.store(DA + at_strip, k[None, :] * da * a * (1.0 - a), strip)
+        columns += x
+        db += dt * a[None, :, :, None]
+    tl.store(COLUMNS + at, tl.sum(columns, 1), whole[:, :, None])
+    tl.store(DB + at, k[None, :, None] * tl.sum(db, 1) * b * (1.0 - b), whole[:, :, None])
 
 
 @triton.jit
@@ -285,70 +303,77 @@ def sum_gain(o, PLANES, G_GAIN, SLABS, C, CG: tl.constexpr, BS: tl.constexpr):
 @triton.jit
 def sum_input(
     n, X, DY, DX, SIGMA, SLOPE, A, B, STATS, MIXED, PLANES, ALONG, ACROSS, CORNERS, GAIN,
-    C, H, W, SC, SP, BLOCKS, TILES,
-    GAINED: tl.constexpr, CG: tl.constexpr, BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+    C, H, W, SC, SP, BLOCKS, TILES, GAINED: tl.constexpr,
+    CG: tl.constexpr, BQ: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     """dL/dx on one tile of positions; slope and its neighbours are loaded once for all channels of a group."""
     block = n // TILES
     g = block % BLOCKS * BG + tl.arange(0, BG)
     ok = g * CG < C
-    plane = (block // BLOCKS).to(tl.int64) * C
-    X, DY, DX = X + plane * H * W, DY + plane * H * W, DX + plane * H * W
-    SIGMA, SLOPE = SIGMA + plane // CG * H * W, SLOPE + plane // CG * H * W
-    A, ALONG, B, ACROSS = A + plane * H, ALONG + plane * H, B + plane * W, ACROSS + plane * W
+    sample = (block // BLOCKS).to(tl.int64)
+    plane = sample * C
+    wide = W // V
+    step = wide * V
+    SC = between(SC, H * step, V)
+    X, DY, DX = X + plane * (H * step), DY + plane * (H * step), DX + plane * (H * step)
+    maps = sample * (C // CG * (H * step))
+    SIGMA, SLOPE = SIGMA + maps, SLOPE + maps
+    A, ALONG, B, ACROSS = A + plane * H, ALONG + plane * H, B + plane * step, ACROSS + plane * step
     STATS, PLANES, CORNERS = STATS + plane * 3, PLANES + plane * NUMBERS, CORNERS + plane * 9
-    pos = n % TILES * BP + tl.arange(0, BP)
-    h = pos // W
-    w = pos % W
-    top, bottom, start, end = h == 0, h == H - 1, w == 0, w == W - 1
-    here = (pos < H * W)[:, None] & ok[None, :]
-    sigma = tl.load(SIGMA + (g * H * W)[None, :] + pos[:, None], here, 0.0)[:, :, None]
-    at = SLOPE + (g * H * W)[None, :] + pos[:, None]
+    q = n % TILES * BQ + tl.arange(0, BQ)
+    v = tl.arange(0, V)
+    h = rows_of(q, wide)
+    column = (q - h * wide) * V
+    inside = q < H * wide
+    top, bottom, first, last = h == 0, h == H - 1, column == 0, column == step - V
+    here = inside[:, None] & ok[None, :]
+    at = (g * (H * step))[None, :] + (q * V)[:, None]
+    sigma = tl.load(SIGMA + (at[:, :, None] + v[None, None, :]), here[:, :, None], 0.0)[:, :, None, :]
     # s<i><j>: the slope that meets this element through tap (i, j) of the mixed kernel.
-    s00 = tl.load(at + W + 1, here & (~bottom & ~end)[:, None], 0.0)[:, :, None]
-    s01 = tl.load(at + W, here & (~bottom)[:, None], 0.0)[:, :, None]
-    s02 = tl.load(at + W - 1, here & (~bottom & ~start)[:, None], 0.0)[:, :, None]
-    s10 = tl.load(at + 1, here & (~end)[:, None], 0.0)[:, :, None]
-    s11 = tl.load(at, here, 0.0)[:, :, None]
-    s12 = tl.load(at - 1, here & (~start)[:, None], 0.0)[:, :, None]
-    s20 = tl.load(at - W + 1, here & (~top & ~end)[:, None], 0.0)[:, :, None]
-    s21 = tl.load(at - W, here & (~top)[:, None], 0.0)[:, :, None]
-    s22 = tl.load(at - W - 1, here & (~top & ~start)[:, None], 0.0)[:, :, None]
+    s02, s01, s00 = row_of(SLOPE, at + step, here & ~bottom[:, None], first[:, None], last[:, None], V)
+    s12, s11, s10 = row_of(SLOPE, at, here, first[:, None], last[:, None], V)
+    s22, s21, s20 = row_of(SLOPE, at - step, here & ~top[:, None], first[:, None], last[:, None], V)
     for i0 in range(0, CG, BI):
         i = i0 + tl.arange(0, BI)
         ch = (g * CG)[:, None] + i[None, :]
         known = ok[:, None] & (i < CG)[None, :]
-        mask = here[:, :, None] & known[None, :, :]
-        element = (ch * SC)[None, :, :] + (pos * SP)[:, None, None]
+        of_row = inside[:, None, None] & known[None, :, :]
+        mask = of_row[:, :, :, None]
+        element = (ch * SC)[None, :, :, None] + (q * (V * SP))[:, None, None, None] + (v * SP)[None, None, None, :]
         x = tl.load(X + element, mask, 0.0).to(tl.float32)
         factor = sigma
         if GAINED:
-            factor = blend(sigma, tl.load(GAIN + ch, known, 0.0).to(tl.float32)[None, :, :])
+            factor = blend(sigma, tl.load(GAIN + ch, known, 0.0).to(tl.float32)[None, :, :, None])
         dx = factor * tl.load(DY + element, mask, 0.0).to(tl.float32)
         at_row = (ch * H)[None, :, :] + h[:, None, None]
-        at_column = (ch * W)[None, :, :] + w[:, None, None]
-        dx += tl.load(ALONG + at_row, mask, 0.0) + tl.load(ACROSS + at_column, mask, 0.0)
-        ab = tl.load(A + at_row, mask, 0.0) * tl.load(B + at_column, mask, 0.0)
-        mean = tl.load(STATS + ch * 3, known, 0.0)[None, :, :]
-        e = tl.load(PLANES + ch * NUMBERS, known, 0.0)[None, :, :] / (H * W * 1.0)
-        q = tl.load(PLANES + ch * NUMBERS + 1, known, 0.0)[None, :, :]
-        k = tl.load(PLANES + ch * NUMBERS + 2, known, 0.0)[None, :, :]
-        dx += k * ab * (s11 - e - q * (x * ab - mean))
+        at_column = ((ch * step)[None, :, :] + column[:, None, None])[:, :, :, None] + v[None, None, None, :]
+        a = tl.load(A + at_row, of_row, 0.0)[:, :, :, None]
+        ab = a * tl.load(B + at_column, mask, 0.0)
+        mean = tl.load(STATS + ch * 3, known, 0.0)[None, :, :, None]
+        e = tl.load(PLANES + ch * NUMBERS, known, 0.0)[None, :, :, None] * (1.0 / (H * W))
+        steep = tl.load(PLANES + ch * NUMBERS + 1, known, 0.0)[None, :, :, None]
+        k = tl.load(PLANES + ch * NUMBERS + 2, known, 0.0)[None, :, :, None]
+        dx += tl.load(ALONG + at_row, of_row, 0.0)[:, :, :, None] + tl.load(ACROSS + at_column, mask, 0.0)
+        dx += k * ab * (s11 - e - steep * (x * ab - mean))
         tap = MIXED + i * 9
-        dx += tl.load(tap, i < CG, 0.0)[None, None, :] * s00
-        dx += tl.load(tap + 1, i < CG, 0.0)[None, None, :] * s01
-        dx += tl.load(tap + 2, i < CG, 0.0)[None, None, :] * s02
-        dx += tl.load(tap + 3, i < CG, 0.0)[None, None, :] * s10
-        dx += tl.load(tap + 4, i < CG, 0.0)[None, None, :] * s11
-        dx += tl.load(tap + 5, i < CG, 0.0)[None, None, :] * s12
-        dx += tl.load(tap + 6, i < CG, 0.0)[None, None, :] * s20
-        dx += tl.load(tap + 7, i < CG, 0.0)[None, None, :] * s21
-        dx += tl.load(tap + 8, i < CG, 0.0)[None, None, :] * s22
+        dx += tl.load(tap, i < CG, 0.0)[None, None, :, None] * s00
+        dx += tl.load(tap + 1, i < CG, 0.0)[None, None, :, None] * s01
+        dx += tl.load(tap + 2, i < CG, 0.0)[None, None, :, None] * s02
+        dx += tl.load(tap + 3, i < CG, 0.0)[None, None, :, None] * s10
+        dx += tl.load(tap + 4, i < CG, 0.0)[None, None, :, None] * s11
+        dx += tl.load(tap + 5, i < CG, 0.0)[None, None, :, None] * s12
+        dx += tl.load(tap + 6, i < CG, 0.0)[None, None, :, None] * s20
+        dx += tl.load(tap + 7, i < CG, 0.0)[None, None, :, None] * s21
+        dx += tl.load(tap + 8, i < CG, 0.0)[None, None, :, None] * s22
         corner = CORNERS + ch * 9
-        dx += tl.where((bottom & end)[:, None, None], tl.load(corner, known, 0.0)[None, :, :], 0.0)
-        dx += tl.where((bottom & start)[:, None, None], tl.load(corner + 2, known, 0.0)[None, :, :], 0.0)
-        dx += tl.where((top & end)[:, None, None], tl.load(corner + 6, known, 0.0)[None, :, :], 0.0)
-        dx += tl.where((top & start)[:, None, None], tl.load(corner + 8, known, 0.0)[None, :, :], 0.0)
+        start = tl.where(bottom[:, None, None], tl.load(corner + 2, known, 0.0)[None, :, :], 0.0)
+        start += tl.where(top[:, None, None], tl.load(corner + 8, known, 0.0)[None, :, :], 0.0)
+        end = tl.where(bottom[:, None, None], tl.load(corner, known, 0.0)[None, :, :], 0.0)
+        end += tl.where(top[:, None, None], tl.load(corner + 6, known, 0.0)[None, :, :], 0.0)
+        start = tl.where(first[:, None, None], start, 0.0)[:, :, :, None]
+        end = tl.where(last[:, None, None], end, 0.0)[:, :, :, None]
+        dx = tl.where((v == 0)[None, None, None, :], dx + start, dx)
+        dx = tl.where((v == V - 1)[None, None, None, :], dx + end, dx)
         tl.store(DX + element, dx.to(DX.dtype.element_ty), mask)
 
 
@@ -357,7 +382,7 @@ def gradients_kernel(
     X, DY, DX, SIGMA, SLOPE, A, B, STATS, WINDOWS, MIXED, PLANES, TAPS, ALONG, ACROSS, CORNERS, DW1, DB1,
     BETA, W3, B3, GAIN, G_W1, G_B1, G_GAMMA, G_BETA, G_W3, G_B3, G_GAIN, SLABS, C, H, W, SC, SP, BLOCKS, TILES,
     GAINED: tl.constexpr, CG: tl.constexpr, CP: tl.constexpr, JP: tl.constexpr, BS: tl.constexpr,
-    BP: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr,
+    BQ: tl.constexpr, BG: tl.constexpr, BI: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     """The first programs sum parameters, one for each channel of a group, while the others write dL/dx."""
     n = tl.program_id(0)
@@ -371,5 +396,5 @@ def gradients_kernel(
     else:
         sum_input(
             n - CG, X, DY, DX, SIGMA, SLOPE, A, B, STATS, MIXED, PLANES, ALONG, ACROSS, CORNERS, GAIN,
-            C, H, W, SC, SP, BLOCKS, TILES, GAINED, CG, BP, BG, BI,
+            C, H, W, SC, SP, BLOCKS, TILES, GAINED, CG, BQ, BG, BI, V,
         )  # fmt: skip
