@@ -78,6 +78,8 @@ def runner(path: Path, form: str, precision: str, threads: int) -> Callable[[], 
     if form == "onnx":
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
+        # Or the threads of one file go on spinning while the next one is timed.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         (source,) = session.get_inputs()
         given = image.astype("float16") if source.type == "tensor(float16)" else image

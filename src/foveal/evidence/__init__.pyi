@@ -21,6 +21,7 @@ from .shapes import Masks as Masks
 from .shapes import Measured as Measured
 from .shapes import Poses as Poses
 from .shapes import Rotated as Rotated
+from .tasks import CLASSIFY as CLASSIFY
 from .tasks import TASKS as TASKS
 from .tasks import Evidence as Evidence
 from .tasks import Metric as Metric

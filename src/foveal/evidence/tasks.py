@@ -106,6 +106,8 @@ _OVERLAP = Metric("mIoU", "pixel accuracy", "miou", "pixel_accuracy", "iou", "me
 _ONE, _BOX = (_precision("box", word, "B") for word in ("", "box "))  # where there is another one besides
 _MASK, _POINTS = _precision("mask", "mask ", "M"), _precision("keypoints", "key-point ", "P")
 
+CLASSIFY = "classify"  # whose models the host trains and judges by classes of their own
+
 TASKS = {
     task.name: task
     for task in (
@@ -113,7 +115,7 @@ TASKS = {
         Task("segment", metrics=(_MASK, _BOX), evidence=Masks),
         Task("pose", metrics=(_POINTS, _BOX), evidence=Poses),
         Task("obb", metrics=(_ONE,), evidence=Rotated),
-        Task("classify", Says.CLASS, 224, (_ACCURACY,), Answers, ("top-1", "top1")),
+        Task(CLASSIFY, Says.CLASS, 224, (_ACCURACY,), Answers, ("top-1", "top1")),
         Task("semantic", Says.MAP, metrics=(_OVERLAP,), evidence=Maps, figure=("mIoU", "miou")),
         Task("depth", Says.MAP, figure=("delta1", "delta1")),
     )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...evidence import CLASSIFY
 from ...files import write_whole
 from ...surgery import Spec, attaching
 from ...tensors import count
@@ -96,7 +97,7 @@ def write(name: str, spec: Spec | None, names: dict[int, str], target: Path) -> 
     model = host.tasks.ClassificationModel(cfg, verbose=False)
     _require_classifier(model.model[1], len(names), name)
     model.yaml[ZOO] = str(replace(zoo.Name.parse(name), weights=""))  # whoever builds it anew has the weights already
-    model.names, model.task = dict(names), "classify"
+    model.names, model.task = dict(names), CLASSIFY
     like = {"train_args": {"task": model.task}}
     written = recorder.digests(model)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from ...checkpoints import unpickling
 from ...errors import UserError
-from ...evidence import TASKS, Evidence, Says, Task
+from ...evidence import CLASSIFY, TASKS, Evidence, Says, Task
 from ...files import digest, write_text
 from ...surgery import Spec
 from .. import Host, Record, Training, zoo
@@ -48,8 +48,8 @@ def _larger(model: str) -> str | None:
 
 def _task(model: str, data: str) -> Task:
     if dataset.is_classified(data):
-        return TASKS["classify"]
-    found = TASKS["classify"] if zoo.is_name(model) else models.task(model)
+        return TASKS[CLASSIFY]
+    found = TASKS[CLASSIFY] if zoo.is_name(model) else models.task(model)
     return TASKS["detect"] if found.says is Says.CLASS else found  # which no classifier fits
 
 
@@ -58,7 +58,7 @@ def _made_for(model: str, data: dataset.Data) -> str:
         return models.load(model).task
     if data.classified:
         zoo.load(model, len(data.names))  # whether there is one
-    return "classify"
+    return CLASSIFY
 
 
 def _identity(model: str) -> str:

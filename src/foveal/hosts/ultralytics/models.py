@@ -22,7 +22,7 @@ from torch import nn
 
 from ...checkpoints import foreign, require_harmless, unpickling
 from ...errors import UserError
-from ...evidence import Task
+from ...evidence import CLASSIFY, Task
 from . import parser
 from .installed import ultralytics
 from .parser import Network, Registered, silent, split, without_lines  # noqa: F401  (`Registered` by checkpoints)
@@ -132,7 +132,7 @@ def is_rtdetr(source: str) -> bool:
 
 
 # How the names of models that the host knows end, by task.
-_ENDINGS = {"cls": "classify", "seg": "segment", "pose": "pose", "obb": "obb", "sem": "semantic", "depth": "depth"}
+_ENDINGS = {"cls": CLASSIFY, "seg": "segment", "pose": "pose", "obb": "obb", "sem": "semantic", "depth": "depth"}
 
 
 def task(source: str) -> Task:

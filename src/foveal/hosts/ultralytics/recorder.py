@@ -31,7 +31,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from ...checkpoints import Unwanted, require_harmless
 from ...errors import UserError
-from ...evidence import Task
+from ...evidence import CLASSIFY, Task
 from ...files import require_intact, write_text, write_whole
 from .. import Recipe
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
@@ -303,7 +303,7 @@ _TRAINERS: dict[str, type[_Recording]] = {
     "segment": SegmentationTrainer,
     "pose": PoseTrainer,
     "obb": OBBTrainer,
-    "classify": ClassificationTrainer,
+    CLASSIFY: ClassificationTrainer,
     "semantic": SemanticSegmentationTrainer,
 }
 

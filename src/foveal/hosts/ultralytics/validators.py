@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ...errors import UserError
-from ...evidence import KEYS, Answers, Evidence, Maps
+from ...evidence import CLASSIFY, KEYS, Answers, Evidence, Maps
 from . import counting, matching
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 from .modelfile import ModelFile, opened
@@ -105,7 +105,7 @@ def evaluate(
 
 _PART = {"box": "box", "mask": "seg", "keypoints": "pose"}  # of the host's metrics, by what detections are matched
 _VALIDATORS = {
-    "classify": _ClassificationValidator,
+    CLASSIFY: _ClassificationValidator,
     "detect": matching.DetectionValidator,
     "segment": matching.SegmentationValidator,
     "pose": matching.PoseValidator,
