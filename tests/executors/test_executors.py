@@ -551,6 +551,7 @@ print("again" if again else "to the end", flush=True)
 
 
 @pytest.mark.slow
+@pytest.mark.sweep  # in two of four runs of everything submitit's stand-in for a cluster did not end the job; see docs/log.md
 def test_leaving_cancels_jobs(tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="submitit is not installed")
     monkeypatch.chdir(tmp_path)
@@ -561,7 +562,7 @@ def test_leaving_cancels_jobs(tmp_path, monkeypatch):
         assert not free(path)
     assert future.result(0) == -15
     assert waiting.cancelled()
-    until(lambda: free(path), 60)
+    until(lambda: free(path), 10)
 
 
 # The programs of Slurm, as far as submitit calls them: a job is a process, and its state is what a file says.
