@@ -551,7 +551,7 @@ print("again" if again else "to the end", flush=True)
 
 
 @pytest.mark.slow
-@pytest.mark.sweep  # in two of four runs of everything submitit's stand-in for a cluster did not end the job; see docs/log.md
+@pytest.mark.sweep  # submitit's stand-in for a cluster does not always end the job (docs/log.md)
 def test_leaving_cancels_jobs(tmp_path, monkeypatch):
     pytest.importorskip("submitit", reason="submitit is not installed")
     monkeypatch.chdir(tmp_path)
