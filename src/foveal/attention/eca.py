@@ -65,7 +65,7 @@ class ECA(Attention):
 
     def reference(self, x: Tensor) -> Tensor:
         """The paper, box by box."""
-        return x * self._gate(x)[:, :, None, None]
+        return x * self.factor(x)
 
     def factor(self, x: Tensor) -> Tensor:
         """The gate of each channel, (B, C, 1, 1)."""

@@ -61,19 +61,16 @@ class NAM(Attention):
         """The same function with the factor inside the norm."""
         return x * self.factor(x)
 
-    def factor(self, x: Tensor) -> Tensor:
-        """The gate of each element."""
-        return self._gate(x)
-
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`elements` (B, C, H, W)."""
-        return {"elements": self._gate(x)}
+        return {"elements": self.factor(x)}
 
     def _share(self) -> Tensor:
         size = self.norm.weight.detach().abs()
         return size / size.sum().clamp(min=torch.finfo(size.dtype).tiny)
 
-    def _gate(self, x: Tensor) -> Tensor:
+    def factor(self, x: Tensor) -> Tensor:
+        """The gate of each element."""
         # The norm is called, because what replaces, synchronises, prunes or watches a batch norm does so in its call.
         share = self._share()
         if torch.jit.is_tracing():  # which takes no other tensors for a module's own

@@ -89,10 +89,8 @@ class ShuffleAttention(Attention):
 
     def reference(self, x: Tensor) -> Tensor:
         """The paper, box by box."""
-        batch, _, height, width = x.shape
         u, v, channel, element = self._halves(x)
-        joined = torch.cat([u * channel, v * element], 1).reshape(batch, 2, size(x, 1) // 2, height, width)
-        return joined.transpose(1, 2).reshape(x.shape)
+        return _shuffled(torch.cat([u * channel, v * element], 1).reshape(x.shape))
 
     def exported(self, x: Tensor, gain: Tensor | None) -> Tensor:
         """All channels at once, because runtimes copy a map whose channels are cut into groups.

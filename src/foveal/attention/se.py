@@ -56,7 +56,7 @@ class SqueezeExcitation(Attention):
 
     def reference(self, x: Tensor) -> Tensor:
         """The paper, box by box."""
-        return x * self._gate(x)[:, :, None, None]
+        return x * self.factor(x)
 
     def factor(self, x: Tensor) -> Tensor:
         """The gate of each channel, (B, C, 1, 1)."""

@@ -57,17 +57,14 @@ class SimAM(Attention):
 
     def reference(self, x: Tensor) -> Tensor:
         """The paper, box by box."""
-        return x * self._gate(x)
-
-    def factor(self, x: Tensor) -> Tensor:
-        """The gate of each element."""
-        return self._gate(x)
+        return x * self.factor(x)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """`elements` (B, C, H, W), between 0.62 and 1."""
-        return {"elements": self._gate(x)}
+        return {"elements": self.factor(x)}
 
-    def _gate(self, x: Tensor) -> Tensor:
+    def factor(self, x: Tensor) -> Tensor:
+        """The gate of each element."""
         d = (x - x.mean((2, 3), keepdim=True)).square()
         # A sum of ones, because an exporter does not see through arithmetic on sizes; a mean, because sums overflow.
         pixels = torch.ones(x.shape[2:], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device).sum()
