@@ -148,11 +148,11 @@ def _tried(
 ) -> tuple[Exported, Path | None]:
     """Export into a folder and judge; the file is returned, too, if there is one."""
     attentions = [name for name, _ in _attentions(loaded.model)]
+    with host.refusing(source):  # a file can hold anything
+        weights = deployed(loaded.model)
 
     def write(place: str, settings: dict[str, Any], parts: Collection[Part]) -> tuple[Written, Noted]:
         (into := folder / place).mkdir(exist_ok=True)
-        with host.refusing(source):  # a file can hold anything
-            weights = deployed(loaded.model)
         with quantizers.keeping(str(given["format"]), attentions, parts) as noted:
             return exporter.write(loaded, weights, into, source.stem, settings), noted
 
@@ -374,9 +374,8 @@ def _move(written: Path, target: Path) -> None:
 
 
 def _versions(given: dict[str, Any]) -> dict[str, str]:
-    ours, form = ("foveal", "torch", "ultralytics"), given["format"]
-    quantizing = exporter.INT8_PACKAGES.get(form, ()) if exporter.eight_bits(given) else ()
-    return {name: importlib.metadata.version(name) for name in (*ours, *exporter.PACKAGES.get(form, ()), *quantizing)}
+    names = ("foveal", "torch", "ultralytics", *exporter.packages(given))
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def by(size: tuple[int, int]) -> str:

@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..evidence import Evidence, Task, averages
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import CannotExportError, Written, dataset, modelfile
-from ..judging import BATCH, Ground, images_only
+from ..judging import BATCH, Ground, bounded, images_only
 from ..verdict import Estimate, Floats, differences_of, estimate
 from .quantizers import Noted, Part
 
@@ -200,10 +200,10 @@ def judged(
     judge.plain, judge.quantized = judge.in_float(), judge.draws(int8[0])
     attentions = sorted({layer.attention for layer in noted.rounded})
     whole = judge.keeping(*map(Part, attentions)) if attentions else None
-    tried, best = list[_File](), None
-    if whole and _is_loss(judge.losses(whole)[-1]):
+    losses, tried, best = judge.losses(whole), list[_File](), None
+    if whole and _is_loss(losses[-1]):
         tried, best = _search(judge, noted, whole)
-    found = _found(judge, noted, whole, tried, best)
+    found = _found(judge, noted, whole, losses, tried, best)
     said = _sentences(found, noted.told, attended, judge.cost(best) if best else None)
     if judge.disagreement > averages.AGREEMENT:
         said.append(f"BROKEN: averages are {judge.disagreement:.0e} apart from Ultralytics' own.")
@@ -211,9 +211,14 @@ def judged(
 
 
 def _found(
-    judge: _Judge, noted: Noted, whole: _File | None, tried: Sequence[_File], best: _File | None
+    judge: _Judge,
+    noted: Noted,
+    whole: _File | None,
+    losses: Sequence[Estimate],
+    tried: Sequence[_File],
+    best: _File | None,
 ) -> Quantization:
-    cost, (rest, share) = (losses := judge.losses(whole))[0], losses[1:] or (None, None)
+    cost, (rest, share) = losses[0], losses[1:] or (None, None)
     return Quantization(
         data=judge.on.data,
         split=judge.on.split,
@@ -288,7 +293,7 @@ def _sentences(found: Quantization, told: bool, attended: bool, cost: Estimate |
 
 def points(found: Estimate | None) -> str:
     """A difference in hundredths, with its bounds in brackets as far as they are known."""
-    if found is None or found.value is None:
-        return "unknown" if found else ""
-    bounds = [None if bound is None else f"{100 * bound + 0.0:.2f}" for bound in (found.low, found.high)]
-    return f"{100 * found.value + 0.0:.2f}" + ("" if None in bounds else f" ({bounds[0]} to {bounds[1]})")
+    if found is None:
+        return ""
+    value, low, high = (None if of is None else 100 * of + 0.0 for of in (found.value, found.low, found.high))
+    return bounded(replace(found, value=value, low=low, high=high), ".2f")

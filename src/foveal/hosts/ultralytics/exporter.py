@@ -118,13 +118,19 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
     named = given.get("format", "torchscript")
     if named not in known:
         raise UserError(f"there is no export format {named!r}", f"formats: {', '.join(sorted(known))}")
-    for name in (*PACKAGES.get(named, ()), *(INT8_PACKAGES.get(named, ()) if eight_bits(given) else ())):
+    for name in packages({**given, "format": named}):
         if importlib.util.find_spec(name) is None:
             raise UserError(f"format={named} needs {name}, which is not installed", "pip install 'foveal[export]'")
     if eight_bits(given) and not given.get("data"):
         raise UserError("int8 needs images to calibrate on", "add data=my.yaml")
     arguments.train_arguments({key: value for key, value in given.items() if key not in ("half", "int8")})
     return {**given, "format": named}
+
+
+def packages(given: dict[str, Any]) -> tuple[str, ...]:
+    """What an export needs besides torch and Ultralytics."""
+    form = given["format"]
+    return (*PACKAGES.get(form, ()), *(INT8_PACKAGES.get(form, ()) if eight_bits(given) else ()))
 
 
 def eight_bits(given: dict[str, Any]) -> bool:
