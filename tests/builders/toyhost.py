@@ -48,7 +48,7 @@ class Data:
     def __init__(self, name: str, download: bool = False, task: str = "classify"):
         listed = json.loads(Path(name).read_text()) if name.endswith(".json") else {}
         self.name, self.root, self.absent = name, Path(name).parent if listed else Path(name), None
-        self.more = {}
+        self.more, self.label_folder = {}, "labels"
         there = {split: sorted((self.root / split).rglob("*.png")) for split in SPLITS}
         self._images = {split: [Path(file) for file in files] for split, files in (listed or there).items() if files}
         self.splits = tuple(split for split in SPLITS if split in self._images)

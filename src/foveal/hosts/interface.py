@@ -86,6 +86,7 @@ class Data(Protocol):
         splits: those of train, val and test that are there.
         absent: the test split that is named and not there; None if there is none such.
         more: what else of it a training reads, by the keys of a data file.
+        label_folder: that stands in paths of labels where those of their images have `images`.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Data(Protocol):
     splits: tuple[str, ...]
     absent: str | None
     more: dict[str, Any]
+    label_folder: str
 
     def images(self, split: str) -> list[Path]:
         """The files of a split, as they are now."""

@@ -88,15 +88,15 @@ def _copy_classes(data: Data, part: Path, split: str, share: float) -> None:
 
 
 def _copy_labelled(data: Data, part: Path, split: str, share: float) -> None:
-    files, labels = data.images(split), data.more.get("masks_dir", "labels")
-    for kind in ("images", labels):
+    files = data.images(split)
+    for kind in ("images", data.label_folder):
         (part / kind / split).mkdir(parents=True)
     chosen = _evenly(files, max(FEWEST_IMAGES, round(share * len(files))))
     for number, (image, label) in enumerate(zip(chosen, data.labels(chosen), strict=True)):
         stem = f"{number}-{image.stem}"  # images of several folders may share a name
         shutil.copy2(image, part / "images" / split / f"{stem}{image.suffix}")
         if label.exists():
-            shutil.copy2(label, part / labels / split / f"{stem}{label.suffix}")
+            shutil.copy2(label, part / data.label_folder / split / f"{stem}{label.suffix}")
 
 
 def _evenly(files: list[Path], count: int) -> list[Path]:

@@ -110,6 +110,7 @@ class Data:
         self.splits = tuple(split for split in SPLITS if self._found.get(split))
         read = (*READ, masks.FOLDER, masks.MAPPING) if task == "semantic" else READ
         self.more = {key: self._found[key] for key in read if key in self._found}
+        self.label_folder = self.more.get(masks.FOLDER, "labels")
         if task == "semantic" and masks.FOLDER not in self.more and len(self.names) > 1:
             self.more["names"] = self.names  # in a data file: what outlines leave the host makes a class of by itself
             self.names = {**self.names, len(self.names): "background"}
@@ -232,7 +233,7 @@ def divided(data: Data, splits: Mapping[str, list[Path]], folder: Path) -> str:
             for image, label in zip(images, data.labels(images), strict=True):
                 if image.parent not in places:
                     places[image.parent] = f"{len(places):03}"
-                    for kind, file in (("images", image), (data.more.get(masks.FOLDER, "labels"), label)):
+                    for kind, file in (("images", image), (data.label_folder, label)):
                         _link(folder / split / kind / places[image.parent], file.parent)
             listed = "".join(f"./{split}/images/{places[image.parent]}/{image.name}\n" for image in images)
             _write(folder / f"{split}.txt", listed)
