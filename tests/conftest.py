@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Whatever a shell starts behind itself has Ctrl-C ignored, and so have all its children; tests send it to some.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     hypothesis.settings.load_profile("sweep" if config.getoption("--sweep") else "foveal")
 
 
