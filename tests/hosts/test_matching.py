@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import torch
+from PIL import Image
 
 import data as drawings
 from foveal import UserError
@@ -88,6 +89,23 @@ def judged(tmp_path_factory):
         return kept[task]
 
     return of
+
+
+@pytest.mark.parametrize("model", swept(["yolov8n-rtdetr.yaml", "yolo11n.yaml"], "yolov8n-rtdetr.yaml"))
+def test_boxes_are_kept_in_pixels_of_an_image_that_is_no_square(model, tmp_path):
+    data = drawings.draw_things(tmp_path / "data", "detect", 2, 2)
+    for image in (tmp_path / "data/images/val").iterdir():
+        Image.open(image).resize((200, 100)).save(image)
+    file = tmp_path / model.replace(".yaml", ".pt")
+    torch.save(models.checkpoint(models.load(model).model, {}), file)
+    settings = {"imgsz": 160, "batch": 2, "device": "cpu", "workers": 0, "conf": 1e-9}
+    found, _ = validators.evaluate(file, str(data), "val", tmp_path / "out", **settings)
+    lines = (tmp_path / "data/labels/val/000.txt").read_text().splitlines()
+    x, y, width, height = np.array([line.split()[1:] for line in lines], float).T
+    edges = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1) * (200, 100, 200, 100)
+    assert np.abs(found.true_box - edges).max() < 0.01
+    assert found.box[:, [0, 2]].max() > 101  # what lies beyond the height of an image
+    assert found.box[:, [1, 3]].max() <= 100
 
 
 @pytest.mark.parametrize("task", ENDS)

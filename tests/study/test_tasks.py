@@ -107,7 +107,7 @@ def test_a_training_that_was_interrupted_ends_where_an_undisturbed_one_does(mode
     task = models.task(model)
     data = drawings.draw_things(tmp_path / "data", task.name, 8, 3)
     settings = {**TRAIN, "imgsz": 160, "epochs": 2, "nbs": 8, "model": model, "data": str(data), "device": "cpu"}
-    settings |= {"plots": False, "exist_ok": True, "project": str(tmp_path)}
+    settings |= {"close_mosaic": 1, "plots": False, "exist_ok": True, "project": str(tmp_path)}
     trainer = recorder.trainer(model, task)
 
     class Stopped(Exception):

@@ -121,6 +121,14 @@ class DetectionValidator(_Detecting, host.DetectionValidator):
 class RTDETRValidator(_Detecting, host.RTDETRValidator):
     """Ultralytics' validator for RT-DETR."""
 
+    def _scaled(self, of, batch):
+        """Detections or objects of an image in its own pixels; older hosts stretch it, and scale by one side."""
+        down, across = batch["ratio_pad"]
+        if not isinstance(down, float):
+            return super()._scaled(of, batch)
+        boxes = of["bboxes"] / of["bboxes"].new_tensor([across, down, across, down])
+        return {"bboxes": ops.clip_boxes(boxes, batch["ori_shape"])}
+
 
 class OBBValidator(_Measuring, host.OBBValidator):
     """Ultralytics' validator for `obb`."""

@@ -26,6 +26,7 @@ from ...tensors import count
 from .installed import ultralytics
 
 # isort: split
+from ultralytics.engine import model as engine
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
@@ -72,6 +73,20 @@ def register() -> None:
     tasks.FovealWidths = _Widths
     tasks.parse_model = functools.wraps(original)(functools.partial(_parse_model, original))
     tasks.BaseModel.load = _refusing_other_classes(tasks.BaseModel.load)
+    engine.guess_model_task = tasks.guess_model_task = _guessing_of_plain_heads(tasks.guess_model_task)
+
+
+def _guessing_of_plain_heads(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def guess_model_task(model):
+        """The host's guess, which older ones make of the last row's whole text, so without the attentions in it."""
+        if isinstance(model, dict):
+            with contextlib.suppress(LookupError, TypeError):  # no model: the host says so
+                *others, (*source, _, arguments) = model["head"]
+                model = {**model, "head": [*others, [*source, model_yaml.base_module(model["head"][-1]), arguments]]}
+        return original(model)
+
+    return guess_model_task
 
 
 def counts_kernel() -> bool | None:

@@ -169,8 +169,7 @@ class _Recording(host.parser.Mixed):
     def _state(self) -> dict[str, Any]:
         """The host's checkpoint, whose average and optimizer are rounded to 16 bits, with the exact ones in it."""
         state = torch.load(self.last, map_location="cpu", weights_only=False, mmap=True)  # no tensor of it is read
-        state["ema"], state["optimizer"] = copy.copy(self.ema.ema), self.optimizer.state_dict()
-        state["ema"].criterion = None  # as the host has it
+        state["ema"], state["optimizer"] = _without_loss(self.ema.ema), self.optimizer.state_dict()
         parameters = _plain(self.model).named_parameters()
         state["foveal"] = {
             "model": _plain(self.model).state_dict(),
@@ -384,6 +383,14 @@ def _peak_bytes(device: torch.device) -> int | None:
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().float().cpu().contiguous().numpy().tobytes()
+
+
+def _without_loss(model: nn.Module) -> nn.Module:
+    """The model with the same tensors and without its loss, which some hosts make only where there is none."""
+    found = copy.copy(model)
+    found._modules = {name: module for name, module in model._modules.items() if name != "criterion"}
+    vars(found).pop("criterion", None)
+    return found
 
 
 def _plain(model: nn.Module) -> nn.Module:
