@@ -32,6 +32,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+import foveal
+
 from ..attention import Attention
 from ..errors import UserError
 from ..files import write_text
@@ -374,8 +376,8 @@ def _move(written: Path, target: Path) -> None:
 
 
 def _versions(given: dict[str, Any]) -> dict[str, str]:
-    names = ("foveal", "torch", "ultralytics", *exporter.packages(given))
-    return {name: importlib.metadata.version(name) for name in names}
+    names = ("torch", "ultralytics", *exporter.packages(given))
+    return {"foveal": foveal.__version__} | {name: importlib.metadata.version(name) for name in names}
 
 
 def by(size: tuple[int, int]) -> str:
