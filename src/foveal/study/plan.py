@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+import foveal
+
 from ..checkpoints import trust_file
 from ..checks import endless
 from ..errors import UserError, shown
@@ -296,9 +298,8 @@ def claims(arms: tuple[Arm, ...]) -> int:
 
 def versions() -> dict[str, str]:
     """Versions of everything that decides a result, by name."""
-    return {name: version(name) for name in ("foveal", "ultralytics", "torch", "numpy")} | {
-        "python": ".".join(map(str, sys.version_info[:3]))
-    }
+    others = {name: version(name) for name in ("ultralytics", "torch", "numpy")}
+    return {"foveal": foveal.__version__, **others, "python": ".".join(map(str, sys.version_info[:3]))}
 
 
 def deciding(of: Mapping[str, str]) -> dict[str, str]:

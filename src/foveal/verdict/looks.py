@@ -167,7 +167,7 @@ def _crossing(seeds: tuple[int, ...], bound: float) -> float:
         edge = bound * math.sqrt(now)
         following = np.linspace(-edge, edge, 201)
         steps = scipy.stats.norm.pdf(following[:, None] - grid[None], scale=math.sqrt(now - before))
-        density = np.trapezoid(steps * density, grid, axis=1)
+        density = scipy.integrate.trapezoid(steps * density, grid, axis=1)
         grid = following
-        inside = np.trapezoid(density, grid)
+        inside = scipy.integrate.trapezoid(density, grid)
     return float(1 - inside)
