@@ -1,6 +1,8 @@
 """The one exception a user of foveal is meant to see."""
 
+import importlib.util
 import reprlib
+from collections.abc import Iterable
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring = 3, 8, 8, 8, 120
@@ -9,6 +11,29 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstri
 def shown(value: object) -> str:
     """What was given, for a message: short, also where a few bytes of YAML stand for a million lists."""
     return _SHORT.repr(value)
+
+
+def one_line(error: BaseException, named: bool = False) -> str:
+    """What an exception says, for a message: at most 300 characters, after the name of its class if `named`."""
+    text = str(error).partition("\nException raised from")[0]  # behind which torch lists calls of its C++ code
+    kind = type(error).__name__
+    return " ".join((f"{kind}: {text}" if named else text or kind).split())[:300].rstrip(".")
+
+
+def require_installed(whose: str, packages: Iterable[str], install: str) -> None:
+    """Check that packages are there which only some of foveal needs.
+
+    Args:
+        whose: what needs them.
+        packages: by the names by which they are imported.
+        install: what pip is given for all of them.
+
+    Raises:
+        UserError: one is not installed.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{whose} needs {package}, which is not installed", f"pip install {install}")
 
 
 class UserError(ValueError):

@@ -49,6 +49,22 @@ def write_text(target: Path, text: str) -> None:
     write_whole(target, lambda part: part.write_bytes(content), check)
 
 
+def require_free(target: Path, force: bool = False) -> None:
+    """Check that a file may be written.
+
+    Args:
+        target: the file.
+        force: whether it may be there already.
+
+    Raises:
+        UserError: it is there, or the folder that it is to lie in is not.
+    """
+    if target.exists() and not force:
+        raise UserError(f"{target} exists", "choose another name with -o, or overwrite it with --force")
+    if not target.parent.is_dir():
+        raise UserError(f"there is no folder {str(target.parent)!r} to write to", "create it first")
+
+
 def require_intact(path: Path) -> None:
     """Read back an archive, such as torch writes, and compare it with its own checksums.
 

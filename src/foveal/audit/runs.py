@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from ..checkpoints import unpickling
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..evidence import TASKS
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset
@@ -128,8 +128,8 @@ class Run:
             # Of an epoch that was lost and repeated the later row counts.
             judged = {int(float(row["epoch"])): tuple(float(row.get(name, "nan")) for name in COLUMNS) for row in rows}
         except (OSError, ValueError, AttributeError, KeyError, RecursionError, TypeError, yaml.YAMLError) as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"{folder} has an args.yaml or results.csv that cannot be read: {said}", EXAMPLE) from None
+            said = f"{folder} has an args.yaml or results.csv that cannot be read: {one_line(error)}"
+            raise UserError(said, EXAMPLE) from None
         if (
             not isinstance(arguments, dict)
             or type(arguments.get("epochs")) is not int
@@ -145,7 +145,7 @@ class Run:
                 try:
                     weights[kind] = Weights.read(file, trust)
                 except UserError as error:
-                    unread[kind] = f"{error.message}; {error.hint}"
+                    unread[kind] = str(error)
         return cls(name, folder, arguments, judged, weights, unread)
 
     @property

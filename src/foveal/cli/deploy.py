@@ -87,17 +87,14 @@ def sources(
     imports from other files is not carried.
     """
     from ..checkpoints import read
-    from ..files import write_text
+    from ..files import require_free, write_text
 
     carried = {Path(each["file"]).name: each for each in read(Path(model), tensors=False).sources if each["text"]}
     if not carried:
         raise UserError(f"{model} carries no attention of your own", "foveal add MODEL.pt my_attention.py:MyAttention")
     folder = Path(output)
-    if output and not folder.is_dir():
-        raise UserError(f"there is no folder {output!r} to write to", "create it first")
-    there = [name for name in carried if output and (folder / name).exists()]
-    if there and not force:
-        raise UserError(f"{folder / there[0]} exists", "choose another folder, or overwrite it with --force")
+    for name in carried if output else ():
+        require_free(folder / name, force)
     for name, each in carried.items():
         if output:
             write_text(folder / name, each["text"])

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
 from .printing import Trust, load_host, only_talk, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -34,11 +33,11 @@ def judge(
     foveal study.
     """
     load_host()
-    from ..files import write_text
+    from ..files import require_free, write_text
     from ..judging import judge as call
 
-    if output and not output.resolve().parent.is_dir():
-        raise UserError(f"there is no folder {str(output.parent)!r} to write to", "create it first")
+    if output:
+        require_free(output, force=True)
     with only_talk():
         found = call(
             models,

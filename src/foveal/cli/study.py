@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import re
 import shutil
@@ -13,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, require_installed
 from .printing import Trust, load_host, print_json, print_table, say
 
 UNKNOWN = 3  # exit code where there is no answer: 1 and 2 are taken, by "no" and by the user's mistakes
@@ -363,6 +362,4 @@ def _load_studies(installing: bool = True) -> None:
     if not installing:
         os.environ["YOLO_AUTOINSTALL"] = "0"  # read when the host is imported
     load_host()
-    for package in ("scipy", "jinja2", "msgspec", "sklearn", "imagehash"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"studies need {package}, which is not installed", "pip install 'foveal[study]'")
+    require_installed("a study", ("scipy", "jinja2", "msgspec", "sklearn", "imagehash"), "'foveal[study]'")

@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from ..checkpoints import UNREADABLE_PICKLE, Contents, Node, foreign, read
-from ..errors import UserError
-from ..files import write_whole
+from ..errors import UserError, one_line
+from ..files import require_free, write_whole
 from ..hosts import ultralytics as host
 from ..surgery import model_yaml
 from . import oldcode
@@ -155,9 +155,8 @@ def _refusing(source: Path) -> Iterator[None]:
     except UserError:
         raise
     except UNREADABLE_PICKLE as error:
-        text = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{str(source)!r} cannot be rebuilt ({type(error).__name__}: {text})",
+            f"{str(source)!r} cannot be rebuilt ({one_line(error, named=True)})",
             "give a checkpoint that Ultralytics wrote, such as best.pt",
         ) from None
 
@@ -170,10 +169,7 @@ def _target(source: Path, output: str | os.PathLike | None, force: bool) -> Path
     target = Path(output) if output else Path(f"{source.stem}-foveal.pt")
     if target.suffix != ".pt":
         raise UserError(f"{target} is no name for a checkpoint", f"write to {target.with_suffix('.pt')}")
-    if target.exists() and not force:
-        raise UserError(f"{target} exists", "choose another name with -o, or overwrite it with --force")
-    if not target.parent.is_dir():
-        raise UserError(f"there is no folder {str(target.parent)!r} to write to", "create it first")
+    require_free(target, force)
     return target
 
 

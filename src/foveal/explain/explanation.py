@@ -20,9 +20,9 @@ from PIL import Image
 
 import foveal
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..evidence import Says, Task
-from ..files import digest, write_text
+from ..files import digest, require_free, write_text
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset, prediction
 from ..tensors import is_finite
@@ -162,8 +162,7 @@ def _with_attentions(
 
 
 def _check_target(target: Path) -> None:
-    if not target.parent.is_dir():
-        raise UserError(f"there is no folder {str(target.parent)!r} to write to", "create it first")
+    require_free(target, force=True)
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir() or (any(target.iterdir()) and not _is_ours(target)):
@@ -214,10 +213,8 @@ def _check_image(file: Path) -> None:
             image.load()
     except (OSError, ImportError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
         # An ImportError is the host's, which tries whether what PIL does not know is HEIF.
-        said = " ".join(str(error).split())
-        raise UserError(
-            f"{str(file)!r} cannot be read as an image: {said}", "open it in a viewer, save it anew"
-        ) from None
+        said = f"{str(file)!r} cannot be read as an image: {one_line(error)}"
+        raise UserError(said, "open it in a viewer, save it anew") from None
 
 
 def _some(model: host.YOLO | host.RTDETR, data: str | None, split: str) -> list[Path]:

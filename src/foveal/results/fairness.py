@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..evidence import Metric, averages
 from ..hosts import Inherited, Refused
 from ..study import Arm, Plan, Result, deciding
@@ -170,8 +170,7 @@ def _written(file: Path) -> dict:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
         return found | {"optimizer": found["optimizer"], "lr0": float(found["lr0"])}
     except (OSError, ValueError, AttributeError, LookupError, RecursionError, TypeError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"cannot read {file}: {said}", "delete its folder and run the study again") from None
+        raise UserError(f"cannot read {file}: {one_line(error)}", "delete its folder and run the study again") from None
 
 
 def differing(written: list[dict]) -> list[str]:

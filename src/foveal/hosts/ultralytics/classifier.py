@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...evidence import CLASSIFY
 from ...files import write_whole
 from ...surgery import Spec, attaching
@@ -137,8 +137,8 @@ def _require_classifier(model: nn.Module, classes: int, name: str) -> None:
         with torch.no_grad():
             out = model.eval()(zeros)
     except zoo.REFUSALS as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{name} cannot answer for an image: {said}", "choose a model that classifies images") from None
+        said = f"{name} cannot answer for an image: {one_line(error, named=True)}"
+        raise UserError(said, "choose a model that classifies images") from None
     model.train(training)
     if not isinstance(out, Tensor) or tuple(out.shape) != (1, classes):
         raise UserError(f"{name} does not return one number for each class", "choose a model that classifies images")

@@ -16,7 +16,7 @@ import yaml
 
 from ... import files
 from ...checks import endless
-from ...errors import UserError
+from ...errors import UserError, one_line
 from .. import SPLITS, Photographs, Refused
 from . import masks
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
@@ -304,11 +304,10 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _refused(what: str, error: Exception) -> UserError:
-    said = " ".join(str(error).split()).rstrip(".")
     hint = "check the paths in it"
     if isinstance(error, FileNotFoundError):
         hint += "; foveal study run also downloads what it says how to"
-    return UserError(f"the {what} cannot be used: {said}", hint)
+    return UserError(f"the {what} cannot be used: {one_line(error)}", hint)
 
 
 class _Noting(host.parser.Mixed):

@@ -1,7 +1,6 @@
 """What a file of a model says of itself, trained (.pt) or exported, so that the host's validators can judge it."""
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...errors import UserError
+from ...errors import UserError, one_line, require_installed
 from ...evidence import Task
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 from .exporter import PACKAGES
@@ -70,9 +69,7 @@ def _trained(path: Path, trust: bool) -> tuple[ModelFile, host.Network]:
 
 
 def _exported(path: Path, form: str) -> ModelFile:
-    for package in PACKAGES.get(form, ()):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{path} needs {package}, which is not installed", "pip install 'foveal[export]'")
+    require_installed(str(path), PACKAGES.get(form, ()), "'foveal[export]'")
     with refusing(path, "loaded"), host.silent():
         backend = AutoBackend(str(path), device=torch.device("cpu"))
     said: dict[str, Any] = dict(backend.metadata or {})
@@ -104,8 +101,8 @@ def refusing(path: Path, done: str = "used") -> Iterator[None]:
         with host.refusing(path, done):
             yield
     except own_errors() as error:
-        said = " ".join(str(error).split())[:240]
-        raise UserError(f"{str(path)!r} cannot be {done} as a model: {said}", "export it anew") from None
+        said = f"{str(path)!r} cannot be {done} as a model: {one_line(error)}"
+        raise UserError(said, "export it anew") from None
 
 
 def _form(path: Path) -> str:

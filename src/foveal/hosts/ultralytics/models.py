@@ -21,7 +21,7 @@ import yaml
 from torch import nn
 
 from ...checkpoints import foreign, require_harmless, unpickling
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...evidence import CLASSIFY, Task
 from . import parser
 from .installed import ultralytics
@@ -106,13 +106,9 @@ def refusing(source: object, done: str = "used") -> Iterator[None]:
             raise
         if elsewhere := foreign.diagnosed(str(source), error):
             raise elsewhere from None
-        reason = " ".join(str(error).partition("\nException raised from")[0].split())[:300].rstrip(".")
-        named = (
-            "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-        )  # a KeyError says no more than the key
-        raise UserError(
-            f"{str(source)!r} cannot be {done} as a model: {named}{reason}", "give one such as yolo11n.pt"
-        ) from None
+        reason = one_line(error, named=not isinstance(error, OSError))  # a KeyError says no more than the key
+        said = f"{str(source)!r} cannot be {done} as a model: {reason}"
+        raise UserError(said, "give one such as yolo11n.pt") from None
 
 
 def _is_ours(error: Exception) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ...attention import ATTENTIONS, find, known
-from ...errors import UserError, shown
+from ...errors import UserError, one_line, shown
 from ...kernels.ema import flops
 from ...surgery import Spec, attachment, inside, model_yaml
 from ...tensors import count
@@ -193,8 +193,8 @@ def _built(original: Callable, cfg: dict, ch: int, verbose: bool):
         if index is None:
             raise
         row = written[index]
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
-        raise UserError(f"row {index}, {shown(row)}, cannot be built: {said}", _buildable(row)) from error
+        said = f"row {index}, {shown(row)}, cannot be built: {one_line(error, named=True)}"
+        raise UserError(said, _buildable(row)) from error
     finally:
         tasks.Conv.default_act = activation
 
