@@ -1,9 +1,11 @@
-"""Files: written so that they are there as a whole or not at all, and told apart by their content."""
+"""Files: written so that they are there as a whole or not at all, told apart by their content, printed into."""
 
+import contextlib
 import hashlib
 import os
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import UserError
@@ -78,6 +80,19 @@ def require_intact(path: Path) -> None:
         damaged = path.name
     if damaged:
         raise UserError(f"{path} was read back damaged, at {damaged}", "try another disk")
+
+
+@contextlib.contextmanager
+def stdout_to(descriptor: int) -> Iterator[None]:
+    """Let whatever is printed meanwhile, also past Python and by programs that are started, go to another file."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(descriptor, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def digest(path: Path, size: int = 16) -> str:

@@ -1,6 +1,6 @@
 """What several wings ask of tensors and of modules that hold them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -21,6 +21,11 @@ def memory_format(x: Tensor) -> torch.memory_format:
 def count(module: nn.Module) -> int:
     """Number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def sides(shape: Iterable[int]) -> str:
+    """The sides of a tensor, of a map or of an image, as 640 x 480."""
+    return " x ".join(map(str, shape))
 
 
 def is_finite(module: nn.Module) -> bool:

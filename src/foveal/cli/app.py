@@ -13,7 +13,7 @@ import typer
 
 from ..errors import UserError
 from . import bench, cards, check, deploy, explain, judge, study, view
-from .printing import Trust, load_host, only_talk, print_json, print_table
+from .printing import Json, Trust, load_host, only_talk, print_json, print_table
 
 app = typer.Typer(
     help="Attention for YOLO that keeps your weights.",
@@ -22,8 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 app.command("list")(cards.list_attentions)
@@ -49,7 +47,7 @@ def add(
     own_row: Annotated[bool, typer.Option("--own-row", help="Rows of its own, as published YAMLs have it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     trust: Trust = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Put an attention into a model and keep its weights.
 
@@ -119,7 +117,7 @@ def yolo(context: typer.Context) -> None:
 
 
 @app.command()
-def doctor(as_json: _Json = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """What is installed here, and does it work? Takes about ten seconds.
 
     Each line is ok, missing (not installed: what it would add) or broken. Nothing is downloaded. Exit code 1 if

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from .printing import Trust, load_host, only_talk, print_json, print_table, say
+from .printing import Json, Trust, load_host, only_talk, print_json, print_table, say
 
 if TYPE_CHECKING:
     from ..deploy import Exported, Quantization
-
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def convert(
@@ -28,7 +26,7 @@ def convert(
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the old code, which must be importable, and compare outputs.")
     ] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """A checkpoint trained with a pasted attention, as one of foveal.
 
@@ -114,7 +112,7 @@ def export(
         typer.Option("--keep-float", help="Of INT8, write the file that keeps float where the attention needs it."),
     ] = False,
     trust: Trust = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Ultralytics' exporter, then the file is run and compared with PyTorch.
 
@@ -152,12 +150,12 @@ def export(
 
 
 def _print_cases(found: "Exported") -> None:
-    from ..deploy import by
+    from ..tensors import sides
 
     heads = ("size", "batch", "boxes (rms)", "confidences (rms)", "rest (rms)", "boxes found", "unmatched", "")
     rows = [
         (
-            f"{by(case.size)}{_rounded(case.exact)}{', without nms' * case.raw}",
+            f"{sides(case.size)}{_rounded(case.exact)}{', without nms' * case.raw}",
             case.batch,
             *_numbers(case.differences),
             case.wrong or ("no box" if case.differences and case.differences.empty else "agrees"),

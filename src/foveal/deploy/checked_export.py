@@ -40,6 +40,7 @@ from ..files import write_text
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import CannotExportError, Written, dataset, exporter, runtime
 from ..surgery import IdentityStart, attended
+from ..tensors import sides
 from . import first_difference, parity, quantization, quantizers
 from .fusion import fuse
 from .parity import Differences
@@ -162,7 +163,7 @@ def _tried(
     try:
         written, noted = write("", given, ())
     except CannotExportError as error:
-        where = f"{'at any size but' if given.get('dynamic') else 'at'} {by(error.size)} pixels"
+        where = f"{'at any size but' if given.get('dynamic') else 'at'} {sides(error.size)} pixels"
         target = source.with_name(f"{source.stem}.{given['format']}")
         wrong = f"{where} it cannot be exported: {error}"
         return Exported(str(source), str(target), given, _versions(given), (), None, {}, wrong), None
@@ -196,7 +197,7 @@ def _checked(loaded: host.YOLO, written: Written, source: Path, folder: Path, gi
             effect, plain = effect or raw_effect, plain or raw_plain
     wrong = ""
     if broken := next((case for case in cases if case.wrong), None):
-        wrong = f"at {by(broken.size)} pixels, batch {broken.batch}{', without nms' * broken.raw}: {broken.wrong}"
+        wrong = f"at {sides(broken.size)} pixels, batch {broken.batch}{', without nms' * broken.raw}: {broken.wrong}"
         run = raw if raw and broken.raw else written
         if given["format"] == "onnx" and broken.wrong != NOTHING:
             images = exporter.pictures(files[:1], broken.size, run.channels)
@@ -378,8 +379,3 @@ def _move(written: Path, target: Path) -> None:
 def _versions(given: dict[str, Any]) -> dict[str, str]:
     names = ("torch", "ultralytics", *exporter.packages(given))
     return {"foveal": foveal.__version__} | {name: importlib.metadata.version(name) for name in names}
-
-
-def by(size: tuple[int, int]) -> str:
-    """Rows and columns, as 640 x 480."""
-    return " x ".join(map(str, size))
