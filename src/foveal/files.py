@@ -10,6 +10,12 @@ from pathlib import Path
 
 from .errors import UserError
 
+# What reading a file, and taking apart what it holds, raises where that is not what it should be.
+MALFORMED = (
+    *(ArithmeticError, AttributeError, LookupError, OSError),
+    *(RecursionError, StopIteration, TypeError, ValueError),
+)
+
 
 def write_whole(target: Path, write: Callable[[Path], object], check: Callable[[Path], object] | None = None) -> None:
     """Call `write` with the path of a file beside `target`, then put that file in `target`'s place.

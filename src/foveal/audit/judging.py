@@ -12,6 +12,7 @@ from ..hosts.ultralytics import dataset
 from ..judging import evaluated
 from ..results import Finding
 from ..verdict import Estimate, differences_of
+from .findings import Runs, both
 from .runs import Run
 
 
@@ -47,7 +48,7 @@ def _plain(maps: tuple[float, ...] | None) -> tuple[Estimate, ...]:
     return tuple(Estimate(each - maps[0]) for each in maps[1:]) if maps else ()
 
 
-def of_weights(runs: Sequence[Run], data: str, folder: Path, device: str, trust: bool = False) -> Judged:
+def of_weights(runs: Runs, data: str, folder: Path, device: str, trust: bool = False) -> Judged:
     """All best.pt on the same images, on test if the data have one with labels.
 
     Raises:
@@ -78,8 +79,7 @@ def of_weights(runs: Sequence[Run], data: str, folder: Path, device: str, trust:
         findings.append(Finding("evaluator", False, f"judged on other images ({told})"))
         maps = tuple(one.figures()["map"] for one in found)
         return Judged(findings, split, maps, _plain(maps))
-    each = "both" if len(runs) == 2 else "all"
-    findings.append(Finding("evaluator", True, f"{each} judged on the same {images} images"))
+    findings.append(Finding("evaluator", True, f"{both(runs)} judged on the same {images} images"))
     return _compared(found, findings, split)
 
 

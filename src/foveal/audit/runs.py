@@ -14,6 +14,7 @@ import yaml
 from ..checkpoints import unpickling
 from ..errors import UserError, one_line
 from ..evidence import TASKS
+from ..files import MALFORMED
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset
 from ..tensors import count, is_finite
@@ -127,7 +128,7 @@ class Run:
             rows = [row for row in csv.DictReader(lines, skipinitialspace=True) if None not in row.values()]
             # Of an epoch that was lost and repeated the later row counts.
             judged = {int(float(row["epoch"])): tuple(float(row.get(name, "nan")) for name in COLUMNS) for row in rows}
-        except (OSError, ValueError, AttributeError, KeyError, RecursionError, TypeError, yaml.YAMLError) as error:
+        except (*MALFORMED, yaml.YAMLError) as error:
             said = f"{folder} has an args.yaml or results.csv that cannot be read: {one_line(error)}"
             raise UserError(said, EXAMPLE) from None
         if (
@@ -249,6 +250,6 @@ def data_here(run: Run, folder: Path) -> tuple[Path, str] | None:
             copy.write_text(yaml.safe_dump({**kept, "path": kept.get("path") or str(file.parent)}), encoding="utf-8")
             dataset.Data(str(copy))
             return file, str(copy)
-        except (OSError, ValueError, AttributeError, KeyError, RecursionError, yaml.YAMLError):  # or a UserError
+        except (*MALFORMED, yaml.YAMLError):  # or a UserError
             continue
     return None

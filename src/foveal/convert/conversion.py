@@ -1,9 +1,9 @@
 """Checkpoints made with pasted code in, checkpoints of foveal out; the pasted code is neither needed nor run unasked.
 
-`unpickling` reads the file without building anything, `pasted` recognises the attentions in what it read and `choosing`
-settles what is not certain. Here the host builds the model anew from its own rows, with foveal's attention in place of
-the pasted one, and every tensor must find its place: names, shapes and the settings of all layers are compared. That is
-as much as a file tells. Where a user allows the old code to be run, `oldcode` compares outputs, too.
+`unpickling` reads the file without building anything, `recognition` finds the attentions in what it read, and
+`choosing` settles what is not certain. Here the host builds the model anew from its own rows, with foveal's attention
+in place of the pasted one, and every tensor must find its place: names, shapes and the settings of all layers are
+compared. That is as much as a file tells. Where a user allows the old code to be run, `oldcode` compares outputs, too.
 
 Rows are a program as well: the host calls whatever a row names, and evaluates the text of `activation`. Here rows may
 name layers only, and that text must be a layer with plain arguments.
@@ -26,7 +26,7 @@ from ..hosts import ultralytics as host
 from ..surgery import model_yaml
 from . import oldcode
 from .choosing import Chooser, described
-from .recognition import Pasted, Said
+from .recognition import Pasted, Said, candidates, without_doubt
 from .transplant import (
     OURS,
     Part,
@@ -266,16 +266,15 @@ def _parts(index: int, layer: Node, chooser: Chooser) -> list[Part]:
         if len(each) > 1 and not each[0] and len(there) == len(each) - 1:  # put behind a layer by hand
             behind = zip(children[1:], there, strict=True)
             return [
-                *(Part(part.node, part.before, name) for part in _whole(index, children[0], f"{name}0.", chooser)),
+                *(Part(part.node, part.before, name) for part in _whole(index, children[0], f"{name}0.")),
                 *(Part(c, f"{name}{k + 1}.", f"{name}attention.{k}.", f) for k, (c, f) in enumerate(behind)),
             ]
-    return _whole(index, layer, name, chooser)
+    return _whole(index, layer, name)
 
 
-def _whole(index: int, layer: Node, name: str, chooser: Chooser) -> list[Part]:
-    inside = [(path, chooser.certain(node)) for path, node in layer.walk() if path and not _is_base(node)]
-    for path, found in inside:
-        if found:
+def _whole(index: int, layer: Node, name: str) -> list[Part]:
+    for path, node in layer.walk():
+        for found in without_doubt(candidates(node)) if path and not _is_base(node) else ():
             raise UserError(
                 f"row {index} is a {layer.path} with {found.spec.name} inside it ({path}, a {found.path}); where in it "
                 "that acts stands in code that the file does not hold, and no row can say it",

@@ -1,5 +1,4 @@
 from .explanation import explain as explain
-from .manifest import MALFORMED as MALFORMED
 from .manifest import MANIFEST as MANIFEST
 from .manifest import Explained as Explained
 from .manifest import album as album

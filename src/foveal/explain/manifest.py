@@ -9,20 +9,10 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..evidence import Task
+from ..files import MALFORMED
 
 MANIFEST = "manifest.json"
 NUMBERS = ("mean", "deviation", "low", "high", "initial", "inside", "outside")
-# What reading a file raises whose content is not what it should be.
-MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RecursionError,
-    StopIteration,
-    TypeError,
-    ValueError,
-)
 
 
 def inside(folder: Path, name: object) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..files import digest, write_text
+from ..files import MALFORMED, digest, write_text
 
 if TYPE_CHECKING:
     from .interface import Data
@@ -99,5 +99,5 @@ def _load(cache: Path) -> dict[str, list]:
     try:
         kept = json.loads(cache.read_text())
         return kept if all(isinstance(of[2], str) and len(of) == 3 for of in kept.values()) else {}
-    except (OSError, ValueError, AttributeError, LookupError, RecursionError, TypeError):
+    except MALFORMED:
         return {}

@@ -8,6 +8,7 @@ import yaml
 
 from ..errors import UserError, one_line
 from ..evidence import Metric, averages
+from ..files import MALFORMED
 from ..hosts import Inherited, Refused
 from ..study import Arm, Plan, Result, deciding
 from .schema import Finding
@@ -169,7 +170,7 @@ def _written(file: Path) -> dict:
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
         return found | {"optimizer": found["optimizer"], "lr0": float(found["lr0"])}
-    except (OSError, ValueError, AttributeError, LookupError, RecursionError, TypeError, yaml.YAMLError) as error:
+    except (*MALFORMED, yaml.YAMLError) as error:
         raise UserError(f"cannot read {file}: {one_line(error)}", "delete its folder and run the study again") from None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import MALFORMED, write_text
 from ..hosts import SPLITS
 from .plan import Plan
 
@@ -120,5 +120,5 @@ def _kept(cache: Path | None) -> dict[str, list]:
     try:
         kept = json.loads(cache.read_text()) if cache else {}
         return kept if all(len(of) == 3 and len(bytes.fromhex(of[2])) in (0, 8) for of in kept.values()) else {}
-    except (OSError, ValueError, AttributeError, LookupError, RecursionError, TypeError):
+    except MALFORMED:
         return {}

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from .. import report, results
 from ..errors import UserError
 from ..evidence import DRAWN, GROUND, Answers, Detections, Evidence, Maps, Task, averages
-from ..explain import MALFORMED, MANIFEST, album, index, inside, stamp
+from ..explain import MANIFEST, album, index, inside, stamp
+from ..files import MALFORMED
 from ..study import PLAN, Cell, State, Status, StudyFolder, in_words, rows
 
 SCORES = {  # of images, by what detections are matched, else by the key of the metric
