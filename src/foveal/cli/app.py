@@ -54,7 +54,9 @@ def add(
     Prints the rows that changed, the tensors kept, parameters and FLOPs before and after, and how far the outputs of
     the two models are apart: by nothing, unless --start paper.
     """
-    if model.startswith(("timm:", "torchvision:")):
+    from ..hosts import zoo
+
+    if zoo.is_name(model):
         return _add_to_zoo(model, spec, at, start, output, own_row, force, as_json)
     load_host()
     from ..hosts.ultralytics import add as call
@@ -81,11 +83,11 @@ def add(
 def _add_to_zoo(
     model: str, spec: str, at: str, start: str, output: str, own_row: bool, force: bool, as_json: bool
 ) -> None:
-    from ..hosts import add as call
+    from ..hosts import zoo
 
     if own_row:
         raise UserError(f"{model} has no rows: --own-row is for YOLO's model files", "leave it out")
-    grown = call(model, spec, at=at, start=start or None, output=output or None, force=force)
+    grown = zoo.add(model, spec, at=at, start=start or None, output=output or None, force=force)
     if as_json:
         return print_json(dataclasses.asdict(grown))
     print_table(

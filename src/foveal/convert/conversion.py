@@ -125,7 +125,8 @@ def convert(
         _require_known(contents, parts)
         built = build(model, cfg)
         tensors, shifted, added = carry_over(parts, built, model)
-        saved = host.checkpoint(built, _kept(contents.saved))
+        like = {key: plain_data(contents.saved[key]) for key in host.SAID if key in contents.saved}
+        saved = host.checkpoint(built, like)
 
     def check(part: Path) -> None:
         read_back = torch.load(part, map_location="cpu", weights_only=False)["model"]
@@ -297,10 +298,6 @@ def _chosen(index: int, name: str, node: Node, chooser: Chooser) -> Pasted | Non
 def _is_base(node: Node) -> bool:
     """Whether a module is torch's or ours, and so nothing that was pasted."""
     return node.path in OURS or node.path.startswith("torch.")
-
-
-def _kept(saved: dict) -> dict:
-    return {key: plain_data(saved[key]) for key in ("train_args", "license", "docs") if key in saved}
 
 
 def _old(source: Path, which: str, trust: bool) -> tuple[nn.Module | None, str]:

@@ -21,6 +21,7 @@ from ...errors import UserError
 from ...evidence import CLASSIFY, TASKS, Evidence, Says, Task
 from ...files import digest, write_text
 from ...surgery import Spec
+from ...tensors import digests
 from .. import Host, Record, Training, zoo
 from . import arguments, bound, classifier, dataset, inheriting, models, recorder, steps, validators
 from .adding import add
@@ -70,7 +71,7 @@ def _identity(model: str) -> str:
 
 def _digests(model: str) -> dict[str, str]:
     if model.endswith(".pt"):
-        return recorder.digests(models.load(model).model)
+        return digests(models.load(model).model)
     return classifier.digests(model) if zoo.is_name(model) else {}
 
 

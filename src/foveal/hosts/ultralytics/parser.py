@@ -364,5 +364,5 @@ def _has_rows(model: nn.Module) -> bool:
 
 def described(layer: nn.Module) -> str:
     """Module and name of a layer's class, without attentions."""
-    cls = getattr(type(layer), "_attended_base", type(layer))
+    cls = attachment.base(layer)
     return f"{cls.__module__}.{cls.__qualname__}"
