@@ -165,11 +165,11 @@ def test_a_fair_pair_is_fair_and_nothing_is_written(trained, tmp_path, monkeypat
 def once_evaluated() -> Callable:
     evaluate, known = validators.evaluate, {}
 
-    def of(weights, *args, **settings):
-        if weights not in known:
-            known[weights] = evaluate(weights, *args, **settings)
+    def of(file, *args, **settings):
+        if file.path not in known:
+            known[file.path] = evaluate(file, *args, **settings)
             of.calls += 1
-        return known[weights]
+        return known[file.path]
 
     of.calls = 0
     return of
@@ -223,8 +223,8 @@ def drawn_pair(pair, monkeypatch) -> dict[str, Detections]:
     """Detections that an evaluation gives for `a` and `b`, and settings it was called with, by folder name."""
     of = {"a": drawn(1), "b": drawn(3), "off": 0.0, "settings": []}
 
-    def evaluate(weights, data, split, folder, **settings):
-        found = of[weights.parts[-3]]
+    def evaluate(file, data, split, folder, **settings):
+        found = of[file.path.parts[-3]]
         of["settings"].append((split, {**settings, "folder": folder}))
         map50, whole = plain_map(found, np.ones(len(found.name), int)) if len(found.true_image) else (0.0, 0.0)
         return found, {"map50": map50, "map": whole + of["off"]}

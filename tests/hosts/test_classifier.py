@@ -27,7 +27,7 @@ from foveal.attention import Attention
 from foveal.evidence import TASKS
 from foveal.hosts import ultralytics as host
 from foveal.hosts import zoo
-from foveal.hosts.ultralytics import classifier, recorder, validators
+from foveal.hosts.ultralytics import classifier, modelfile, recorder, validators
 from foveal.surgery import Spec, attaching
 
 pytestmark = pytest.mark.host
@@ -526,7 +526,9 @@ def test_what_is_answered_is_what_the_host_counts(trained, data, tmp_path, name)
     (tmp_path / "data").mkdir()
     for split in ("train", "val", "test"):
         (tmp_path / "data" / split).symlink_to(data / split)
-    answers, averages = validators.evaluate(weights, str(tmp_path / "data"), "test", tmp_path, imgsz=32, batch=4)
+    answers, averages = validators.evaluate(
+        modelfile.opened(weights), str(tmp_path / "data"), "test", tmp_path, imgsz=32, batch=4
+    )
     assert answers.name.tolist() == sorted(f"{name}/{index}.png" for name in NAMES.values() for index in range(3))
     assert [NAMES[label] for label in answers.label] == [name.partition("/")[0] for name in answers.name]
     assert answers.ranked.shape == (21, 5)
@@ -540,7 +542,9 @@ def test_what_is_answered_is_what_the_host_counts(trained, data, tmp_path, name)
         assert probabilities[ranked].tolist() == pytest.approx(
             probabilities.sort(descending=True)[0][:5].tolist(), abs=1e-5
         )
-    on_val, _ = validators.evaluate(weights, str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4)
+    on_val, _ = validators.evaluate(
+        modelfile.opened(weights), str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4
+    )
     assert len(on_val.name) == 14
 
 
@@ -550,7 +554,7 @@ def test_images_that_cannot_be_read_are_not_among_the_answers(trained, data, tmp
     (tmp_path / "data/val.cache").unlink(missing_ok=True)
     (tmp_path / "data/val/class2/0.png").write_bytes(b"no image")
     answers, averages = validators.evaluate(
-        trained / "weights/best.pt", str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4
+        modelfile.opened(trained / "weights/best.pt"), str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4
     )
     assert "class2/0.png" not in answers.name
     assert len(answers.name) == 13

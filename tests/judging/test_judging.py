@@ -185,16 +185,17 @@ def drawn(seed: int, images: int = IMAGES) -> Detections:
 @pytest.fixture
 def said(monkeypatch, tmp_path) -> dict:
     """What evaluations give for files by their names, and the settings that they were asked with."""
-    of = {"settings": []}
+    of = {"settings": [], "trusted": []}
 
     def opened(path, trust=False):
+        of["trusted"].append(trust)
         answers = isinstance(of[path.name], Answers)
         task, classes = (TASKS["classify"], SORTED) if answers else (TASKS["detect"], CLASSES)
-        return modelfile.ModelFile(path, "pt", task, classes, 64, False, False), None
+        return modelfile.ModelFile(path, "pt", task, classes, 64, False, False, None)
 
-    def evaluate(weights, data, split, folder, **settings):
+    def evaluate(file, data, split, folder, **settings):
         of["settings"].append((split, settings))
-        return of[weights.name], of[weights.name].figures()
+        return of[file.path.name], of[file.path.name].figures()
 
     monkeypatch.setattr(modelfile, "opened", opened)
     monkeypatch.setattr(validators, "evaluate", evaluate)
@@ -233,7 +234,14 @@ def test_intervals_are_those_of_an_independent_bootstrap(said, data):
     assert difference.value == pytest.approx(said["b"].figures()["map"] - said["a"].figures()["map"])
     assert difference.high - difference.value == pytest.approx(reach, rel=0.25)
     assert difference.value - difference.low == pytest.approx(reach, rel=0.25)
-    assert said["settings"][0] == ("val", {"imgsz": 96, "batch": 16, "device": "cpu", "trust": False})
+    assert said["settings"][0] == ("val", {"imgsz": 96, "batch": 16, "device": "cpu"})
+
+
+def test_files_are_trusted_where_that_is_said(said, data):
+    said |= {"a": drawn(1)}
+    for trust in (False, True):
+        foveal.judge(["a"], data=str(data), trust=trust)
+    assert said["trusted"] == [False, True]
 
 
 def answered(seed: int, right: float, images: int = IMAGES) -> Answers:
@@ -486,7 +494,7 @@ def test_models_of_several_tasks_and_of_tasks_without_evidence_are_refused(said,
     tasks = {"a": "detect", "b": "obb", "c": "depth"}
 
     def opened(path, trust=False):
-        return modelfile.ModelFile(path, "pt", TASKS[tasks[path.name]], CLASSES, 64, False, False), None
+        return modelfile.ModelFile(path, "pt", TASKS[tasks[path.name]], CLASSES, 64, False, False, None)
 
     monkeypatch.setattr(modelfile, "opened", opened)
     with pytest.raises(UserError, match="b is a model of task 'obb', and a of 'detect'; judge models of one task"):
@@ -500,7 +508,7 @@ def test_a_model_of_one_class_for_all_is_judged_as_it_was_trained(said, data, mo
     said["a"].label[:], said["a"].true_label[:] = 0, 0
 
     def opened(path, trust=False):
-        return modelfile.ModelFile(path, "pt", TASKS["detect"], ("item",), 64, False, False), None
+        return modelfile.ModelFile(path, "pt", TASKS["detect"], ("item",), 64, False, False, None)
 
     monkeypatch.setattr(modelfile, "opened", opened)
     found = foveal.judge(["a"], data=str(data))

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..evidence import Evidence, averages
 from ..hosts import split_to_judge
-from ..hosts.ultralytics import dataset
+from ..hosts.ultralytics import dataset, modelfile
 from ..judging import evaluated
 from ..results import Finding
 from ..verdict import Estimate, differences_of
@@ -59,10 +59,10 @@ def of_weights(runs: Runs, data: str, folder: Path, device: str, trust: bool = F
     if classes != runs[0].of_best("classes") and not runs[0].arguments.get("single_cls"):
         raise UserError(f"{data} has the classes {classes}, and the runs have others", "give the data of the runs")
     split = split_to_judge(described)
-    shared: dict[str, Any] = {"device": device, "trust": trust, "single_cls": bool(runs[0].arguments.get("single_cls"))}
+    shared: dict[str, Any] = {"device": device, "single_cls": bool(runs[0].arguments.get("single_cls"))}
     found, disagreement = [], 0.0
     for run in runs:
-        best = run.folder / "weights" / "best.pt"
+        best = modelfile.opened(run.folder / "weights" / "best.pt", trust)
         said, apart = evaluated(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
         found.append(said)
         disagreement = max(disagreement, apart)

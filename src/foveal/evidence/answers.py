@@ -8,8 +8,6 @@ from ..verdict import Bools, Floats, Ints
 from .claims import Claims
 from .stored import Arrays, Stored, Words
 
-BEST = 5  # answers of each image that are kept
-
 
 @dataclass(frozen=True)
 class Answers(Stored):
@@ -17,7 +15,7 @@ class Answers(Stored):
 
     Attributes:
         name: of each image's file with its folder, "apple/3.png", (images,).
-        ranked: class indices, the most likely first, (images, `BEST`) or as many as there are classes.
+        ranked: class indices, the most likely first, (images, 5) or as many as there are classes.
         label: the true class index, (images,).
         confidence: of the first answer, (images,); older files have none.
     """

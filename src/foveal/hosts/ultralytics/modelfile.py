@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class ModelFile:
         size: side of images in pixels, of its last training or of its export; the longer one where it has two.
         fixed: whether it takes images of no other size.
         is_rtdetr: whether the host's validator of RT-DETR judges it.
+        network: what the host's validators are given to run: a network, or the path of an export.
     """
 
     path: Path
@@ -42,10 +43,11 @@ class ModelFile:
     size: int
     fixed: bool
     is_rtdetr: bool
+    network: host.Network | str = field(repr=False, compare=False)
 
 
-def opened(path: Path, trust: bool = False) -> tuple[ModelFile, host.Network | str]:
-    """What a file says of its model, and what the host's validators are given to run: a network, or an export's path.
+def opened(path: Path, trust: bool = False) -> ModelFile:
+    """A file, with what it says of its model.
 
     Args:
         path: a .pt file, or whatever `foveal export` and the host's own export wrote.
@@ -56,16 +58,15 @@ def opened(path: Path, trust: bool = False) -> tuple[ModelFile, host.Network | s
             what it is for, as others than the host's may not.
     """
     form = _form(path)
-    return _trained(path, trust) if form == TRAINED else (_exported(path, form), str(path))
+    return _trained(path, trust) if form == TRAINED else _exported(path, form)
 
 
-def _trained(path: Path, trust: bool) -> tuple[ModelFile, host.Network]:
+def _trained(path: Path, trust: bool) -> ModelFile:
     model = host.load(path, trust)
     task = Task.of(model.task)
     size = dict(model.ckpt.get("train_args") or {}).get("imgsz") or task.image_size
     classes = tuple(map(str, model.model.names.values()))
-    said = ModelFile(path, TRAINED, task, classes, _longer(size), False, isinstance(model, host.RTDETR))
-    return said, model.model
+    return ModelFile(path, TRAINED, task, classes, _longer(size), False, isinstance(model, host.RTDETR), model.model)
 
 
 def _exported(path: Path, form: str) -> ModelFile:
@@ -87,6 +88,7 @@ def _exported(path: Path, form: str) -> ModelFile:
         size=_longer(backend.imgsz),
         fixed=not backend.dynamic,
         is_rtdetr="rtdetr" in told or host.is_rtdetr(str(path)),
+        network=str(path),
     )
 
 
