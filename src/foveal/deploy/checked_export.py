@@ -167,7 +167,7 @@ def _tried(
         target = source.with_name(f"{source.stem}.{given['format']}")
         wrong = f"{where} it cannot be exported: {error}"
         return Exported(str(source), str(target), given, _versions(given), (), None, {}, wrong), None
-    exported = _checked(loaded, written, source, folder, given)
+    exported = _checked(loaded, weights, written, source, folder, given)
     if not all(case.differences for case in exported.cases) or not exporter.eight_bits(given):
         return exported, written.path
     if on is None:
@@ -178,17 +178,19 @@ def _tried(
     except quantization.CannotJudgeError as error:
         return dataclasses.replace(exported, unjudged=str(error)), written.path
     if keep_float and kept:
-        written, exported = kept, _checked(loaded, kept, source, folder, given)
+        written, exported = kept, _checked(loaded, weights, kept, source, folder, given)
     return dataclasses.replace(exported, quantization=found), written.path
 
 
-def _checked(loaded: host.YOLO, written: Written, source: Path, folder: Path, given: dict[str, Any]) -> Exported:
+def _checked(
+    loaded: host.YOLO, weights: nn.Module, written: Written, source: Path, folder: Path, given: dict[str, Any]
+) -> Exported:
     """What comes of comparing a file with PyTorch."""
     files = _pictures(given)
     cases, effect, plain = _judged(loaded, written, files, folder, given)
     raw = None
     if nothing := [case for case in cases if case.differences and case.differences.empty]:
-        raw = _raw(loaded, folder, given)
+        raw = _raw(loaded, weights, folder, given)
         if raw is None:
             cases = [dataclasses.replace(case, wrong=NOTHING) if case in nothing else case for case in cases]
         else:
@@ -222,12 +224,12 @@ def _judged(
     )
 
 
-def _raw(loaded: host.YOLO, folder: Path, given: dict[str, Any]) -> Written | None:
+def _raw(loaded: host.YOLO, weights: nn.Module, folder: Path, given: dict[str, Any]) -> Written | None:
     """The same model exported without its suppression; None where it has none or cannot be exported so."""
     if not given.get("nms"):
         return None
     try:
-        return exporter.write(loaded, deployed(loaded.model), folder, "raw", _without_nms(given))
+        return exporter.write(loaded, weights, folder, "raw", _without_nms(given))
     except CannotExportError:
         return None
 
