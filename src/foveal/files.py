@@ -106,6 +106,26 @@ def digest(path: Path, size: int = 16) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=size).hexdigest()
 
 
+def inside(folder: Path, name: object) -> Path | None:
+    """The file of a name below a folder; None if there is none, or if it lies elsewhere, by a link or by its name."""
+    if not isinstance(name, str):
+        return None
+    try:
+        path = (folder / name).resolve()
+        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # too long, a circle of links, or a name with a null byte
+        return None
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Changes when a file does; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def beside(name: str, folder: Path) -> str:
     """The file in a folder if there is one, else the name as it stands.
 

@@ -1,5 +1,6 @@
 """A model of other rows starts from a file's weights: each tensor goes where its row went."""
 
+import os
 import re
 from pathlib import Path
 
@@ -77,6 +78,19 @@ def test_each_tensor_goes_where_its_row_went(name, grown, tmp_path):
         assert found.tensors[0] == found.tensors[1]
         by_name = sum(name in mine and mine[name].shape == tensor.shape for name, tensor in theirs.items())
         assert by_name < found.tensors[0]
+
+
+def test_rows_are_aligned_once_as_long_as_a_file_stays(tmp_path, monkeypatch):
+    file = saved(tmp_path, "yolo11n")
+    found = inheriting.inherited(str(P2), file)
+    aligned = inheriting._built
+    monkeypatch.setattr(inheriting, "_built", lambda *_: pytest.fail("aligned again"))
+    assert inheriting.inherited(str(P2), file) is found
+    monkeypatch.setattr(inheriting, "_built", aligned)
+    os.utime(file, (0, 0))
+    again = inheriting.inherited(str(P2), file)
+    assert again == found
+    assert again is not found
 
 
 @pytest.mark.host

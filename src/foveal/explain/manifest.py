@@ -1,4 +1,4 @@
-"""What a page reads in a folder that somebody else may have made: names that stay inside, numbers, and manifests."""
+"""The manifest of a folder of `foveal explain`, read as one that somebody else may have made."""
 
 import functools
 import json
@@ -8,36 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..evidence import Task
-from ..files import MALFORMED
+from ..files import MALFORMED, inside, stamp
 
 MANIFEST = "manifest.json"
 NUMBERS = ("mean", "deviation", "low", "high", "initial", "inside", "outside")
-
-
-def inside(folder: Path, name: object) -> Path | None:
-    """The file of a name below a folder; None if there is none, or if it lies elsewhere, by a link or by its name."""
-    if not isinstance(name, str):
-        return None
-    try:
-        path = (folder / name).resolve()
-        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
-    except (OSError, RuntimeError, ValueError):  # too long, a circle of links, or a name with a null byte
-        return None
-
-
-def index(text: str, count: int) -> int | None:
-    """A number below `count` from a request; None for anything else."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < count else None
-
-
-def stamp(path: Path) -> tuple[int, int] | None:
-    """Changes when a file does; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 @dataclass(frozen=True)
@@ -175,38 +149,3 @@ def _finite(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return None
     return float(value)
-
-
-class Explained:
-    """A folder of `foveal explain` that is looked at.
-
-    Args:
-        folder: with a manifest.
-
-    Raises:
-        UserError: it is damaged.
-    """
-
-    kind = "explain"
-    page = "index.html"
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.task = Task.of(str(album(folder).about["task"]))
-
-    def data(self, name: str, *numbers: str) -> dict | None:
-        """All of it, as JSON takes it: `album`."""
-        if (name, numbers) != ("album", ()):
-            return None
-        found = album(self.folder)
-        return {**found.about, "images": found.images, "page": inside(self.folder, self.page) is not None}
-
-    def picture(self, name: str, *numbers: str) -> Path | None:
-        """A picture of the manifest, `map/NUMBER`."""
-        pictures = album(self.folder).pictures
-        chosen = index(numbers[0], len(pictures)) if name == "map" and len(numbers) == 1 else None
-        return None if chosen is None else pictures[chosen]
-
-    def written(self, name: str) -> Path | None:
-        """The page."""
-        return inside(self.folder, name) if name == self.page else None

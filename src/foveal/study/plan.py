@@ -375,7 +375,7 @@ def _keys(plan: Plan, arm: Arm, seed: int, identity: Callable[[str], str], data_
         decides["weights"] = identity(arm.weights)
     if plan.recipe != Recipe():
         decides["recipe"] = asdict(plan.recipe)
-    if plan.task.name in ("pose", "semantic"):  # of how key points lie and masks are read nothing else is a digest
+    if plan.task.read_by_keys:  # of which nothing else is a digest
         decides["more"] = plan.dataset.more
     if plan.devices_per_cell > 1:  # each normalises its own share of a batch, and augments it in its own way
         decides["devices"] = plan.devices_per_cell

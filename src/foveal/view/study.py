@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from .. import report, results
 from ..errors import UserError
 from ..evidence import DRAWN, GROUND, Answers, Detections, Evidence, Maps, Task, averages
-from ..explain import MANIFEST, album, index, inside, stamp
-from ..files import MALFORMED
+from ..explain import MANIFEST, album
+from ..files import MALFORMED, inside, stamp
 from ..study import PLAN, Cell, State, Status, StudyFolder, in_words, rows
+from .explained import index
 
 SCORES = {  # of images, by what detections are matched, else by the key of the metric
     "box": "F1 at IoU 0.5 and confidence 0.25",

@@ -8,6 +8,7 @@ those are matched by the strides of the maps.
 """
 
 import difflib
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...files import stamp
 from ...surgery import attachment, model_yaml
 from ...tensors import count, digests
 from .. import Inherited
@@ -33,8 +35,14 @@ def inherited(model: str, weights: str) -> Inherited:
         weights: a .pt file.
 
     Raises:
-        UserError: as `build`.
+        UserError: the model has weights of its own, the file holds another kind of model, or nothing in it fits.
     """
+    return _inherited(model, weights, stamp(Path(model)), stamp(Path(weights)))
+
+
+@functools.lru_cache(16)
+def _inherited(model: str, weights: str, *_: object) -> Inherited:
+    """Kept while the files stay as they are: a study asks before, while and after it runs."""
     return _built(model, weights)[2]
 
 
@@ -50,11 +58,7 @@ def write(model: str, weights: str, target: Path) -> Inherited:
 
 
 def _built(model: str, weights: str) -> tuple[host.Network, host.YOLO, Inherited]:
-    """A model with a file's weights as far as they fit, what was in the file, and what of it that is.
-
-    Raises:
-        UserError: the model has weights of its own, the file holds another kind of model, or nothing in it fits.
-    """
+    """A model with a file's weights as far as they fit, what was in the file, and what of it that is."""
     if not model.endswith((".yaml", ".yml")):
         raise UserError(f"{model} is no model YAML, and only those are given weights", "model: yolo11n.yaml")
     if not weights.endswith(".pt"):
