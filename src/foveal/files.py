@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -104,6 +106,39 @@ def stdout_to(descriptor: int) -> Iterator[None]:
 def digest(path: Path, size: int = 16) -> str:
     """A digest of a file's content, in hexadecimal digits of so many bytes."""
     return hashlib.blake2b(path.read_bytes(), digest_size=size).hexdigest()
+
+
+def remembered(
+    files: Mapping[str, Path], cache: Path | None, compute: Callable[[list[Path]], Iterable[str]]
+) -> dict[str, list[Any]]:
+    """What is computed of each file that is there; again only where its size or time is another than before.
+
+    Args:
+        files: by name.
+        cache: a JSON file that keeps what is returned; None if nothing is to be kept.
+        compute: sixteen hexadecimal digits of each file, or "".
+
+    Returns:
+        By name the size, the time in nanoseconds and what was computed.
+    """
+    known = _remembered(cache)
+    there = {name: path.stat() for name, path in files.items() if path.exists()}
+    stamps = {name: [status.st_size, status.st_mtime_ns] for name, status in there.items()}
+    fresh = [name for name, stamp in stamps.items() if known.get(name, [None])[:2] != stamp]
+    computed = dict(zip(fresh, compute([files[name] for name in fresh]), strict=True))
+    found = {name: [*stamp, computed[name] if name in computed else known[name][2]] for name, stamp in stamps.items()}
+    if cache and found != known:
+        write_text(cache, json.dumps(found))
+    return found
+
+
+def _remembered(cache: Path | None) -> dict[str, list[Any]]:
+    """What an earlier call kept; nothing where that is not what it wrote."""
+    try:
+        kept: dict[str, list[Any]] = json.loads(cache.read_text()) if cache else {}
+        return kept if all(len(of) == 3 and len(bytes.fromhex(of[2])) in (0, 8) for of in kept.values()) else {}
+    except MALFORMED:
+        return {}
 
 
 def inside(folder: Path, name: object) -> Path | None:
