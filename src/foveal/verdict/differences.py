@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy  # whose parts load when they are first used
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
@@ -122,21 +122,11 @@ def sign_flip(differences: Floats) -> Floats:
     return share
 
 
-def holm(p: ArrayLike) -> Floats:
-    """P values adjusted for having asked several times, (..., arms), in the order given (Holm 1979)."""
-    p = np.asarray(p, float)
-    order = p.argsort(-1)
-    steps = np.maximum.accumulate(np.take_along_axis(p, order, -1) * np.arange(p.shape[-1], 0, -1), -1)
-    adjusted = np.empty_like(p)
-    np.put_along_axis(adjusted, order, np.minimum(steps, 1), -1)
-    return adjusted
-
-
 def holm_steps(p: Sequence[float], claims: int, level: float = LEVEL) -> list[tuple[float, float]]:
-    """Of each p, in the order given: adjusted after Holm, and the level of its own interval.
+    """Of each p, in the order given: adjusted after Holm (1979), and the level of its own interval.
 
     The interval at that level excludes 0 if and only if the adjusted p is at most `level`. Beyond the first p that is
-    not, adjusted ones may be larger than those of `holm`, which decides the same.
+    not, adjusted ones may be larger than Holm's own, which decide the same.
 
     Args:
         p: of each question by itself.
