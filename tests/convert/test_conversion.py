@@ -26,7 +26,7 @@ from foveal.convert.conversion import Replaced
 from foveal.hosts import ultralytics as host
 from helpers import in_fork, last_json, swept
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("own_folder")]
 
 # EMA as copies have it: their names, adaptive pools, a softmax layer, an unused second argument.
 PASTED = """
@@ -189,11 +189,6 @@ def old(tmp_path_factory) -> Path:
     (folder / "article.py").write_text(ARTICLE)
     in_fork(MAKE, folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @torch.no_grad()

@@ -13,11 +13,7 @@ from foveal.checkpoints import Node, read
 from foveal.convert.recognition import Pasted, Said, candidates, without_doubt
 from helpers import GOLDEN, draw, drawn_state, filled
 
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 RECORDED = {
     "ema": ("groups",),

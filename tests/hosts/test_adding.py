@@ -17,7 +17,7 @@ from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("own_folder")]
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,6 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "trained.pt"
     torch.save(host.checkpoint(model, {"train_args": {"imgsz": 320, "task": "detect"}}), path)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 WRITTEN = ["yolo11s.yaml", "yolov8n-seg.yaml", "yolo11n-cls.yaml", "yolov8n-rtdetr.yaml"]
