@@ -4,6 +4,11 @@ import importlib.util
 import reprlib
 from collections.abc import Iterable
 
+# What code of others raises that is given what it does not know or cannot use: layers, builders, converters, readers.
+REFUSALS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+)
+
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring = 3, 8, 8, 8, 120
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import MALFORMED, inside, stamp
 
 MANIFEST = "manifest.json"
@@ -61,7 +61,10 @@ def _album(folder: Path, _: object) -> Album:
                 "height": _sure(image["height"]),
                 "boxes": [_box(box) for box in image["boxes"]],
                 "true_boxes": [_box(box) for box in image["true_boxes"] or ()],
-                "answers": [_answer(answer) for answer in image.get("classes", ())],
+                "answers": [
+                    {"label": str(answer["label"]), "confidence": _sure(answer["confidence"])}
+                    for answer in image.get("classes", ())
+                ],
                 "maps": _maps(image, where, number),
             }
             for image in manifest["images"]
@@ -72,8 +75,8 @@ def _album(folder: Path, _: object) -> Album:
             "ablation": _ablation(manifest.get("ablation")),
         }
     except MALFORMED as error:
-        said = f"{type(error).__name__}: {error}"
-        raise UserError(f"{folder / MANIFEST} cannot be read: {said}", "make it again with foveal explain") from None
+        said = f"{folder / MANIFEST} cannot be read: {one_line(error, named=True)}"
+        raise UserError(said, "make it again with foveal explain") from None
     return Album(about, images, tuple(pictures))
 
 
@@ -94,10 +97,6 @@ def _box(found: dict) -> dict[str, object]:
         "label": str(found["label"]),
         "confidence": None if confidence is None else _sure(confidence),
     }
-
-
-def _answer(found: dict) -> dict[str, object]:
-    return {"label": str(found["label"]), "confidence": _sure(found["confidence"])}
 
 
 def _gate(found: dict, attention: dict, number: Callable[[object], int | None]) -> Iterator[dict]:

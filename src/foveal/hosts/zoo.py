@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError, one_line, require_installed
+from ..errors import REFUSALS, UserError, one_line, require_installed
 from ..files import require_free, write_whole
 from ..surgery import Row, Spec, attaching, read_arguments
 from ..tensors import count
@@ -26,9 +26,6 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard dev
 
 _FORM = re.compile(r"(?P<zoo>\w+):(?P<model>[^.()]+)(?:\.(?P<weights>[^()]+))?(?:\((?P<arguments>.*)\))?")
 _EXAMPLE = "timm:resnet50(stem=cifar)"
-
-# What builders and models raise that are given what they do not know or cannot use.
-REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..evidence import Evidence, Metric, Says, Task, averages, over_classes
+from ..files import MALFORMED
 from ..study import WEIGHTS, Arm, Averages, Plan, Result, Study, differences, overall, rows, verdicts
 from ..verdict import interval, mcnemar
 from .gates import Gallery
@@ -215,8 +216,8 @@ def _curves(folders: Sequence[Path], metric: Metric) -> Curves:
             loss = tuple(sum(float(row[key]) for key in parts) for row in table)
             if epochs != (all_epochs or epochs) or not np.isfinite([*found, *loss]).all():
                 raise ValueError("other epochs than in other runs, or values that are not finite")
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            said = f"cannot read {folder / 'results.csv'}: {type(error).__name__}: {error}"
+        except MALFORMED as error:
+            said = f"cannot read {folder / 'results.csv'}: {one_line(error, named=True)}"
             raise UserError(said, "delete its folder and run the study again") from None
         all_epochs = epochs
         metrics.append(found)

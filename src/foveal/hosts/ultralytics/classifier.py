@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import tensors
-from ...errors import UserError, one_line
+from ...errors import REFUSALS, UserError, one_line
 from ...evidence import CLASSIFY
 from ...surgery import Spec, attaching
 from .. import zoo
@@ -127,7 +127,7 @@ def _require_classifier(model: nn.Module, classes: int, name: str) -> None:
     try:
         with torch.no_grad():
             out = model.eval()(zeros)
-    except zoo.REFUSALS as error:
+    except REFUSALS as error:
         said = f"{name} cannot answer for an image: {one_line(error, named=True)}"
         raise UserError(said, "choose a model that classifies images") from None
     model.train(training)

@@ -22,7 +22,7 @@ import yaml
 from torch import nn
 
 from ...checkpoints import foreign, require_harmless, unpickling
-from ...errors import UserError, one_line
+from ...errors import REFUSALS, UserError, one_line
 from ...evidence import CLASSIFY, Task
 from ...files import write_whole
 from ...tensors import digests
@@ -62,11 +62,10 @@ SAID = ("train_args", "license", "docs")  # what a checkpoint says besides, and 
 # What a model has besides what its rows say.
 SETTINGS = ("names", "args", "task", "nc", "kpt_shape", "kpt_names")
 
-# What releases of the host raise for a file that is cut short, no model, or made with code that is not there, and
-# for a model whose parts do not fit.
-UNREADABLE_MODEL = (
-    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
-    *(RuntimeError, SyntaxError, TypeError, ValueError, pickle.UnpicklingError, struct.error, yaml.YAMLError),
+# What releases of the host raise for a model or data that they cannot read: a file that is cut short or something else,
+# code that is not there, parts that do not fit.
+UNREADABLE = (
+    *(*REFUSALS, EOFError, ImportError, MemoryError, SyntaxError, pickle.UnpicklingError, struct.error, yaml.YAMLError),
 )
 
 
@@ -107,7 +106,7 @@ def refusing(source: object, done: str = "used") -> Iterator[None]:
         yield
     except UserError:
         raise
-    except UNREADABLE_MODEL as error:
+    except UNREADABLE as error:
         if _is_ours(error):
             raise
         if elsewhere := foreign.diagnosed(str(source), error):
@@ -147,7 +146,7 @@ def task(source: str) -> Task:
     """
     path, rows = Path(source), None
     if path.suffix != ".pt":
-        with contextlib.suppress(*UNREADABLE_MODEL):
+        with contextlib.suppress(*UNREADABLE):
             rows = tasks.yaml_model_load(source)
     elif path.is_file():
         with contextlib.suppress(UserError), refusing(source):

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ...attention import ATTENTIONS, find, known
-from ...errors import UserError, one_line, shown
+from ...errors import REFUSALS, UserError, one_line, shown
 from ...kernels.ema import flops
 from ...surgery import Spec, attachment, inside, model_yaml
 from ...tensors import count
@@ -34,11 +34,6 @@ Network = Any  # a model of the host: a module with `model` (its rows' layers), 
 Mixed: Any = object  # base of what is mixed into the host's classes, and has all that they have
 
 _ACTIVATION = re.compile(r"(torch\.)?nn\.(modules\.activation\.)?[A-Z]\w*\([\w=., -]*\)")
-
-# What layers raise that cannot be built from a row's arguments, or whose weights cannot be downloaded.
-_UNBUILDABLE = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-)
 
 
 class Registered:
@@ -188,7 +183,7 @@ def _built(original: Callable, cfg: dict, ch: int, verbose: bool):
     activation = tasks.Conv.default_act  # older hosts leave the activation of one model to those built after it
     try:
         return original(cfg, ch, verbose)
-    except _UNBUILDABLE as error:
+    except REFUSALS as error:
         index = _row_of(error)
         if index is None:
             raise

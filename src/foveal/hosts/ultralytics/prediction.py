@@ -80,7 +80,7 @@ def _refusing() -> Iterator[None]:
     """Say what the host says of data, settings or images that it cannot use."""
     try:
         yield
-    except host.UNREADABLE_MODEL as error:
+    except host.UNREADABLE as error:
         said = f"Ultralytics refuses: {one_line(error)}"
         raise UserError(said, "try the same with foveal yolo predict or val") from None
 
