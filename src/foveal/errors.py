@@ -1,4 +1,4 @@
-"""The one exception a user of foveal is meant to see."""
+"""The one exception a user of foveal is meant to see, and what its messages are made of."""
 
 import importlib.util
 import reprlib
@@ -52,3 +52,9 @@ class UserError(ValueError):
     def __init__(self, message: str, hint: str):
         super().__init__(f"{message}; {hint}" if hint else message)
         self.message, self.hint = message, hint
+
+
+def damaged(what: object, error: Exception) -> UserError:
+    """What is wrong with a file in the folder of a cell, or with what it should hold, where it cannot be read."""
+    said = one_line(error, named=not isinstance(error, UserError))
+    return UserError(f"cannot read {what}: {said}", "delete its folder and run the study again")

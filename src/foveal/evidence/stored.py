@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, damaged
 from ..files import write_whole
 
 _Kind = TypeVar("_Kind", bound="Stored")
@@ -42,8 +42,7 @@ class Stored:
             with np.load(path) as arrays:
                 return cls(**arrays)
         except UNREADABLE_ARRAYS as error:
-            said = f"cannot read {cls.__name__.lower()} from {path}: {error}"
-            raise UserError(said, "delete its folder and run the study again") from None
+            raise damaged(f"{cls.__name__.lower()} from {path}", error) from None
 
 
 def save_arrays(path: Path, arrays: Arrays) -> None:

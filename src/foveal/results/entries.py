@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError, one_line
+from ..errors import damaged
 from ..evidence import Evidence, Metric, Says, Task, averages, over_classes
 from ..files import MALFORMED
 from ..study import WEIGHTS, Arm, Averages, Plan, Result, Study, differences, overall, rows, verdicts
@@ -217,8 +217,7 @@ def _curves(folders: Sequence[Path], metric: Metric) -> Curves:
             if epochs != (all_epochs or epochs) or not np.isfinite([*found, *loss]).all():
                 raise ValueError("other epochs than in other runs, or values that are not finite")
         except MALFORMED as error:
-            said = f"cannot read {folder / 'results.csv'}: {one_line(error, named=True)}"
-            raise UserError(said, "delete its folder and run the study again") from None
+            raise damaged(folder / "results.csv", error) from None
         all_epochs = epochs
         metrics.append(found)
         losses.append(loss)

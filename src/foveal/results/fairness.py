@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import yaml
 
-from ..errors import UserError, one_line
+from ..errors import damaged
 from ..evidence import Metric, averages
 from ..files import MALFORMED
 from ..hosts import Inherited, Refused
@@ -171,7 +171,7 @@ def _written(file: Path) -> dict:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
         return found | {"optimizer": found["optimizer"], "lr0": float(found["lr0"])}
     except (*MALFORMED, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {file}: {one_line(error)}", "delete its folder and run the study again") from None
+        raise damaged(file, error) from None
 
 
 def differing(written: list[dict]) -> list[str]:

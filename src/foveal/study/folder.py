@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, damaged
 from ..evidence import averages
 from ..files import MALFORMED
 from ..hosts import Contents, Photographs, contents
@@ -264,8 +264,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
     except OSError:
         return []
     except (ValueError, csv.Error) as error:
-        said = f"cannot read {folder / 'results.csv'}: {error}"
-        raise UserError(said, "delete its folder and run the study again") from None
+        raise damaged(folder / "results.csv", error) from None
 
 
 def _elapsed(folder: Path) -> float:
