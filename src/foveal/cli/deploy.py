@@ -1,4 +1,4 @@
-"""The commands about what comes in from elsewhere and what goes out: `foveal convert` and `foveal export`."""
+"""The commands about what comes in from elsewhere and what goes out: `foveal convert`, `sources` and `export`."""
 
 import dataclasses
 from pathlib import Path
