@@ -24,7 +24,7 @@ from foveal.convert import conversion as room
 from foveal.convert import convert
 from foveal.convert.conversion import Replaced
 from foveal.hosts import ultralytics as host
-from helpers import in_fork, last_json, swept
+from helpers import Calls, in_fork, last_json, swept
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("own_folder")]
 
@@ -370,16 +370,6 @@ def pack(program: bytes, path: str = "packed.pt") -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("packed/data.pkl", program)
         archive.writestr("packed/byteorder", sys.byteorder)
-
-
-class Calls:
-    """Pickles as a call."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
 
 
 MARK = "open('marker', 'w').close()"

@@ -11,6 +11,7 @@ from helpers import in_fork, swept
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
+import detectors
 import foveal
 from foveal import EMAttention, IdentityStart, UserError
 from foveal.evidence import Task
@@ -39,7 +40,7 @@ WRITTEN = ["yolo11s.yaml", "yolov8n-seg.yaml", "yolo11n-cls.yaml", "yolov8n-rtde
 @pytest.fixture(autouse=True)
 def full_images(monkeypatch):
     """Outputs are compared on images of a sixteenth of the pixels, but where this function is called."""
-    monkeypatch.setattr(adding, "Task", types.SimpleNamespace(of=lambda name: Task(name, image_size=160)))
+    detectors.small_images(monkeypatch)
     return lambda: monkeypatch.setattr(adding, "Task", Task)
 
 
