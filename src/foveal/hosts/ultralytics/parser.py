@@ -26,7 +26,6 @@ from ...tensors import count
 from .installed import ultralytics
 
 # isort: split
-from ultralytics.engine import model as engine
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
@@ -61,6 +60,8 @@ def register() -> None:
     original = getattr(tasks, "parse_model", None)
     if original is None or list(inspect.signature(original).parameters)[:2] != ["d", "ch"]:
         raise _parser_changed()
+    from ultralytics.engine import model as engine  # which such a release may lack
+
     with contextlib.suppress(ImportError):  # older hosts count modules only
         from thop.profile import functional_hooks
 
