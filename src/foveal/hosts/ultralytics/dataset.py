@@ -16,7 +16,7 @@ import yaml
 
 from ... import files
 from ...checks import endless
-from ...errors import UserError
+from ...errors import UserError, one_line
 from .. import SPLITS, Photographs, Refused
 from . import masks
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
@@ -81,7 +81,7 @@ def described(data: str, download: bool = False) -> dict:
     try:
         with host.silent():
             found = check_cls_dataset(data)
-    except host.UNREADABLE_MODEL as error:
+    except host.UNREADABLE as error:
         raise _refused(f"folder {data!r}", error) from None
     names = list(found["names"].values())
     for split in ("val", "test"):  # older hosts number the classes of each split by its own folders
@@ -278,7 +278,7 @@ def data_file(data: str, download: bool = False) -> dict:
         found = check_det_dataset(data, autodownload=download)
     except UserError:
         raise
-    except host.UNREADABLE_MODEL as error:
+    except host.UNREADABLE as error:
         raise _refused(f"data file {data!r}", error) from None
     named = found.get("test") or []
     missing = [place for place in ([named] if isinstance(named, str) else named) if not Path(place).exists()]
@@ -304,11 +304,10 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _refused(what: str, error: Exception) -> UserError:
-    said = " ".join(str(error).split()).rstrip(".")
     hint = "check the paths in it"
     if isinstance(error, FileNotFoundError):
         hint += "; foveal study run also downloads what it says how to"
-    return UserError(f"the {what} cannot be used: {said}", hint)
+    return UserError(f"the {what} cannot be used: {one_line(error)}", hint)
 
 
 class _Noting(host.parser.Mixed):
@@ -347,7 +346,7 @@ def _verified(found: dict, split: str, single_cls: bool, task: str) -> Refused |
     masked = task == "semantic" and masks.FOLDER in found
     try:
         verified = (_VerifiedMasks if masked else _Verified)(found[split], single_cls=single_cls, **settings)
-    except host.UNREADABLE_MODEL as error:  # no labels at all, say
+    except host.UNREADABLE as error:  # no labels at all, say
         raise _refused(f"split {split!r} of {found['path']}", error) from None
     if task in OUTLINED and not masked and not any(len(label["segments"]) for label in verified.labels):
         if any(len(label["cls"]) for label in verified.labels):
@@ -361,7 +360,7 @@ def _verified_classes(found: dict, split: str) -> Refused | None:
     try:
         left = ClassificationDataset(str(folder), DEFAULT_CFG, prefix=split).samples
         notes = load_dataset_cache_file(folder.with_suffix(".cache"))["msgs"]
-    except host.UNREADABLE_MODEL as error:
+    except host.UNREADABLE as error:
         raise _refused(f"split {split!r} of {found['path']}", error) from None
     return _refused_of([str(file) for file in _below(folder)], {str(sample[0]) for sample in left}, notes)
 
