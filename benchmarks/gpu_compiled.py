@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -66,12 +66,14 @@ class Launch:
         return {name: value for name, value in self.options.items() if name in OPTIONS}
 
 
-class _Noted:
-    def __init__(self, kernel: triton.JITFunction, name: str, found: list[Launch]):
-        self._kernel, self._name, self._found = kernel, name.removesuffix("_kernel"), found
+class Noted:
+    """In the place of a kernel: hands on what would be launched."""
+
+    def __init__(self, kernel: triton.JITFunction, name: str, take: Callable[[Launch], object]):
+        self._kernel, self._name, self._take = kernel, name.removesuffix("_kernel"), take
 
     def __getitem__(self, grid: tuple[int, ...]):
-        return lambda *args, **options: self._found.append(Launch(self._kernel, self._name, *grid, args, options))
+        return lambda *args, **options: self._take(Launch(self._kernel, self._name, *grid, args, options))
 
 
 def launches(
@@ -91,7 +93,7 @@ def launches(
     rest = [state[name].detach() for name in NAMES], torch.empty(shape[1]) if gained else None, groups, 1e-5
     found: list[Launch] = []
     kernels = {name: kernel for name, kernel in vars(cuda).items() if name.endswith("_kernel")}
-    noted = {name: _Noted(kernel, name, found) for name, kernel in kernels.items()}
+    noted = {name: Noted(kernel, name, found.append) for name, kernel in kernels.items()}
     passes = []
     with mock.patch.multiple(cuda, **noted):
         for single in (False, True):
@@ -113,7 +115,7 @@ def compiled(launch: Launch, capability: int, folder: Path) -> dict[str, int]:
         instructions: that each warp of a program carries out, loops as often as the sizes say. An estimate: of branches
             both sides count, and what is masked counts like the rest.
     """
-    built = triton.compile(_source(launch), target=GPUTarget("cuda", capability, 32), options=launch.compiler_options)
+    built = triton.compile(source(launch), target=GPUTarget("cuda", capability, 32), options=launch.compiler_options)
     (folder / "kernel.ptx").write_text(built.asm["ptx"])
     tool = get_ptxas(capability).path
     suffix = "a" if capability >= 90 else ""
@@ -164,7 +166,7 @@ def _trips(launch: Launch, loops: int) -> list[int]:
     return [channels if launch.name in LOOPS else 1] * loops  # those of the one launch lie in each other
 
 
-def _source(launch: Launch) -> ASTSource:
+def source(launch: Launch) -> ASTSource:
     """What Triton would compile for a launch: sizes of 1 are constants, multiples of 16 known to be such."""
     kernel = launch.kernel
     loose = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}

@@ -6,9 +6,11 @@ Triton decides at its own import whether it interprets, so a child process does;
 import importlib
 import itertools
 import json
+import subprocess
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -235,6 +237,55 @@ def test_tensors_on_the_cpu_are_refused_without_the_interpreter():
     assert refusal((1, 8, 4, 4), torch.float32, 2) == "the kernel runs on CUDA, but x is on cpu"
 
 
+def _failing(error):
+    class Driver:
+        @property
+        def active(self):
+            raise error
+
+    return Driver()
+
+
+GCC = subprocess.CalledProcessError(1, ["gcc", "main.c"])  # as where Python.h is missing
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("triton.__version__", "3.3.1", "needs Triton 3.4, which torch 2.8 brings, but here is 3.3.1"),
+        ("torch.version.hip", "6.4", "is for NVIDIA's GPUs"),
+        ("torch.cuda.get_device_capability", lambda _: (7, 0), "needs compute capability 7.5, but Tesla V100 has less"),
+        ("triton.runtime.driver", _failing(RuntimeError("Failed to find C compiler.\n")), "Failed to find C compiler."),
+        ("triton.runtime.driver", _failing(AssertionError()), "does not start: AssertionError"),
+        ("triton.runtime.driver", _failing(GCC), "does not start: Command '['gcc', 'main.c']' returned"),
+    ],
+)
+def test_what_a_machine_lacks_is_said_and_auto_goes_without(monkeypatch, place, value, says):
+    from foveal.kernels.ema import cuda
+
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (8, 6))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "Tesla V100")
+    monkeypatch.setattr("triton.runtime.driver", SimpleNamespace(active=SimpleNamespace(get_current_device=int)))
+    monkeypatch.setattr(cuda, "_start", cuda._start.__wrapped__)
+    with FakeTensorMode(), torch.device("cuda"):
+        module, x = foveal.EMAttention(8, groups=2), torch.empty(1, 8, 4, 4)
+        assert module.why_not(x) == ""
+        assert module.chosen(x) == "kernel"
+        monkeypatch.setattr(place, value)
+        assert says in module.why_not(x)
+        assert "\n" not in module.why_not(x)
+        assert module.chosen(x) == "reference"
+
+
+def test_no_kernel_calls_itself():
+    # Triton before 3.5 has no end of reading such a function, and the interpreter does not mind.
+    from foveal.kernels.ema import cuda_backward, cuda_forward, cuda_parts
+
+    kernels = {k.fn for of in (cuda_backward, cuda_forward, cuda_parts) for k in vars(of).values() if hasattr(k, "fn")}
+    assert len(kernels) > 10
+    assert [fn.__name__ for fn in kernels if fn.__name__ in fn.__code__.co_names] == []
+
+
 @pytest.mark.parametrize("last", [False, True], ids=["nchw", "nhwc"])
 def test_tiles_are_powers_of_two_within_their_budget(last):
     from foveal.kernels.ema.cuda import tiles
@@ -256,12 +307,15 @@ def test_tiles_are_powers_of_two_within_their_budget(last):
         assert cut.lanes * cut.channels <= elements
 
 
-def test_one_launch_needs_enough_programs_and_a_slab_that_stays_on_chip():
+def test_one_launch_needs_enough_programs_and_slabs_that_stay_on_chip():
     from foveal.kernels.ema.cuda import ON_CHIP, one_launch
 
-    assert one_launch(132, ON_CHIP, 132)
-    assert not one_launch(131, ON_CHIP, 132)
-    assert not one_launch(132, ON_CHIP + 1, 132)
+    large = 50 * 2**20  # bytes of L2: beside 132 multiprocessors an H100, beside 28 with 3 MB an RTX 3060
+    assert one_launch(132, ON_CHIP, 132, large)
+    assert not one_launch(131, ON_CHIP, 132, large)
+    assert not one_launch(132, ON_CHIP + 1, 132, large)
+    assert one_launch(512, 25_600, 28, 3 * 2**20)
+    assert not one_launch(512, 51_200, 28, 3 * 2**20)
 
 
 @pytest.fixture

@@ -4,23 +4,27 @@ Three launches forward and four backward, whatever the shape. Where there are sl
 stays in a multiprocessor's cache, the forward pass is one launch that reads x once and writes y once.
 """
 
+import functools
 import math
+import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from .cuda_backward import NUMBERS, gradients_kernel, reduce_kernel, slope_kernel, strips_kernel
 from .cuda_forward import apply_kernel, gates_kernel, single_kernel, sums_kernel
 from .cuda_tuned import ON_CHIP, TUNED
 
+TRITON = 3, 4  # the oldest release: 3.3 cannot compile some shapes in channels_last, and those before lack tl.gather
+CAPABILITY = 7, 5  # the least; Triton's assembler knows nothing older
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SIDE = 1024  # the largest H and W: a whole row and a whole column are register tiles
 WIDTH = 256  # the most channels of a group, likewise
 KEEP = 8  # with more channels a group than this the map is kept for backward: it is less than 1/8 of x in fp32
+RESIDENT = 4  # programs of the one launch beside a multiprocessor at a time, as their registers allow
 FEW = 2048  # elements of a tile where two or three are alive at once; the launches take parts of it
 
 
@@ -120,17 +124,22 @@ def cut(x: Tensor, groups: int, kernel: str) -> Tiles:
     return tiles(channels, height, width, groups, x.element_size(), _strides(x)[1] > 1, elements)
 
 
-def one_launch(programs: int, program_bytes: int, multiprocessors: int) -> bool:
-    """Whether the forward pass is one launch: its programs fill the GPU, and what each reads thrice stays on chip."""
-    return programs >= multiprocessors and program_bytes <= ON_CHIP
+def one_launch(programs: int, program_bytes: int, multiprocessors: int, cache: int) -> bool:
+    """Whether the forward pass is one launch: its programs fill the GPU, and what each reads thrice stays on chip.
+
+    Args:
+        programs: of the launch.
+        program_bytes: of x that each of them reads.
+        multiprocessors: of the GPU.
+        cache: bytes of its L2, of which each program that runs has a share.
+    """
+    return programs >= multiprocessors and program_bytes <= min(ON_CHIP, cache // (RESIDENT * multiprocessors))
 
 
 def why_not(x: Tensor, groups: int | None = None) -> str:
     """Why the kernels cannot run on x (B, C, H, W), cut into `groups`: one sentence, or "" if they can."""
     interpreted = not isinstance(sums_kernel, triton.JITFunction)
     _, channels, height, width = x.shape
-    if not hasattr(tl, "gather"):
-        return f"the kernel needs a newer Triton than {triton.__version__}, which lacks tl.gather"
     if x.device.type != "cuda" and not (interpreted and x.device.type == "cpu"):
         return f"the kernel runs on CUDA, but x is on {x.device.type}"
     if x.dtype not in DTYPES:
@@ -141,8 +150,30 @@ def why_not(x: Tensor, groups: int | None = None) -> str:
         return f"the kernel takes up to {WIDTH} channels a group, but here are {channels // groups}"
     if channels * height * width >= 2**31:
         return f"the kernel takes samples below 2**31 elements, but here are {channels * height * width}"
-    if x.is_cuda and torch.cuda.get_device_capability(x.device) < (8, 0):
-        return f"the kernel needs compute capability 8.0, but {torch.cuda.get_device_name(x.device)} has less"
+    return lacks(x.device) if x.is_cuda else ""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's; or it would look into Triton
+def lacks(device: torch.device) -> str:
+    """What a GPU, or the machine around it, lacks to run the kernels: one sentence, or "" if it lacks nothing."""
+    if tuple(map(int, triton.__version__.split(".")[:2])) < TRITON:
+        return f"the kernel needs Triton 3.4, which torch 2.8 brings, but here is {triton.__version__}"
+    if torch.version.hip:
+        return "the kernel is for NVIDIA's GPUs, but this torch is built for AMD's"
+    if torch.cuda.get_device_capability(device) < CAPABILITY:
+        name = torch.cuda.get_device_name(device)
+        return f"the kernel needs compute capability {'.'.join(map(str, CAPABILITY))}, but {name} has less"
+    return _start()
+
+
+@functools.cache
+def _start() -> str:
+    """Why Triton, which compiles a few lines of C before anything else, cannot start a kernel here; or ""."""
+    try:
+        triton.runtime.driver.active.get_current_device()
+    except (AssertionError, ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"the kernel needs Triton, which needs a C compiler and Python's headers, but it does not start: {said}"
     return ""
 
 
@@ -188,7 +219,7 @@ def forward(
         slabs = cut(x, groups, "single")
         planes = slabs.within(slabs.groups * per_group)
         programs = batch * triton.cdiv(groups, slabs.groups)
-        if one_launch(programs, slabs.groups * per_group * height * width * x.element_size(), _multiprocessors(x)):
+        if one_launch(programs, slabs.groups * per_group * height * width * x.element_size(), *_gpu(x)):
             mine = x.new_empty(programs * (9 * per_group + 1), dtype=torch.float32)
             single_kernel[(programs,)](
                 x, y, sigma, rows, columns, windows, a, b, stats, mixed, mine, conv1, bias1, gamma, beta, conv3, bias3,
@@ -308,8 +339,12 @@ def _strides(x: Tensor) -> tuple[int, int]:
     return (height * width, 1) if x.is_contiguous() else (1, channels)
 
 
-def _multiprocessors(x: Tensor) -> int:
-    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+def _gpu(x: Tensor) -> tuple[int, int]:
+    """The multiprocessors of x's GPU and the bytes of its L2 cache; what one program needs where there is none."""
+    if not x.is_cuda:
+        return 1, RESIDENT * ON_CHIP
+    found = torch.cuda.get_device_properties(x.device)
+    return found.multi_processor_count, found.L2_cache_size
 
 
 def _planes(cut: Tiles) -> dict[str, int]:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from .cuda_forward import gate_map
-from .cuda_parts import between, blend, place, row_of, rows_of, shifted, softmax
+from .cuda_parts import between, blend, place, row_of, rows_of, shifted, softmax, summed
 
 # About a plane: D, Z / (N * deviation^2), k, weight2, Z / deviation, dL/d(logit of weight2), dL/d(gain).
 NUMBERS = tl.constexpr(7)
@@ -57,10 +57,10 @@ def slope_kernel(
         mask = (own[:, None, None] & known[None, :, :])[:, :, :, None]
         product = tl.load(X + at, mask, 0.0).to(tl.float32) * tl.load(DY + at, mask, 0.0).to(tl.float32)
         if GAINED:
-            share = tl.sum(tl.sum(product * (sigma[:, :, None, :] - 1.0), 3), 0)
+            share = summed(summed(product * (sigma[:, :, None, :] - 1.0), 3), 0)
             tl.store(SHARES + ch * TILES + tile, share, known)
             product *= tl.load(GAIN + ch, known, 0.0).to(tl.float32)[None, :, :, None]
-        slope += tl.sum(product, 2)
+        slope += summed(product, 2)
     tl.store(SLOPE + at_map, slope * sigma * (1.0 - sigma), here)
 
 
@@ -173,7 +173,7 @@ def reduce_kernel(
         t = x * a[None, :, :, None] * b[:, None, :, :] - mean[None, None, :, None]
         dt = (slope - e[None, None, :, None] - steep[None, None, :, None] * t) * x
         tl.store(ROWS + at_strip, tl.sum(tl.sum(x, 3), 0), strip)
-        da = tl.sum(tl.sum(dt * b[:, None, :, :], 3), 0)
+        da = summed(summed(dt * b[:, None, :, :], 3), 0)
         tl.store(DA + at_strip, k[None, :] * da * a * (1.0 - a), strip)
         columns += x
         db += dt * a[None, :, :, None]
@@ -196,7 +196,7 @@ def strips_kernel(
     weight2 = tl.load(PLANES + o * NUMBERS + 3, o < CG, 0.0)
     d_weight2 = tl.load(GAMMA + o, o < CG, 0.0).to(tl.float32) * tl.load(PLANES + o * NUMBERS + 4, o < CG, 0.0)
     d_weight2 += tl.load(BETA + o, o < CG, 0.0).to(tl.float32) * tl.load(PLANES + o * NUMBERS, o < CG, 0.0)
-    d_logit = weight2 * (d_weight2 - tl.sum(weight2 * d_weight2, 0))
+    d_logit = weight2 * (d_weight2 - summed(weight2 * d_weight2, 0))
     tl.store(PLANES + c * NUMBERS + 5, tl.sum(tl.where(o == c, d_logit, 0.0), 0))
     if GAINED:
         shares = tl.zeros([BT], tl.float32)
@@ -208,7 +208,7 @@ def strips_kernel(
     tap = tl.arange(0, 16)
     mask = (o < CG)[:, None] & (tap < 9)[None, :]
     taps = tl.load(W3 + ((o * CG + c) * 9)[:, None] + tap[None, :], mask, 0.0).to(tl.float32)
-    d_window = tl.sum(d_logit[:, None] * taps, 0) / (H * W * 1.0)
+    d_window = summed(d_logit[:, None] * taps, 0) / (H * W * 1.0)
     # Every element is in all nine windows but for the edges: see `sum_planes`. Corners were taken away twice.
     i = tap // 3
     j = tap % 3
@@ -228,9 +228,9 @@ def strips_kernel(
         w1 = tl.load(W1 + u * CG + c, u < CG, 0.0).to(tl.float32)
         da = tl.load(DA + (u * H)[None, :] + h[:, None], (u < CG)[None, :] & (h < H)[:, None], 0.0)
         db = tl.load(DB + (u * W)[None, :] + w[:, None], (u < CG)[None, :] & (w < W)[:, None], 0.0)
-        along += tl.sum(w1[None, :] * da, 1) / W
-        across += tl.sum(w1[None, :] * db, 1) / H
-        share = tl.sum(da * rows[:, None], 0) / W + tl.sum(db * columns[:, None], 0) / H
+        along += summed(w1[None, :] * da, 1) / W
+        across += summed(w1[None, :] * db, 1) / H
+        share = summed(da * rows[:, None], 0) / W + summed(db * columns[:, None], 0) / H
         tl.store(DW1 + (base + u) * CG + c, share, u < CG)
     own = tl.sum(tl.load(DA + c * H + h, h < H, 0.0), 0) + tl.sum(tl.load(DB + c * W + w, w < W, 0.0), 0)
     tl.store(DB1 + n, own)
@@ -265,7 +265,7 @@ def sum_parameters(
         g_b3 += d_logit
         at = (s * CG * 9)[:, None] + j[None, :]
         known = ok[:, None] & (j < CG * 9)[None, :]
-        g_w3 += tl.sum(d_logit[:, None] * tl.load(WINDOWS + at, known, 0.0), 0)
+        g_w3 += summed(d_logit[:, None] * tl.load(WINDOWS + at, known, 0.0), 0)
         mixed += tl.sum(tl.load(TAPS + at, known, 0.0), 0)
         known = ok[:, None] & (c < CG)[None, :]
         g_w1 += tl.sum(tl.load(DW1 + (n * CG)[:, None] + c[None, :], known, 0.0), 0)
@@ -275,7 +275,7 @@ def sum_parameters(
     total = 0.0
     mine = 0.0
     for k in range(CG):  # dL/d(share of k), then through the softmax
-        d_share = tl.sum(mixed * tl.load(W3 + k * CG * 9 + j, j < CG * 9, 0.0).to(tl.float32), 0)
+        d_share = summed(mixed * tl.load(W3 + k * CG * 9 + j, j < CG * 9, 0.0).to(tl.float32), 0)
         d_share += tl.load(B3 + k).to(tl.float32) * d_all
         total += d_share * tl.sum(tl.where(c == k, share, 0.0), 0)
         mine += tl.where(k == o, d_share, 0.0)

@@ -15,7 +15,7 @@ All arithmetic is fp32, and what goes between launches lies plane after plane, w
 import triton
 import triton.language as tl
 
-from .cuda_parts import between, blend, edge, over, place, rows_of, shifted, sigmoid, softmax
+from .cuda_parts import between, blend, edge, over, place, rows_of, shifted, sigmoid, softmax, summed
 
 # Three parts, each a launch of its own or all in one. H and W are not specialised: V says what a compiler needs.
 
@@ -74,9 +74,9 @@ def mix(W3, B3, BETA, MIXED, i, CG: tl.constexpr, CP: tl.constexpr):
     share = softmax(tl.load(BETA + o, o < CG, -float("inf")).to(tl.float32))
     mask = (o < CG)[:, None] & (tap < 9)[None, :]
     taps = tl.load(W3 + ((o * CG + i) * 9)[:, None] + tap[None, :], mask, 0.0).to(tl.float32)
-    tl.store(MIXED + i * 9 + tap, tl.sum(share[:, None] * taps, 0), tap < 9)
+    tl.store(MIXED + i * 9 + tap, summed(share[:, None] * taps, 0), tap < 9)
     if i == 0:
-        tl.store(MIXED + 9 * CG, tl.sum(share * tl.load(B3 + o, o < CG, 0.0).to(tl.float32), 0))
+        tl.store(MIXED + 9 * CG, summed(share * tl.load(B3 + o, o < CG, 0.0).to(tl.float32), 0))
 
 
 @triton.jit
@@ -129,7 +129,7 @@ def gate_planes(
         b = tl.load(B + at, there[:, :, None], 0.0)
         off = x * a * b - tl.where(there, guess[None, :], 0.0)[:, :, None]
         if q0 < 0:
-            guess = tl.sum(tl.sum(off, 2), 0) / (tl.minimum(BQ, H * wide) * V)
+            guess = summed(summed(off, 2), 0) / (tl.minimum(BQ, H * wide) * V)  # less 0 it is a product
         else:
             total += off
             squares += off * off
@@ -141,7 +141,7 @@ def gate_planes(
         j = j0 + tl.arange(0, BJ)
         known = (j < 9 * CG)[:, None] & ok[None, :]
         taps = tl.load(W3 + (o * 9 * CG)[None, :] + j[:, None], known, 0.0).to(tl.float32)
-        logit += tl.sum(taps * tl.load(WINDOWS + ((ch - o) * 9)[None, :] + j[:, None], known, 0.0), 0)
+        logit += summed(taps * tl.load(WINDOWS + ((ch - o) * 9)[None, :] + j[:, None], known, 0.0), 0)
     tl.store(STATS + ch * 3, guess + total, ok)
     tl.store(STATS + ch * 3 + 1, tl.rsqrt(tl.where(spread < 0.0, 0.0, spread) + eps), ok)
     tl.store(STATS + ch * 3 + 2, logit, ok)
@@ -156,7 +156,7 @@ def pooled(STATS, MIXED, BETA, g, ok, CG: tl.constexpr, CP: tl.constexpr):
     peak = tl.where(ok, tl.max(logits, 1), 0.0)
     mass = tl.sum(tl.exp(logits - peak[:, None]), 1)
     beta = tl.load(BETA + o, o < CG, 0.0).to(tl.float32)
-    shift = tl.sum(tl.exp(logits - peak[:, None]) * beta[None, :], 1) / mass + tl.load(MIXED + 9 * CG)
+    shift = summed(tl.exp(logits - peak[:, None]) * beta[None, :], 1) / mass + tl.load(MIXED + 9 * CG)
     return peak, mass, shift
 
 

@@ -45,45 +45,73 @@ def between(SC, size, V: tl.constexpr):
 
 
 @triton.jit
+def summed(products, AXIS: tl.constexpr):
+    """The sum of products over an axis, the same in every bit in all threads that get it.
+
+    Without the 0 a product would be fused with the first addition in the thread that has it, and not in the others,
+    which get it rounded. Of the sums of several threads, which store them to one place, any may then be the one.
+    """
+    if products.shape[AXIS] > 1:
+        products += 0.0
+    return tl.sum(products, AXIS)
+
+
+@triton.jit
 def over(x):
     """Sums over the rows of planes, [W / V, C, V] to [C]."""
     return tl.sum(tl.sum(x, 2), 0)
 
 
 @triton.jit
-def edge(x, LAST: tl.constexpr):
-    """The first or the last number of each vector: of [Q, G, V] it is [Q, G]."""
-    Q: tl.constexpr = x.shape[0]
-    G: tl.constexpr = x.shape[1]
-    V: tl.constexpr = x.shape[2]
-    if V == 1:
-        return tl.reshape(x, [Q, G])
+def apart(x, LAST: tl.constexpr):
+    """Every second number of vectors [Q, G, V], beginning with the second if LAST, and the others: [Q, G, V / 2]."""
+    even, odd = tl.split(tl.reshape(x, [x.shape[0], x.shape[1], x.shape[2] // 2, 2]))
+    if LAST:
+        return odd, even
     else:
-        even, odd = tl.split(tl.reshape(x, [Q, G, V // 2, 2]))
-        if LAST:
-            return edge(odd, LAST)
-        else:
-            return edge(even, LAST)
+        return even, odd
+
+
+@triton.jit
+def together(some, others, LAST: tl.constexpr):
+    """What is `apart`, in turns again: `some` come first if LAST."""
+    both = tl.join(some, others) if LAST else tl.join(others, some)
+    return tl.reshape(both, [some.shape[0], some.shape[1], some.shape[2] * 2])
+
+
+@triton.jit
+def edge(x, LAST: tl.constexpr):
+    """The first or the last number of each vector of up to 8: of [Q, G, V] it is [Q, G]."""
+    if x.shape[2] == 8:
+        x, _ = apart(x, LAST)
+    if x.shape[2] == 4:
+        x, _ = apart(x, LAST)
+    if x.shape[2] == 2:
+        x, _ = apart(x, LAST)
+    return tl.reshape(x, [x.shape[0], x.shape[1]])
 
 
 @triton.jit
 def shifted(x, fill, LEFT: tl.constexpr):
-    """Of [Q, G, V] what stands to the left, or to the right, of each number; `fill` [Q, G] stands beyond the vector.
+    """Of [Q, G, V], V up to 8, what stands to the left, or right, of each number; beyond the vector `fill` [Q, G].
 
-    A vector lies in one thread, so that splits and joins only rename registers.
+    A vector lies in one thread, so that splits and joins only rename registers. Not recursive: before 3.5 Triton takes
+    no function that calls itself.
     """
-    Q: tl.constexpr = x.shape[0]
-    G: tl.constexpr = x.shape[1]
     V: tl.constexpr = x.shape[2]
-    if V == 1:
-        return fill[:, :, None]
-    else:
-        even, odd = tl.split(tl.reshape(x, [Q, G, V // 2, 2]))
-        if LEFT:
-            both = tl.join(shifted(odd, fill, LEFT), even)
-        else:
-            both = tl.join(odd, shifted(even, fill, LEFT))
-        return tl.reshape(both, [Q, G, V])
+    found = fill[:, :, None]
+    if V == 8:
+        x, of_four = apart(x, LEFT)
+    if V >= 4:
+        x, of_two = apart(x, LEFT)
+    if V >= 2:
+        _, of_one = apart(x, LEFT)
+        found = together(found, of_one, LEFT)
+    if V >= 4:
+        found = together(found, of_two, LEFT)
+    if V == 8:
+        found = together(found, of_four, LEFT)
+    return found
 
 
 @triton.jit
