@@ -4,10 +4,10 @@ python benchmarks/gpu.py [-o FOLDER] [--seconds 480] [--only tables,tune]
 python benchmarks/gpu.py --pretend          the same walk on a CPU, with Triton's interpreter and tiny shapes
 python benchmarks/gpu.py --adopt gpu.json   writes what won into src/foveal/kernels/ema/cuda_tuned.py
 
-It wants torch, Triton, numpy and lazy_loader; Ultralytics for whole models only. Parts stand in the order of their
-worth. Each has a process of its own, because a kernel that goes wrong takes its process's GPU with it, and so many
-seconds. What it has found so far is written to FOLDER/gpu.json after each step, whole, so nothing is lost if the time
-is cut off. Leave the machine alone meanwhile.
+It wants torch from 2.8 on, Triton, a C compiler, numpy and lazy_loader; Ultralytics for whole models only. Parts stand
+in the order of their worth. Each has a process of its own, because a kernel that goes wrong takes its process's GPU
+with it, and so many seconds. What it has found so far is written to FOLDER/gpu.json after each step, whole, so nothing
+is lost if the time is cut off. Leave the machine alone meanwhile.
 """
 
 import argparse
@@ -42,6 +42,7 @@ from foveal import ATTENTIONS, UserError  # noqa: E402
 from foveal.attention import forms  # noqa: E402
 from foveal.bench import bench, detectors, revision, shapes, timing  # noqa: E402
 from foveal.files import write_text  # noqa: E402
+from foveal.kernels.ema.cuda import lacks  # noqa: E402
 from kernelcases import CASES, LARGE, Case, judge, kernels, truth  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -184,7 +185,8 @@ def card(desk: Desk) -> None:
     if not desk.pretends:
         gpu = torch.cuda.get_device_properties(desk.device)
         found |= {"multiprocessors": gpu.multi_processor_count, "memory": gpu.total_memory}
-        found |= {"capability": [gpu.major, gpu.minor], "commit": revision.here()}
+        found |= {"capability": [gpu.major, gpu.minor], "cache": gpu.L2_cache_size, "lacks": lacks(desk.device)}
+        found |= {"commit": revision.here()}
     desk.tell(found)
 
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import evidence
 from ..attention import Attention, forms
 from ..errors import UserError
-from ..evidence import TASKS
 from ..surgery import Spec
 from . import rivals, timing
 from .agreement import Evaluation, Tolerance, drawn
@@ -127,7 +127,7 @@ def _measure(
     from ..hosts.ultralytics import steps
 
     drawn = (row.batch, IMAGE_SIZE, seed, _channels(plain))
-    batch = steps.labelled(TASKS["detect"], *drawn) if training else {}
+    batch = steps.labelled(evidence.TASKS["detect"], *drawn) if training else {}
     calls = {}
     for name, model in contenders.items():
         model = copy.deepcopy(model).to(device)
