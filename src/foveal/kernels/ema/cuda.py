@@ -299,11 +299,11 @@ def backward(
             BQ=part.lanes, V=part.vector, **_planes(part), **launch("reduce", x, groups).options(),
         )  # fmt: skip
         how = launch("strips", x, groups)
-        strip = {"BH": _power(height), "BW": _power(width), "BT": _clamp(_power(cuts), 256)}
+        longest = _power(max(height, width))
         strips_kernel[(plane,)](
             da, db, rows, columns, numbers, shares, along, across, corners, d_conv1, d_bias1, conv1, gamma, beta, conv3,
-            height, width, cuts, **gained, **group, **strip,
-            BI=_clamp(how.elements // max(strip["BH"], strip["BW"]), _power(per_group)), **how.options(),
+            height, width, cuts, **gained, **group, BL=longest, BI=_clamp(how.elements // longest, _power(per_group)),
+            BT=_clamp(_power(cuts), 256), **how.options(),
         )  # fmt: skip
         part = cut(x, groups, "gradients")._replace(halo=0)
         blocks, cuts = triton.cdiv(groups, part.groups), part.pieces(height, width)

@@ -184,8 +184,7 @@ def reduce_kernel(
 @triton.jit
 def strips_kernel(
     DA, DB, ROWS, COLUMNS, PLANES, SHARES, ALONG, ACROSS, CORNERS, DW1, DB1, W1, GAMMA, BETA, W3, H, W, TILES,
-    GAINED: tl.constexpr,
-    CG: tl.constexpr, CP: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr, BI: tl.constexpr, BT: tl.constexpr,
+    GAINED: tl.constexpr, CG: tl.constexpr, CP: tl.constexpr, BL: tl.constexpr, BI: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
     """For each plane: what its means pass on to dL/dx, and its share of the gradients of conv1x1 and the gain."""
     n = tl.program_id(0).to(tl.int64)
@@ -212,30 +211,31 @@ def strips_kernel(
     # Every element is in all nine windows but for the edges: see `sum_planes`. Corners were taken away twice.
     i = tap // 3
     j = tap % 3
-    h = tl.arange(0, BH)
-    w = tl.arange(0, BW)
-    along = tl.where(h == 0, 0.0, tl.sum(tl.where(i == 2, d_window, 0.0), 0))
-    along += tl.where(h == H - 1, 0.0, tl.sum(tl.where(i == 0, d_window, 0.0), 0))
+    at = tl.arange(0, BL)  # of a row or a column: all strips are tiles of one length
+    in_row, in_column = at < W, at < H
+    along = tl.where(at == 0, 0.0, tl.sum(tl.where(i == 2, d_window, 0.0), 0))
+    along += tl.where(at == H - 1, 0.0, tl.sum(tl.where(i == 0, d_window, 0.0), 0))
     along += tl.sum(tl.where(i == 1, d_window, 0.0), 0)
-    across = -tl.where(w == 0, tl.sum(tl.where(j == 2, d_window, 0.0), 0), 0.0)
-    across -= tl.where(w == W - 1, tl.sum(tl.where(j == 0, d_window, 0.0), 0), 0.0)
+    across = -tl.where(at == 0, tl.sum(tl.where(j == 2, d_window, 0.0), 0), 0.0)
+    across -= tl.where(at == W - 1, tl.sum(tl.where(j == 0, d_window, 0.0), 0), 0.0)
     tl.store(CORNERS + n * 9 + tap, d_window, tap < 9)
 
-    rows = tl.load(ROWS + n * H + h, h < H, 0.0)
-    columns = tl.load(COLUMNS + n * W + w, w < W, 0.0)
+    rows = tl.load(ROWS + n * H + at, in_column, 0.0) / W
+    columns = tl.load(COLUMNS + n * W + at, in_row, 0.0) / H
+    to_rows, to_columns = tl.zeros([BL, BI], tl.float32), tl.zeros([BL, BI], tl.float32)
     for u0 in range(0, CG, BI):
         u = u0 + tl.arange(0, BI)
         w1 = tl.load(W1 + u * CG + c, u < CG, 0.0).to(tl.float32)
-        da = tl.load(DA + (u * H)[None, :] + h[:, None], (u < CG)[None, :] & (h < H)[:, None], 0.0)
-        db = tl.load(DB + (u * W)[None, :] + w[:, None], (u < CG)[None, :] & (w < W)[:, None], 0.0)
-        along += summed(w1[None, :] * da, 1) / W
-        across += summed(w1[None, :] * db, 1) / H
-        share = summed(da * rows[:, None], 0) / W + summed(db * columns[:, None], 0) / H
+        da = tl.load(DA + (u * H)[None, :] + at[:, None], (u < CG)[None, :] & in_column[:, None], 0.0)
+        db = tl.load(DB + (u * W)[None, :] + at[:, None], (u < CG)[None, :] & in_row[:, None], 0.0)
+        to_rows += w1[None, :] * da
+        to_columns += w1[None, :] * db
+        share = tl.sum(da * rows[:, None] + db * columns[:, None], 0)
         tl.store(DW1 + (base + u) * CG + c, share, u < CG)
-    own = tl.sum(tl.load(DA + c * H + h, h < H, 0.0), 0) + tl.sum(tl.load(DB + c * W + w, w < W, 0.0), 0)
-    tl.store(DB1 + n, own)
-    tl.store(ALONG + n * H + h, along, h < H)
-    tl.store(ACROSS + n * W + w, across, w < W)
+    own = tl.load(DA + c * H + at, in_column, 0.0) + tl.load(DB + c * W + at, in_row, 0.0)
+    tl.store(DB1 + n, tl.sum(own, 0))
+    tl.store(ALONG + n * H + at, along + tl.sum(to_rows, 1) / W, in_column)
+    tl.store(ACROSS + n * W + at, across + tl.sum(to_columns, 1) / H, in_row)
 
 
 @triton.jit
