@@ -255,7 +255,7 @@ GCC = subprocess.CalledProcessError(1, ["gcc", "main.c"])  # as where Python.h i
         ("triton.__version__", "3.3.1", "needs Triton 3.4, which torch 2.8 brings, but here is 3.3.1"),
         ("torch.version.hip", "6.4", "is for NVIDIA's GPUs"),
         ("torch.cuda.get_device_capability", lambda _: (7, 0), "needs compute capability 7.5, but Tesla V100 has less"),
-        ("triton.runtime.driver", _failing(RuntimeError("Failed to find C compiler.\n")), "Failed to find C compiler."),
+        ("triton.runtime.driver", _failing(RuntimeError("Failed to find C compiler.\n")), "to find C compiler"),
         ("triton.runtime.driver", _failing(AssertionError()), "does not start: AssertionError"),
         ("triton.runtime.driver", _failing(GCC), "does not start: Command '['gcc', 'main.c']' returned"),
     ],

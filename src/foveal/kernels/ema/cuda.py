@@ -14,6 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ...errors import one_line
 from .cuda_backward import NUMBERS, gradients_kernel, reduce_kernel, slope_kernel, strips_kernel
 from .cuda_forward import apply_kernel, gates_kernel, single_kernel, sums_kernel
 from .cuda_tuned import ON_CHIP, TUNED
@@ -172,8 +173,8 @@ def _start() -> str:
     try:
         triton.runtime.driver.active.get_current_device()
     except (AssertionError, ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"the kernel needs Triton, which needs a C compiler and Python's headers, but it does not start: {said}"
+        why = one_line(error)
+        return f"the kernel needs Triton, which needs a C compiler and Python's headers, but it does not start: {why}"
     return ""
 
 
