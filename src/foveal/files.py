@@ -49,6 +49,22 @@ def write_text(target: Path, text: str) -> None:
     write_whole(target, lambda part: part.write_bytes(content), check)
 
 
+def named(given: object, what: str) -> Path:
+    """The path of a file or folder that was given by its name.
+
+    Args:
+        given: text or a path.
+        what: it is, for the message.
+
+    Raises:
+        UserError: it is something else, such as a model that is loaded already.
+    """
+    if isinstance(given, str | os.PathLike):
+        return Path(given)
+    said = f"{what} is named by the path of its file, and this is an object of the class {type(given).__name__}"
+    raise UserError(said, 'give a path, such as "best.pt"' if what == "a model" else "give a path")
+
+
 def require_intact(path: Path) -> None:
     """Read back an archive, such as torch writes, and compare it with its own checksums.
 

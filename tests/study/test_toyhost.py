@@ -48,7 +48,8 @@ def prepared(folder: Path, **changes: object) -> Study:
     """Nothing trained yet; a cell takes a second or two of training."""
     toyhost.draw(folder / "pictures")
     (folder / "images.csv").write_text(sliced(folder), encoding="utf-8")
-    return Study.prepare({**PLAN, "train": {"epochs": 4, "pause": 0.05}, **changes}, folder, folder)
+    plan = {**PLAN, "model": Path("net.toy"), "train": {"epochs": 4, "pause": 0.05}, **changes}
+    return Study.prepare(plan, str(folder), str(folder))
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,7 @@ def _require_executor(executor: str, slurm: str) -> None:
 def _runner(study, executor: str, jobs: int | None, device: str, address: str, slurm: str):
     """What runs the cells of a study."""
     from .. import executors
+    from ..tensors import require_device
 
     each = study.plan.devices_per_cell
     if each > 1 and device == "cpu":
@@ -107,6 +108,7 @@ def _runner(study, executor: str, jobs: int | None, device: str, address: str, s
     if executor == "slurm":
         given = executors.parameters(slurm)
         return executors.Slurm(study.folder / "slurm", given, jobs or executors.AT_ONCE, gpus)
+    require_device(device)
     return executors.Local(jobs or 1, device.split(","), each)
 
 

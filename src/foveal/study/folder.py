@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..evidence import averages
+from ..files import named
 from ..hosts import Contents, Photographs, contents
 from . import verdicts
 from .cell import CELLS, DATA, FAILURE, LOCK, PLAN, RESULT, WEIGHTS, Result, locked
@@ -72,7 +74,8 @@ class StudyFolder:
 
     _seeds_due: tuple[dict[str, int], dict[str, int]] = ({}, {})  # what each arm needs after the looks it has reached
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: str | PathLike[str]):
+        folder = named(folder, "a study")
         if not (folder / PLAN).is_file():
             raise UserError(f"there is no study in {folder}: it has no {PLAN}", "start one with foveal study run PLAN")
         self.folder = folder

@@ -23,6 +23,7 @@ from torch import nn
 from ...checkpoints import foreign, require_harmless, unpickling
 from ...errors import UserError
 from ...evidence import CLASSIFY, Task
+from ...files import named
 from . import parser
 from .installed import ultralytics
 from .parser import Network, Registered, silent, split, without_lines  # noqa: F401  (`Registered` by checkpoints)
@@ -74,7 +75,7 @@ def load(source: str | PathLike, trust: bool = False) -> YOLO | RTDETR:
     Raises:
         UserError: no such file, or not one of a model, or one that is refused.
     """
-    source = str(source)
+    source = str(named(source, "a model"))
     if not source.endswith((".pt", ".yaml", ".yml")):
         raise UserError(f"{source!r} is neither a .pt file nor a model YAML", "give one such as yolo11n.pt")
     if source.endswith(".pt") and Path(source).is_file() and not trust:
@@ -82,7 +83,11 @@ def load(source: str | PathLike, trust: bool = False) -> YOLO | RTDETR:
     cls = RTDETR if is_rtdetr(source) else YOLO
     with refusing(source, "loaded"):
         try:
-            return cls(source)
+            loaded = cls(source)
+            if type(loaded.model) is nn.Sequential:  # what the host takes out of a model that is in no checkpoint
+                said = f"{source!r} holds a model by itself, as torch.save(model) writes it, and not its checkpoint"
+                raise UserError(said, 'save it with YOLO(...).save("model.pt")')
+            return loaded
         except OSError:
             if Path(source).exists():
                 raise
