@@ -1,13 +1,14 @@
 """The commands about what comes in from elsewhere and what goes out: `foveal convert` and `foveal export`."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
-from .printing import Trust, load_host, only_talk, print_json, print_table, say
+from .printing import Trust, load_host, only_talk, print_json, print_table, say, writes_all_letters
 
 if TYPE_CHECKING:
     from ..deploy import Exported, Quantization
@@ -98,6 +99,10 @@ def sources(
     there = [name for name in carried if output and (folder / name).exists()]
     if there and not force:
         raise UserError(f"{folder / there[0]} exists", "choose another folder, or overwrite it with --force")
+    if not output and not writes_all_letters() and not all(each["text"].isascii() for each in carried.values()):
+        raise UserError(
+            f"the code has letters that the encoding {sys.stdout.encoding} has not", "give a folder with -o"
+        )
     for name, each in carried.items():
         if output:
             write_text(folder / name, each["text"])

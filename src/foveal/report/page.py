@@ -56,7 +56,8 @@ def sentence(results: StudyResults, language: str = "en") -> str:
     """The verdict in one line, as the page begins; of a rehearsal that is no verdict, and says so."""
     page = Page(results, language)
     rehearsal = [page.rehearsal()] if results.scale else []
-    return " ".join(part.striptags() for part in (*rehearsal, *page.verdict()))
+    between = " " if language == "en" else ""  # Chinese sentences end in a stop that has its space
+    return between.join(part.striptags() for part in (*rehearsal, *page.verdict()))
 
 
 class Page:
