@@ -99,4 +99,5 @@ def beside(name: str, folder: Path) -> str:
     except (OSError, ValueError) as error:  # too long, or with characters that no name has
         said = getattr(error, "strerror", None) or error
         raise UserError(f"cannot look for {name!r}: {said}", "write for example yolo11n.pt") from None
-    return str(place)
+    short = os.path.normpath(place)
+    return short if os.path.exists(short) and os.path.samefile(short, place) else str(place)  # past links it may not be

@@ -79,6 +79,16 @@ def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(rounds, undist
     assert not list(study.folder.rglob("resume.pt")), "finished cells keep no more than they need"
 
 
+def test_a_dry_run_counts_what_is_finished_of_the_plan_that_is_asked_for(undisturbed, capsys):
+    train = {"epochs": 4, "pause": 0.05}
+    for asked, count in (({}, 6), ({"arms": ["A/A"]}, 4), ({"arms": ["A/A", "eca"]}, 4), ({"seeds": 1}, 3)):
+        plan = {**PLAN, "train": train, **asked}
+        commands._forecast_only(commands._Asked(plan, undisturbed.folder, undisturbed.folder), "cpu")
+        said = capsys.readouterr().out
+        assert f" trainings of 4 epochs, {count} of them finished" in said
+        assert ("how long the others will take: foveal study status" in said) is ("eca" in asked.get("arms", ()))
+
+
 def test_two_runners_share_the_work(undisturbed, tmp_path):
     study = prepared(tmp_path, seeds=1)
     both = [runner(study) for _ in range(2)]

@@ -67,6 +67,7 @@ class StudyFolder:
 
     Args:
         folder: holds `plan.yaml`, see `Study.prepare`.
+        plan: another one, to see what of it is finished here.
 
     Raises:
         UserError: no plan there, or one that cannot work now.
@@ -74,12 +75,12 @@ class StudyFolder:
 
     _seeds_due: tuple[dict[str, int], dict[str, int]] = ({}, {})  # what each arm needs after the looks it has reached
 
-    def __init__(self, folder: str | PathLike[str]):
+    def __init__(self, folder: str | PathLike[str], plan: Plan | None = None):
         folder = named(folder, "a study")
-        if not (folder / PLAN).is_file():
+        if plan is None and not (folder / PLAN).is_file():
             raise UserError(f"there is no study in {folder}: it has no {PLAN}", "start one with foveal study run PLAN")
         self.folder = folder
-        self.plan = Plan.read(folder / PLAN)
+        self.plan = plan or Plan.read(folder / PLAN)
         self.contents = self._contents()
         self.cells = self.plan.cells(self.contents.digest)
 
