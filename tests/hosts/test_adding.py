@@ -15,7 +15,7 @@ import foveal
 from foveal import EMAttention, IdentityStart, UserError
 from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
-from foveal.hosts.ultralytics import adding
+from foveal.hosts.ultralytics import adding, models
 
 pytestmark = pytest.mark.host
 
@@ -199,6 +199,21 @@ def test_a_file_whose_layers_were_changed_by_hand_is_refused(trained):
     torch.save(host.checkpoint(model.model, {}), "edited.pt")
     with pytest.raises(UserError, match=r"model.4.cv1.weight is 64 x 64 x 1 x 1 in .*; only 51\d of 51\d tensors"):
         foveal.add("edited.pt", "ema", output="x.pt")
+
+
+def test_a_fine_tuned_model_keeps_the_width_of_the_head_that_it_started_from(trained):
+    """Recent hosts carry it over from other classes, though rows would build another."""
+    network = host.load(str(trained)).model
+    tuned = host.rebuild(network, {**network.yaml, "nc": 3}, width=64)
+    tuned.load(network, verbose=False)
+    tuned.names = {0: "a", 1: "b", 2: "c"}
+    width = tuned.model[-1].cv3[0][-1].in_channels
+    assert (models.class_width(network), models.class_width(tuned)) == (80, width)
+    torch.save(host.checkpoint(tuned, {}), "tuned.pt")
+    assert foveal.add("tuned.pt", "ema", output="x.pt").tensors == (499, 499)
+    again = host.rebuild(tuned, {**tuned.yaml, "nc": 5})
+    assert (models.class_width(again), again.yaml["nc"]) == (width, 5)
+    assert again.model[-1].cv3[0][-1].out_channels == 5
 
 
 @pytest.mark.seldom

@@ -5,6 +5,7 @@ layers is compared with the stored one's.
 """
 
 import copy
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,14 @@ def build(model: Node, cfg: dict) -> nn.Module:
     like = like.__new__(like)  # never initialised: `rebuild` asks for its class and its settings
     vars(like).update({name: plain_data(model.state[name]) for name in _SETTINGS_KEPT if name in model.state})
     vars(like)["args"] = plain_data(model.state.get("args", {}))
-    return host.rebuild(like, cfg)
+    return host.rebuild(like, cfg, _class_width(model))
+
+
+def _class_width(model: Node) -> int | None:
+    """As `class_width` of the host's models."""
+    *_, head = model.children["model"].children.values()
+    weights = [tensor for name, tensor in head.tensors().items() if re.fullmatch(r"cv3\.0\.\d+\.weight", name)]
+    return weights[-1].shape[1] if weights else None
 
 
 def carry_over(
