@@ -107,7 +107,7 @@ def test_images_that_are_trained_on_and_judged_are_a_caveat(tmp_path):
     files = {"train": ["a", "b"], "val": ["c", "d", "e"]}
     data = SimpleNamespace(root=tmp_path, images=lambda split: [tmp_path / split / name for name in files[split]])
     plan, digests = SimpleNamespace(folds=None, split="val", dataset=data), {"train/a": "1", "train/b": "2"}
-    assert apart(plan, digests | {"val/c": "3", "val/d": "", "val/e": "4"}) == []
+    assert apart(plan, digests | {"train/b": "", "val/c": "3", "val/d": "", "val/e": "4"}) == []
     (found,) = apart(plan, digests | {"val/c": "3", "val/d": "2", "val/e": "1"})
     assert (found.check, found.ok) == ("apart", None)
     assert found.detail == "2 of 3 images of val are in train as well: every arm looks better than it is"

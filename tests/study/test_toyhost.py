@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import forks
 import toyhost
-from foveal import UserError, executors
+from foveal import UserError, executors, tensors
 from foveal.cli import study as commands
 from foveal.evidence import Answers
 from foveal.executors import Slurm
@@ -118,6 +119,10 @@ def test_a_training_on_two_devices_is_another_one(tmp_path):
 def test_the_command_shares_devices_out_by_the_plan(tmp_path, monkeypatch):
     study, one = prepared(tmp_path / "two", devices_per_cell=2), prepared(tmp_path / "one")
     made = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(UserError, match=r"there is no device '0,1,2,99': torch sees .*; device cpu is always there"):
+        commands._runner(one, "local", 1, "0,1,2,99", "", "")
+    monkeypatch.setattr(tensors, "require_device", lambda _: None)  # the toy trains on any
     for name in ("Local", "Ray", "Slurm"):
         monkeypatch.setattr(executors, name, lambda *given, name=name: made.append((name, *given)))
     for which in (one, study):
