@@ -70,6 +70,12 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if not item.get_closest_marker("sweep")]
 
 
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch) -> None:
+    """Makes an empty folder the current one."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def weights() -> Path:
     """Trained YOLO11n weights."""

@@ -1,7 +1,8 @@
 """What several wings ask of tensors and of modules that hold them."""
 
+import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -42,9 +43,20 @@ def require_device(device: object) -> None:
         raise UserError(said, "device cpu is always there; foveal doctor says what torch sees")
 
 
+def sides(shape: Iterable[int]) -> str:
+    """The sides of a tensor, of a map or of an image, as 640 x 480."""
+    return " x ".join(map(str, shape))
+
+
 def is_finite(module: nn.Module) -> bool:
     """Whether all tensors of a module's state are."""
     return all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
+
+
+def digests(module: nn.Module) -> dict[str, str]:
+    """A short digest of each tensor of a module's state, by name, in fp32."""
+    found = {name: tensor.float().cpu().contiguous().numpy() for name, tensor in module.state_dict().items()}
+    return {name: hashlib.blake2b(array.tobytes(), digest_size=8).hexdigest() for name, array in found.items()}
 
 
 @torch.no_grad()

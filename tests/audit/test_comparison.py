@@ -19,6 +19,7 @@ from ultralytics.nn import tasks
 
 import detectors
 import foveal
+from boxes import plain_map, rated
 from foveal import UserError
 from foveal.audit import audit, findings, judging, runs
 from foveal.audit.comparison import Audit
@@ -27,7 +28,7 @@ from foveal.evidence import TASKS, Detections
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import validators
 from foveal.study import demo
-from foveal.verdict import Estimate, average_precision, draw_images
+from foveal.verdict import Estimate, draw_images
 
 TRAIN = {"epochs": 2, "imgsz": 64, "batch": 8, "optimizer": "AdamW", "patience": 0, "workers": 0, "device": "cpu"}
 TRAIN |= {"amp": False, "plots": False, "verbose": False}
@@ -165,11 +166,11 @@ def test_a_fair_pair_is_fair_and_nothing_is_written(trained, tmp_path, monkeypat
 def once_evaluated() -> Callable:
     evaluate, known = validators.evaluate, {}
 
-    def of(weights, *args, **settings):
-        if weights not in known:
-            known[weights] = evaluate(weights, *args, **settings)
+    def of(file, *args, **settings):
+        if file.path not in known:
+            known[file.path] = evaluate(file, *args, **settings)
             of.calls += 1
-        return known[weights]
+        return known[file.path]
 
     of.calls = 0
     return of
@@ -186,45 +187,13 @@ def test_a_run_against_its_copy_differs_by_exactly_nothing(pair):
     assert "no more than the choice of images" in found.sentence
 
 
-def drawn(seed: int, images: int = 12) -> Detections:
-    """Two objects on each image but the last, and detections that hit better or worse, of the seed's quality."""
-    generator = np.random.RandomState(seed)
-    true_image = np.repeat(np.arange(images - 1), 2)
-    image = np.sort(np.tile(true_image, 2))
-    hit = np.zeros((len(image), 10), bool)
-    hit[::2] = generator.uniform(size=(len(image[::2]), 1)) > np.linspace(0.1 * seed, 1, 10)
-    return Detections(
-        name=np.array([f"{i}.png" for i in range(images)]),
-        image=image,
-        box=np.zeros((len(image), 4), np.float32),
-        confidence=generator.uniform(size=len(image)).astype(np.float32),
-        label=np.repeat(np.arange(len(image) // 2) % 2, 2).astype(np.int32),
-        hit=hit,
-        true_image=true_image,
-        true_box=np.zeros((len(true_image), 4), np.float32),
-        true_label=(np.arange(len(true_image)) % 2).astype(np.int32),
-    )
-
-
-def plain_map(found: Detections, counts: np.ndarray) -> tuple[float, float]:
-    """mAP50 and mAP50-95 of images that stand there as often as they count."""
-    picks = [(new, old) for new, old in enumerate(np.repeat(np.arange(len(counts)), counts))]
-    mine = [(new, i) for new, old in picks for i in np.flatnonzero(found.image == old)]
-    theirs = [(new, i) for new, old in picks for i in np.flatnonzero(found.true_image == old)]
-    (new, kept), (true_new, true_kept) = np.transpose(mine), np.transpose(theirs)
-    matches, truth = found.matches(), found.truth()
-    matches = type(matches)(new, matches.confidence[kept], matches.label[kept], matches.hit[kept])
-    _, each = average_precision(matches, type(truth)(true_new, truth.label[true_kept]), None, host.AVERAGE_PRECISION)
-    return float(each[0, :, 0].mean()), float(each.mean())
-
-
 @pytest.fixture
 def drawn_pair(pair, monkeypatch) -> dict[str, Detections]:
     """Detections that an evaluation gives for `a` and `b`, and settings it was called with, by folder name."""
-    of = {"a": drawn(1), "b": drawn(3), "off": 0.0, "settings": []}
+    of = {"a": rated(1, bare=1), "b": rated(3, bare=1), "off": 0.0, "settings": []}
 
-    def evaluate(weights, data, split, folder, **settings):
-        found = of[weights.parts[-3]]
+    def evaluate(file, data, split, folder, **settings):
+        found = of[file.path.parts[-3]]
         of["settings"].append((split, {**settings, "folder": folder}))
         map50, whole = plain_map(found, np.ones(len(found.name), int)) if len(found.true_image) else (0.0, 0.0)
         return found, {"map50": map50, "map": whole + of["off"]}
@@ -260,7 +229,7 @@ def test_a_difference_beyond_the_images_is_said_without_a_claim(pair, drawn_pair
 
 def test_draws_without_objects_do_not_count(pair, drawn_pair):
     for name in "ab":
-        few = drawn(1 if name == "a" else 3, images=2)
+        few = rated(1 if name == "a" else 3, images=2, bare=1)
         drawn_pair[name] = few
     found = audit(*pair)
     assert np.isfinite([one(found).low, one(found).high]).all()
@@ -768,7 +737,9 @@ def test_the_same_folder_twice_is_refused(pair):
 
 def test_data_that_does_not_fit_is_refused(other_data, pair, drawn_pair, tmp_path):
     file = other_data / "data.yaml"
-    drawn_pair["a"] = Detections(**{**vars(drawn(1)), **{k: v[:0] for k, v in vars(drawn(1)).items() if "true" in k}})
+    drawn_pair["a"] = Detections(
+        **{**vars(rated(1, bare=1)), **{k: v[:0] for k, v in vars(rated(1, bare=1)).items() if "true" in k}}
+    )
     with pytest.raises(UserError, match=r"no image of val in .* has an object; give data with labels"):
         audit(*pair, data=str(file))
     file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"names": ["one", "two", "three"]}))

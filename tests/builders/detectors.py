@@ -2,12 +2,16 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from ultralytics.nn import tasks
+
+from foveal.evidence import Task
+from foveal.hosts.ultralytics import adding
 
 MODELS = {"": "DetectionModel", "-seg": "SegmentationModel", "-pose": "PoseModel", "-obb": "OBBModel"}
 MODELS |= {"-cls": "ClassificationModel"}
@@ -19,6 +23,11 @@ def config(name: str) -> dict:
     if family == "yolo26" and not list(Path(tasks.__file__).parents[1].glob("cfg/models/26/*.yaml")):
         pytest.skip("this release of Ultralytics has no YOLO26")
     return tasks.yaml_model_load(f"{name}.yaml")
+
+
+def small_images(patch: pytest.MonkeyPatch, size: int = 160) -> None:
+    """Outputs before and after an addition are compared on images of this size."""
+    patch.setattr(adding, "Task", SimpleNamespace(of=lambda name: Task(name, image_size=size)))
 
 
 def build(name: str, cfg: dict | None = None):

@@ -49,6 +49,16 @@ def run_form(module: torch.nn.Module, form: str, x: torch.Tensor, dy: torch.Tens
     return {name: tensor.detach().double() for name, tensor in results.items()}
 
 
+class Calls:
+    """Pickled as a call of any function."""
+
+    def __init__(self, function: Callable, *arguments: object):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
 def run(command: list[str], cwd: Path, **env: str) -> str:
     """What a command prints; fails with its stderr, and never waits for ever."""
     done = subprocess.run(

@@ -19,12 +19,7 @@ from foveal.convert import convert
 from foveal.convert.recognition import candidates
 from foveal.hosts import ultralytics as host
 
-pytestmark = pytest.mark.host
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("own_folder")]
 
 
 def detector(*layers: list) -> nn.Module:

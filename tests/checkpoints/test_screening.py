@@ -4,9 +4,7 @@ import argparse
 import os
 import pickle
 import sys
-import types
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,17 +14,16 @@ from torch import nn
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
+import detectors
 import foveal
 from foveal import UserError
 from foveal.audit import comparison
 from foveal.checkpoints import Unwanted, require_harmless
-from foveal.evidence import Task
 from foveal.explain import explanation
 from foveal.hosts import ultralytics as host
-from foveal.hosts.ultralytics import adding
 from foveal.hosts.ultralytics.models import PHOTOGRAPH
 from foveal.hosts.ultralytics.recorder import RESUME, resumable
-from helpers import swept
+from helpers import Calls, swept
 
 pytestmark = pytest.mark.host
 
@@ -36,18 +33,7 @@ CANARY = Path("canary")  # a folder that must not come to be
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Outputs are compared on images of a sixteenth of the pixels.
-    monkeypatch.setattr(adding, "Task", types.SimpleNamespace(of=lambda name: Task(name, image_size=160)))
-
-
-class Calls:
-    """Pickled as a call of any function."""
-
-    def __init__(self, function: Callable, *arguments: object):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
+    detectors.small_images(monkeypatch)
 
 
 def checkpoint(extra: object = None, name: str = "evil.pt", **settings: object) -> Path:

@@ -24,9 +24,9 @@ from foveal.convert import conversion as room
 from foveal.convert import convert
 from foveal.convert.conversion import Replaced
 from foveal.hosts import ultralytics as host
-from helpers import in_fork, last_json, swept
+from helpers import Calls, in_fork, last_json, swept
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("own_folder")]
 
 # EMA as copies have it: their names, adaptive pools, a softmax layer, an unused second argument.
 PASTED = """
@@ -191,11 +191,6 @@ def old(tmp_path_factory) -> Path:
     (folder / "article.py").write_text(ARTICLE)
     in_fork(MAKE, folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
 
 
 @torch.no_grad()
@@ -377,16 +372,6 @@ def pack(program: bytes, path: str = "packed.pt") -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("packed/data.pkl", program)
         archive.writestr("packed/byteorder", sys.byteorder)
-
-
-class Calls:
-    """Pickles as a call."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
 
 
 MARK = "open('marker', 'w').close()"

@@ -21,12 +21,7 @@ from foveal.convert import convert
 from foveal.hosts import ultralytics as host
 from helpers import filled, swept
 
-pytestmark = pytest.mark.host
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("own_folder")]
 
 
 def checkpoint(cls: type, monkeypatch, arguments=None, name: str = "") -> nn.Module:

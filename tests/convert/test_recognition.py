@@ -10,14 +10,10 @@ from torch import nn
 import pasted_copies
 from foveal import ATTENTIONS, UserError
 from foveal.checkpoints import Node, read
-from foveal.convert.recognition import Said, candidates, recognise
+from foveal.convert.recognition import Pasted, Said, candidates, without_doubt
 from helpers import GOLDEN, draw, drawn_state, filled
 
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 RECORDED = {
     "ema": ("groups",),
@@ -89,6 +85,11 @@ def official(name: str, case: dict) -> nn.Module:
     if name == "se":
         root.pool, root.gate = nn.AdaptiveAvgPool2d(1), nn.Sigmoid()
     return root
+
+
+def recognise(node: Node) -> list[Pasted]:
+    """Every attention of foveal that a module is by what it stores."""
+    return without_doubt(candidates(node))
 
 
 def stored(module: nn.Module, path: str = "module.pt") -> Node:

@@ -23,7 +23,7 @@ from foveal.deploy import quantization, quantizers
 from foveal.deploy.quantizers import Layer, Noted, Part
 from foveal.evidence import TASKS, Answers, averages
 from foveal.hosts import ultralytics as host
-from foveal.hosts.ultralytics import CannotExportError, Written, validators
+from foveal.hosts.ultralytics import CannotExportError, Written, modelfile, validators
 from foveal.judging import Ground
 from foveal.surgery import attachment
 from helpers import swept
@@ -49,6 +49,7 @@ class Exports:
     def __init__(self, answers, layers: list[Layer], monkeypatch):
         self.answers, self.layers, self.made = answers, layers, {"int8": frozenset()}
         monkeypatch.setattr(validators, "evaluate", self.evaluate)
+        monkeypatch.setattr(modelfile, "opened", lambda path: SimpleNamespace(path=path))
         monkeypatch.setattr(averages, "RESAMPLES", 300)
 
     def write(self, place, settings, parts):
@@ -56,9 +57,9 @@ class Exports:
         self.made[place] = frozenset(kept) if "int8" in settings else None
         return written(place), Noted(True, kept, [layer for layer in self.layers if layer not in kept])
 
-    def evaluate(self, weights, data, split, folder, **settings):
+    def evaluate(self, file, data, split, folder, **settings):
         assert (data, split, settings["imgsz"]) == ("data", "test", 64)
-        found = self.answers(self.made[weights.name])
+        found = self.answers(self.made[file.path.name])
         return found, found.figures()
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from boxes import drawn
 from foveal import UserError
-from foveal.evidence import SIZES, TASKS, THRESHOLDS, Detections, Masks, Measured, Poses, Rotated, error_types, iou
+from foveal.evidence import SIZES, TASKS, THRESHOLDS, Detections, Masks, Poses, Rotated, error_types, iou
+from foveal.evidence.shapes import Measured
 
 LONGER = ("keypoint", "owner", "true_owner")  # of which there may be more: a line can be of no points
 
@@ -150,7 +151,7 @@ def test_what_is_saved_is_loaded_and_what_does_not_fit_together_is_not_whole(mad
             assert not dataclasses.replace(before, **{name: one}).is_whole(), (name, one.shape)
     boxes = drawn()
     boxes.save(tmp_path / "boxes.npz")
-    with pytest.raises(UserError, match="cannot read detections"):
+    with pytest.raises(UserError, match=f"cannot read {type(before).__name__.lower()} from"):
         type(before).load(tmp_path / "boxes.npz")
 
 

@@ -11,13 +11,14 @@ from helpers import in_fork, swept
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
+import detectors
 import foveal
 from foveal import EMAttention, IdentityStart, UserError
 from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding, models
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("own_folder")]
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +34,13 @@ def trained(tmp_path_factory):
     return path
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 WRITTEN = ["yolo11s.yaml", "yolov8n-seg.yaml", "yolo11n-cls.yaml", "yolov8n-rtdetr.yaml"]
 
 
 @pytest.fixture(autouse=True)
 def full_images(monkeypatch):
     """Outputs are compared on images of a sixteenth of the pixels, but where this function is called."""
-    monkeypatch.setattr(adding, "Task", types.SimpleNamespace(of=lambda name: Task(name, image_size=160)))
+    detectors.small_images(monkeypatch)
     return lambda: monkeypatch.setattr(adding, "Task", Task)
 
 

@@ -22,12 +22,12 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 pytest.importorskip("timm", reason="timm is not installed")
 
 import foveal
-from foveal import IdentityStart, UserError
+from foveal import IdentityStart, UserError, tensors
 from foveal.attention import Attention
 from foveal.evidence import TASKS
 from foveal.hosts import ultralytics as host
 from foveal.hosts import zoo
-from foveal.hosts.ultralytics import classifier, recorder, validators
+from foveal.hosts.ultralytics import classifier, modelfile, recorder, validators
 from foveal.surgery import Spec, attaching
 
 pytestmark = pytest.mark.host
@@ -270,7 +270,7 @@ def test_it_is_the_zoos_model_on_normalised_images(tmp_path, name):
     found = host.load(start(tmp_path, name, None, seed=5))
     assert (found.task, found.model.names) == ("classify", NAMES)
     model = found.model.eval()
-    assert recorder.digests(model.model[1]) == recorder.digests(inner)
+    assert tensors.digests(model.model[1]) == tensors.digests(inner)
     mean, deviation = {"timm:tf_mobilenetv3_small_minimal_100": ([0.5] * 3, [0.5] * 3)}.get(
         name, ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     )
@@ -290,7 +290,7 @@ def test_attentions_change_nothing_that_the_models_share(tmp_path):
     digests, drawn = [], []
     for spec, attended, gains in ((None, 0, 0), (EMA, 2, 2), (Spec.parse("cbam(start=paper)@layer1"), 1, 0)):
         model = host.load(start(tmp_path, spec=spec, seed=3)).model
-        digests.append(recorder.digests(model))
+        digests.append(tensors.digests(model))
         drawn.append(torch.rand(1).item())
         attentions = [module for module in model.modules() if isinstance(module, Attention)]
         starts = [module for module in model.modules() if isinstance(module, IdentityStart)]
@@ -300,7 +300,7 @@ def test_attentions_change_nothing_that_the_models_share(tmp_path):
         assert len(one) > len(plain)
         assert all(one[key] == value for key, value in plain.items())
     assert len(set(drawn)) == 1
-    assert digests[0] != recorder.digests(host.load(start(tmp_path, spec=None, seed=4)).model)
+    assert digests[0] != tensors.digests(host.load(start(tmp_path, spec=None, seed=4)).model)
 
 
 def test_digests_are_those_of_a_model_that_starts_from_the_weights(tmp_path, monkeypatch):
@@ -320,7 +320,7 @@ def test_digests_are_those_of_a_model_that_starts_from_the_weights(tmp_path, mon
     of_weights = classifier.digests("timm:resnet18.a1_in1k")
     model = host.load(start(tmp_path, "timm:resnet18.a1_in1k", EMA)).model
     assert model.yaml["zoo"] == "timm:resnet18", "who builds it anew must not download them again"
-    started = recorder.digests(model)
+    started = tensors.digests(model)
     assert {key for key, value in of_weights.items() if started[key] != value} == {
         "model.1.fc.weight",
         "model.1.fc.bias",
@@ -360,7 +360,7 @@ def test_arms_see_the_same_batches_and_share_their_start(tmp_path, data, changes
         plain, ema = (records[name]["start"] for name in (kind, f"{kind}-ema"))
         assert len(ema) > len(plain)
         assert [key for key, value in plain.items() if ema[key] != value] == []
-    begun = recorder.digests(host.load(models["zoo"]).model)
+    begun = tensors.digests(host.load(models["zoo"]).model)
     kept = [records["zoo"]["start"][key] == value for key, value in begun.items() if key.endswith(".weight")]
     assert all(kept) == changes["pretrained"]
 
@@ -434,7 +434,7 @@ def test_another_data_set_gets_a_last_layer_of_its_own(trained, data, tmp_path):
     trainer = prepared(tmp_path / "run", tmp_path / "two", trained / "weights/last.pt", batch=4)
     trainer.train()
     assert host.load(trainer.last).model.eval()(images())[0].shape == (3, 2)
-    begun, kept = recorder.digests(host.load(trained / "weights/last.pt").model), trainer.record["start"]
+    begun, kept = tensors.digests(host.load(trained / "weights/last.pt").model), trainer.record["start"]
     assert {key for key, value in begun.items() if kept[key] != value} == {"model.1.fc.weight", "model.1.fc.bias"}
 
 
@@ -466,8 +466,8 @@ def test_cut_off_in_an_epoch_it_ends_where_an_undisturbed_run_does(tmp_path, dat
     resumed.train()
     assert resumed.record["resumed"] == 1
     assert resumed.record["batches"] == whole.record["batches"]
-    assert recorder.digests(resumed.model) == recorder.digests(whole.model)
-    assert recorder.digests(resumed.ema.ema) == recorder.digests(whole.ema.ema)
+    assert tensors.digests(resumed.model) == tensors.digests(whole.model)
+    assert tensors.digests(resumed.ema.ema) == tensors.digests(whole.ema.ema)
     told = [[{k: v for k, v in row.items() if k != "time"} for row in rows(tmp_path / run)] for run in ("cut", "whole")]
     assert told[0] == told[1]
 
@@ -526,7 +526,9 @@ def test_what_is_answered_is_what_the_host_counts(trained, data, tmp_path, name)
     (tmp_path / "data").mkdir()
     for split in ("train", "val", "test"):
         (tmp_path / "data" / split).symlink_to(data / split)
-    answers, averages = validators.evaluate(weights, str(tmp_path / "data"), "test", tmp_path, imgsz=32, batch=4)
+    answers, averages = validators.evaluate(
+        modelfile.opened(weights), str(tmp_path / "data"), "test", tmp_path, imgsz=32, batch=4
+    )
     assert answers.name.tolist() == sorted(f"{name}/{index}.png" for name in NAMES.values() for index in range(3))
     assert [NAMES[label] for label in answers.label] == [name.partition("/")[0] for name in answers.name]
     assert answers.ranked.shape == (21, 5)
@@ -540,7 +542,9 @@ def test_what_is_answered_is_what_the_host_counts(trained, data, tmp_path, name)
         assert probabilities[ranked].tolist() == pytest.approx(
             probabilities.sort(descending=True)[0][:5].tolist(), abs=1e-5
         )
-    on_val, _ = validators.evaluate(weights, str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4)
+    on_val, _ = validators.evaluate(
+        modelfile.opened(weights), str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4
+    )
     assert len(on_val.name) == 14
 
 
@@ -550,7 +554,7 @@ def test_images_that_cannot_be_read_are_not_among_the_answers(trained, data, tmp
     (tmp_path / "data/val.cache").unlink(missing_ok=True)
     (tmp_path / "data/val/class2/0.png").write_bytes(b"no image")
     answers, averages = validators.evaluate(
-        trained / "weights/best.pt", str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4
+        modelfile.opened(trained / "weights/best.pt"), str(tmp_path / "data"), "val", tmp_path, imgsz=32, batch=4
     )
     assert "class2/0.png" not in answers.name
     assert len(answers.name) == 13

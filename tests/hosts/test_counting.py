@@ -16,7 +16,7 @@ import data as drawings
 from foveal import UserError
 from foveal.evidence import GROUND, SIDE, UNLABELLED, Maps, averages
 from foveal.hosts import contents
-from foveal.hosts.ultralytics import counting, dataset, models, recorder, validators
+from foveal.hosts.ultralytics import counting, dataset, modelfile, models, recorder, validators
 
 pytestmark = pytest.mark.newest  # older hosts have no such models
 IMAGES, SIZE = 5, 128
@@ -85,7 +85,9 @@ def judged(tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setitem(validators._VALIDATORS, "semantic", telling(validators._VALIDATORS["semantic"], noted))
                 settings = {"imgsz": SIZE, "batch": 2, "device": "cpu", "workers": 0}
-                found = validators.evaluate(built(folder, NAMES[classes]), data, "val", folder / "out", **settings)
+                found = validators.evaluate(
+                    modelfile.opened(built(folder, NAMES[classes])), data, "val", folder / "out", **settings
+                )
             kept[classes] = *found, noted
         return kept[classes]
 
@@ -238,7 +240,7 @@ def test_outlines_do_as_well(names, tmp_path):
     assert described.scan() == {}
     assert {file.suffix for file in described.labels(described.images("val"))} == {".txt"}
     settings = {"imgsz": 64, "batch": 2, "device": "cpu", "workers": 0}
-    model = built(tmp_path, classes)
+    model = modelfile.opened(built(tmp_path, classes))
     found, theirs = validators.evaluate(model, str(data), "val", tmp_path / "out", **settings)
     assert found.figures() == pytest.approx(theirs, abs=averages.AGREEMENT)
     assert set(found.label[found.true > 0]) == ({0, 1, 2} if names[1:] else {GROUND, 0})

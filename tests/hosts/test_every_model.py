@@ -3,7 +3,6 @@
 import ast
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +12,9 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import ultralytics
 
+import detectors
 import foveal
 from foveal import IdentityStart, UserError
-from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding, rebuilding
 from foveal.surgery import model_yaml
@@ -26,7 +25,7 @@ NAMES = sorted(path.name for path in (Path(ultralytics.__file__).parent / "cfg/m
 
 @pytest.fixture(autouse=True)
 def _small_images(monkeypatch, tmp_path):
-    monkeypatch.setattr(adding, "Task", SimpleNamespace(of=lambda name: Task(name, image_size=128)))
+    detectors.small_images(monkeypatch, 128)
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """A model of other rows starts from a file's weights: each tensor goes where its row went."""
 
+import os
 import re
 from pathlib import Path
 
@@ -13,10 +14,10 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 from ultralytics.nn import tasks
 
 from detectors import build
-from foveal import Spec, UserError
+from foveal import Spec, UserError, tensors
 from foveal.hosts import ultralytics as host
+from foveal.hosts.ultralytics import adding, inheriting, rebuilding
 from foveal.hosts.ultralytics import host as studied
-from foveal.hosts.ultralytics import inheriting, rebuilding, recorder
 
 P2 = Path(__file__).parents[2] / "studies" / "paper" / "yolo11n-p2.yaml"
 YAMLS = (Path(tasks.__file__).parents[1] / "cfg" / "models").rglob("*-p[26].yaml")
@@ -58,7 +59,7 @@ def test_each_tensor_goes_where_its_row_went(name, grown, tmp_path):
     mine, theirs = after.state_dict(), before.state_dict()
     assert len(found.names) == found.tensors[0] == len(mine) - found.fresh[0]
     assert all(torch.equal(mine[new], theirs[old]) for new, old in found.names.items())
-    assert {new: digest for new, digest in recorder.digests(after).items() if new in found.names} == found.digests
+    assert {new: digest for new, digest in tensors.digests(after).items() if new in found.names} == found.digests
     assert found.rows == tuple(sorted(found.rows, key=lambda pair: pair[1])), "an order is kept"
     for old, new in found.rows:
         assert type(before.model[old]) is type(after.model[new])
@@ -71,12 +72,25 @@ def test_each_tensor_goes_where_its_row_went(name, grown, tmp_path):
     }
     assert branches
     assert all(after.stride[new] == before.stride[old] for new, old in branches)
-    described = [inheriting._described(model) for model in (before, after)]
+    described = [inheriting._described(model, adding.measured_strides(model)) for model in (before, after)]
     assert len(found.rows) >= longest(*described), "no alignment has more rows"
     if grown.endswith("-p2.yaml"):  # whose rows are all there once more
         assert found.tensors[0] == found.tensors[1]
         by_name = sum(name in mine and mine[name].shape == tensor.shape for name, tensor in theirs.items())
         assert by_name < found.tensors[0]
+
+
+def test_rows_are_aligned_once_as_long_as_a_file_stays(tmp_path, monkeypatch):
+    file = saved(tmp_path, "yolo11n")
+    found = inheriting.inherited(str(P2), file)
+    aligned = inheriting._built
+    monkeypatch.setattr(inheriting, "_built", lambda *_: pytest.fail("aligned again"))
+    assert inheriting.inherited(str(P2), file) is found
+    monkeypatch.setattr(inheriting, "_built", aligned)
+    os.utime(file, (0, 0))
+    again = inheriting.inherited(str(P2), file)
+    assert again == found
+    assert again is not found
 
 
 @pytest.mark.host
@@ -102,7 +116,7 @@ def test_an_attention_comes_on_top_and_what_is_drawn_depends_on_the_seed(tmp_pat
     for folder, spec, seed in (("a", None, 0), ("b", Spec.parse("ema@neck"), 0), ("c", None, 1)):
         (tmp_path / folder).mkdir()
         written = studied.start(str(P2), spec, seed, tmp_path / folder, names, file)
-        starts.append(recorder.digests(host.load(written).model))
+        starts.append(tensors.digests(host.load(written).model))
     plain, attended, other = starts
     carried = inheriting.inherited(str(P2), file).digests
     assert carried.items() <= plain.items()

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,10 +11,10 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import ultralytics
 
+import detectors
 import foveal
 from foveal import UserError
 from foveal.attention import ATTENTIONS
-from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import adding, rebuilding
 from foveal.surgery import attachment, inside, model_yaml
@@ -33,14 +32,14 @@ KEPT = "yolov8n yolo11n-seg yolo12n yolo26n-pose yolo11n-cls rtdetr-resnet50".sp
 
 @pytest.fixture(autouse=True)
 def _small_images(monkeypatch, tmp_path):
-    monkeypatch.setattr(adding, "Task", SimpleNamespace(of=lambda name: Task(name, image_size=64)))
+    detectors.small_images(monkeypatch, 64)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("name", swept(NAMES, *(name for name in NAMES if name.removesuffix(".yaml") in KEPT)))
 def test_places_inside_keep_every_tensor_and_output_or_are_said_not_to_be_there(name, monkeypatch):
     if "rtdetr" in name:  # older ones take 300 queries from the cells of an image, however few
-        monkeypatch.setattr(adding, "Task", SimpleNamespace(of=lambda name: Task(name, image_size=160)))
+        detectors.small_images(monkeypatch)
     model = host.load(name).model.eval()
     layers = [*model.model]
     available = model_yaml.places(model.yaml, adding.measured_strides(model))

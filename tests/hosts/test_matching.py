@@ -16,7 +16,7 @@ from PIL import Image
 import data as drawings
 from foveal import UserError
 from foveal.evidence import DRAWN, TASKS, THRESHOLDS, Masks, Poses, Rotated, iou
-from foveal.hosts.ultralytics import dataset, matching, models, validators
+from foveal.hosts.ultralytics import dataset, matching, modelfile, models, validators
 from helpers import swept
 
 pytestmark = pytest.mark.host
@@ -85,7 +85,8 @@ def judged(tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setitem(validators._VALIDATORS, task, telling(validators._VALIDATORS[task]))
                 settings = {"imgsz": 160, "batch": 3, "device": "cpu", "workers": 0}
-                kept[task] = validators.evaluate(built(task, folder), str(data), "val", folder / "out", **settings)
+                file = modelfile.opened(built(task, folder))
+                kept[task] = validators.evaluate(file, str(data), "val", folder / "out", **settings)
         return kept[task]
 
     return of
@@ -99,7 +100,7 @@ def test_boxes_are_kept_in_pixels_of_an_image_that_is_no_square(model, tmp_path)
     file = tmp_path / model.replace(".yaml", ".pt")
     torch.save(models.checkpoint(models.load(model).model, {}), file)
     settings = {"imgsz": 160, "batch": 2, "device": "cpu", "workers": 0, "conf": 1e-9}
-    found, _ = validators.evaluate(file, str(data), "val", tmp_path / "out", **settings)
+    found, _ = validators.evaluate(modelfile.opened(file), str(data), "val", tmp_path / "out", **settings)
     lines = (tmp_path / "data/labels/val/000.txt").read_text().splitlines()
     x, y, width, height = np.array([line.split()[1:] for line in lines], float).T
     edges = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1) * (200, 100, 200, 100)
@@ -268,4 +269,4 @@ def test_what_nothing_is_kept_of_is_refused(tmp_path):
     model = models.load("yolo26n-depth.yaml").model
     torch.save(models.checkpoint(model, {"train_args": {"task": "depth"}}), tmp_path / "depth.pt")
     with pytest.raises(UserError, match="what a model for depth says is not judged here; judge it with yolo depth val"):
-        validators.evaluate(tmp_path / "depth.pt", "data.yaml", "val", tmp_path)
+        validators.evaluate(modelfile.opened(tmp_path / "depth.pt"), "data.yaml", "val", tmp_path)

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DistributedSampler
 
 import ranked
-from foveal import UserError
+from foveal import UserError, tensors
 from foveal.hosts.ultralytics import ranks, recorder
 from foveal.study import LOG, Study
 from foveal.study.cell import LOCK
@@ -196,5 +196,5 @@ def test_a_killed_cell_on_two_devices_ends_as_an_undisturbed_one_does(tmp_path):
     assert cell(other).wait(600) == 0
     assert values(study) == values(other)
     trained = [torch.load(of.path(of.cells[0]) / "weights/last.pt", weights_only=False) for of in (study, other)]
-    first, second = (recorder.digests(checkpoint["model"]) for checkpoint in trained)
+    first, second = (tensors.digests(checkpoint["model"]) for checkpoint in trained)
     assert first == second

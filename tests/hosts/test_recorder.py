@@ -7,6 +7,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import torch
 
+from foveal import tensors
 from foveal.evidence import TASKS
 from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import matching, recorder
@@ -41,7 +42,7 @@ def test_batches_and_first_weights_depend_on_the_seed_and_not_on_the_model(tmp_p
     assert plain.record["start"] != other.record["start"]
     # The same seed gives the same training.
     again = trained(tmp_path / "d", data, "yolo11n.yaml")
-    assert recorder.digests(again.ema.ema) == recorder.digests(plain.ema.ema)
+    assert tensors.digests(again.ema.ema) == tensors.digests(plain.ema.ema)
     checkpoint = recorder.resumable(tmp_path / "a")
     assert checkpoint["epoch"] == 0
     assert checkpoint["foveal"]["record"]["batch"] == 4
@@ -129,9 +130,9 @@ def test_a_taught_model_goes_on_where_it_was_killed(tmp_path, monkeypatch):
     assert again.record["resumed"] == 1
     for key in ("start", "batches"):
         assert again.record[key] == whole.record[key]
-    mine, theirs = (recorder.digests(host.load(run.best).model) for run in (again, whole))
+    mine, theirs = (tensors.digests(host.load(run.best).model) for run in (again, whole))
     assert mine == theirs
     assert len(mine) == 499, "the student alone"
     plain = trained(tmp_path / "plain", data, "yolo11n.yaml", **{**terms, TEACHERS[0]: None})
     assert plain.record["start"] == whole.record["start"]
-    assert recorder.digests(host.load(plain.best).model) != theirs, "the teacher teaches"
+    assert tensors.digests(host.load(plain.best).model) != theirs, "the teacher teaches"

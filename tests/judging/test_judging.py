@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import detectors
 import foveal
+from boxes import plain_map, rated
 from foveal import UserError
 from foveal.cli.app import app
 from foveal.evidence import TASKS, Answers, Claims, Detections, averages
@@ -25,7 +26,7 @@ from foveal.hosts import ultralytics as host
 from foveal.hosts.ultralytics import exporter, modelfile, validators
 from foveal.judging import confidences, letters
 from foveal.study import demo
-from foveal.verdict import Matches, Truth, average_precision
+from foveal.verdict import average_precision
 from helpers import swept
 
 CLASSES, SORTED = tuple(demo.SHAPES), tuple(sorted(demo.SHAPES))  # folders of images are in the order of their names
@@ -99,7 +100,7 @@ def test_trained_and_exported_files_are_judged_as_the_host_judges_them(form, fil
 
 
 def test_the_command_prints_tables_and_json(said, data, few, tmp_path):
-    said |= {"a": drawn(1), "b": drawn(3)}
+    said |= {"a": rated(1), "b": rated(3)}
     words = ["judge", "a", "b", "--data", str(data), "--reference", "b"]
     done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "judged.json")])
     assert done.exit_code == 0, done.output
@@ -158,43 +159,20 @@ def test_other_tasks_are_judged_by_their_own_metrics(task, tmp_path, monkeypatch
 # Averages and differences --------------------------------------------------------------------------------------------
 
 
-def drawn(seed: int, images: int = IMAGES) -> Detections:
-    """Two objects on each image, and four detections there that hit better or worse, of the seed's quality."""
-    generator = np.random.RandomState(seed)
-    true_image = np.repeat(np.arange(images), 2)
-    image = np.repeat(true_image, 2)
-    hit = np.zeros((len(image), 10), bool)
-    hit[::2] = generator.uniform(size=(len(image[::2]), 1)) > np.linspace(0.1 * seed, 1, 10)
-    true_label = (np.arange(len(true_image)) % 2).astype(np.int32)
-    true_box = np.tile([[0.0, 0, 10, 10], [50, 50, 90, 90]], (images, 1))
-    box = np.repeat(true_box, 2, 0)
-    box[1::2] += 200
-    return Detections(
-        name=np.array([f"{index:04}.png" for index in range(images)]),
-        image=image,
-        box=box,
-        confidence=generator.uniform(size=len(image)).astype(np.float32),
-        label=np.repeat(true_label, 2),
-        hit=hit,
-        true_image=true_image,
-        true_box=true_box,
-        true_label=true_label,
-    )
-
-
 @pytest.fixture
 def said(monkeypatch, tmp_path) -> dict:
     """What evaluations give for files by their names, and the settings that they were asked with."""
-    of = {"settings": []}
+    of = {"settings": [], "trusted": []}
 
     def opened(path, trust=False):
+        of["trusted"].append(trust)
         answers = isinstance(of[path.name], Answers)
         task, classes = (TASKS["classify"], SORTED) if answers else (TASKS["detect"], CLASSES)
-        return modelfile.ModelFile(path, "pt", task, classes, 64, False, False), None
+        return modelfile.ModelFile(path, "pt", task, classes, 64, False, False, None)
 
-    def evaluate(weights, data, split, folder, **settings):
+    def evaluate(file, data, split, folder, **settings):
         of["settings"].append((split, settings))
-        return of[weights.name], of[weights.name].figures()
+        return of[file.path.name], of[file.path.name].figures()
 
     monkeypatch.setattr(modelfile, "opened", opened)
     monkeypatch.setattr(validators, "evaluate", evaluate)
@@ -204,20 +182,12 @@ def said(monkeypatch, tmp_path) -> dict:
 
 def resampled(found: dict[str, Detections], seed: int, draws: int) -> dict[str, list[float]]:
     """mAP50-95 of each model on images that stand there as often as they were drawn, by a generator of its own."""
-    generator, scores = np.random.RandomState(seed), {name: [] for name in found}
-    for _ in range(draws):
-        chosen = generator.randint(0, IMAGES, IMAGES)
-        for name, one in found.items():
-            mine = np.concatenate([np.flatnonzero(one.image == image) for image in chosen])
-            theirs = np.concatenate([np.flatnonzero(one.true_image == image) for image in chosen])
-            image, true_image = np.repeat(np.arange(IMAGES), 4), np.repeat(np.arange(IMAGES), 2)
-            matches = Matches(image, one.confidence[mine], one.label[mine], one.hit[mine])
-            scores[name].append(average_precision(matches, Truth(true_image, one.true_label[theirs]))[1].mean())
-    return scores
+    all_counts = np.random.RandomState(seed).multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), draws)
+    return {name: [plain_map(one, counts)[1] for counts in all_counts] for name, one in found.items()}
 
 
 def test_intervals_are_those_of_an_independent_bootstrap(said, data):
-    said |= {"a": drawn(1), "b": drawn(3)}
+    said |= {"a": rated(1), "b": rated(3)}
     found = foveal.judge(["a", "b"], data=str(data), imgsz=96)
     assert not any("too narrow" in sentence for sentence in found.sentences)
     scores = resampled({"a": said["a"], "b": said["b"]}, seed=5, draws=150)
@@ -233,7 +203,14 @@ def test_intervals_are_those_of_an_independent_bootstrap(said, data):
     assert difference.value == pytest.approx(said["b"].figures()["map"] - said["a"].figures()["map"])
     assert difference.high - difference.value == pytest.approx(reach, rel=0.25)
     assert difference.value - difference.low == pytest.approx(reach, rel=0.25)
-    assert said["settings"][0] == ("val", {"imgsz": 96, "batch": 16, "device": "cpu", "trust": False})
+    assert said["settings"][0] == ("val", {"imgsz": 96, "batch": 16, "device": "cpu"})
+
+
+def test_files_are_trusted_where_that_is_said(said, data):
+    said |= {"a": rated(1)}
+    for trust in (False, True):
+        foveal.judge(["a"], data=str(data), trust=trust)
+    assert said["trusted"] == [False, True]
 
 
 def answered(seed: int, right: float, images: int = IMAGES) -> Answers:
@@ -280,7 +257,7 @@ def test_p_values_are_paired_t_tests_adjusted_after_holm(said, folder):
 
 
 def test_equal_models_differ_by_exactly_nothing(said, data):
-    said |= {"a": drawn(1), "copy": drawn(1)}
+    said |= {"a": rated(1), "copy": rated(1)}
     found = foveal.judge(["a", "copy"], data=str(data))
     same = found.models[1].difference
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
@@ -290,7 +267,7 @@ def test_equal_models_differ_by_exactly_nothing(said, data):
 
 
 def test_by_class_and_size(said, data):
-    said |= {"a": drawn(1), "b": drawn(3)}
+    said |= {"a": rated(1), "b": rated(3)}
     found = foveal.judge(["a", "b"], data=str(data))
     assert [(part.name, part.objects) for part in found.classes] == [("disc", IMAGES), ("square", IMAGES)]
     for label, part in enumerate(found.classes):
@@ -308,7 +285,7 @@ def test_by_class_and_size(said, data):
 
 def test_a_class_on_few_images_has_no_interval(said, data):
     """Drawn again, nine images show too little of how they vary: of one, the average is the same in every draw."""
-    one, other = drawn(1), drawn(3)
+    one, other = rated(1), rated(3)
     for found in (one, other):
         found.true_label[18:], found.label[36:] = 0, 0
     said |= {"a": one, "b": other}
@@ -322,7 +299,7 @@ def test_a_class_on_few_images_has_no_interval(said, data):
 
 def test_models_may_go_through_images_in_another_order(said, data):
     """As a file with square images and one with rectangles do, whose objects then come in another order."""
-    one = drawn(1)
+    one = rated(1)
     order = np.argsort(-one.true_image, kind="stable")
     other = dataclasses.replace(
         one, **{name: getattr(one, name)[order] for name in ("true_image", "true_box", "true_label")}
@@ -337,11 +314,11 @@ def test_models_may_go_through_images_in_another_order(said, data):
 
 
 def test_few_images_and_disagreement_are_said(said, data, monkeypatch):
-    said |= {"a": drawn(1, images=1)}
+    said |= {"a": rated(1, images=1)}
     found = foveal.judge(["a"], data=str(data))
     assert (found.models[0].average.low, found.models[0].average.high) == (None, None)
     assert any(sentence.startswith("2 of 2 classes have no interval") for sentence in found.sentences)
-    monkeypatch.setattr(validators, "evaluate", lambda *_, **__: (drawn(1), {"map": 0.1, "map50": 0.2}))
+    monkeypatch.setattr(validators, "evaluate", lambda *_, **__: (rated(1), {"map": 0.1, "map50": 0.2}))
     assert any(sentence.startswith("BROKEN") for sentence in foveal.judge(["a"], data=str(data)).sentences)
 
 
@@ -409,7 +386,7 @@ def test_the_surest_that_are_wrong_and_what_most_models_miss():
 
 
 def test_claims_of_detections_and_of_answers():
-    one = drawn(1)
+    one = rated(1)
     found = one.claims()
     assert (found.finds[1::2] == -1).all()
     assert found.finds[::2].tolist() == [*range(len(one.true_image))]
@@ -491,7 +468,7 @@ def test_models_of_several_tasks_and_of_tasks_without_evidence_are_refused(said,
     tasks = {"a": "detect", "b": "obb", "c": "depth"}
 
     def opened(path, trust=False):
-        return modelfile.ModelFile(path, "pt", TASKS[tasks[path.name]], CLASSES, 64, False, False), None
+        return modelfile.ModelFile(path, "pt", TASKS[tasks[path.name]], CLASSES, 64, False, False, None)
 
     monkeypatch.setattr(modelfile, "opened", opened)
     with pytest.raises(UserError, match="b is a model of task 'obb', and a of 'detect'; judge models of one task"):
@@ -501,11 +478,11 @@ def test_models_of_several_tasks_and_of_tasks_without_evidence_are_refused(said,
 
 
 def test_a_model_of_one_class_for_all_is_judged_as_it_was_trained(said, data, monkeypatch):
-    said["a"] = drawn(1)
+    said["a"] = rated(1)
     said["a"].label[:], said["a"].true_label[:] = 0, 0
 
     def opened(path, trust=False):
-        return modelfile.ModelFile(path, "pt", TASKS["detect"], ("item",), 64, False, False), None
+        return modelfile.ModelFile(path, "pt", TASKS["detect"], ("item",), 64, False, False, None)
 
     monkeypatch.setattr(modelfile, "opened", opened)
     found = foveal.judge(["a"], data=str(data))

@@ -20,7 +20,7 @@ from filelock import FileLock
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import forks
-from foveal import UserError
+from foveal import UserError, tensors
 from foveal.cli import app
 from foveal.hosts.ultralytics import host, recorder
 from foveal.report import page as report
@@ -305,7 +305,7 @@ def undisturbed(tmp_path_factory, worker_id) -> Study:
 def weights(study: Study) -> dict:
     """A digest of every tensor that each cell ended with."""
     files = {(cell.arm.name, cell.pair): study.path(cell) / "weights/last.pt" for cell in study.cells}
-    return {where: recorder.digests(torch.load(file, weights_only=False)["model"]) for where, file in files.items()}
+    return {where: tensors.digests(torch.load(file, weights_only=False)["model"]) for where, file in files.items()}
 
 
 def of_first_seed(found: dict) -> dict:

@@ -9,7 +9,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 import yaml
 
 import data as drawings
-from foveal import UserError, report, results
+from foveal import UserError, report, results, tensors
 from foveal.evidence import TASKS
 from foveal.evidence.averages import AGREEMENT
 from foveal.hosts.ultralytics import models, recorder
@@ -127,7 +127,7 @@ def test_a_training_that_was_interrupted_ends_where_an_undisturbed_one_does(mode
     again.train()
     assert again.record["resumed"] == 1
     assert again.record["batches"] == undisturbed.record["batches"]
-    assert recorder.digests(again.ema.ema) == recorder.digests(undisturbed.ema.ema)
+    assert tensors.digests(again.ema.ema) == tensors.digests(undisturbed.ema.ema)
 
 
 # Plans ---------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 from foveal.evidence import averages
 from foveal.evidence.averages import RESAMPLES
-from foveal.evidence.detections import save_arrays
+from foveal.evidence.stored import save_arrays
 from foveal.results import before
 from foveal.study import WEIGHTS, Study, verdicts
 from foveal.study.cell import RESULT

@@ -477,7 +477,7 @@ def test_the_command_writes_a_model_that_any_process_loads(tmp_path):
         (("timm:resnet18", "ema"), "no place is given for ema"),
         (("timm:resnet18", "ema", "--own-row"), "timm:resnet18 has no rows"),
         (("timm:resnet18", "ema", "--at", "layer9"), "no module of ResNet is called 'layer9'"),
-        (("timm:resnet18", "ema@paper", "-o", "x.onnx"), "cannot write x.onnx"),
+        (("timm:resnet18", "ema@paper", "-o", "x.onnx"), "x.onnx is no name for a checkpoint"),
         (("timm:resnet18", "ema(start=paper)@paper", "--start", "identity"), "two starts are given"),
         (("torchvision:resnet", "ema@paper"), "torchvision has no 'resnet'"),
     ],

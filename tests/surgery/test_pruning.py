@@ -96,7 +96,7 @@ def test_groups_that_share_their_tensors_may_become_fewer(arguments, start):
     torch.testing.assert_close(fused(x), alone(x))
     if start == "identity":
         module.gain = nn.Parameter(torch.ones(NARROW + 1))
-    with pytest.raises(UserError, match=r"left 33, which are not whole groups of 8; .*round_to=8"):
+    with pytest.raises(UserError, match=r"left 33, not whole groups of 8; .*round_to=8"):
         module(torch.cat([x, x[:, :1]], 1))
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +20,10 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
 import ultralytics
 
+import detectors
 import foveal
-from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
-from foveal.hosts.ultralytics import NEWEST, OLDEST, adding
+from foveal.hosts.ultralytics import NEWEST, OLDEST
 from foveal.study.demo import draw_data
 
 pytestmark = [pytest.mark.slow, pytest.mark.host]
@@ -51,7 +50,7 @@ def home(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("life")
     draw_data(folder, train=24, val=8)
     monkeypatch = pytest.MonkeyPatch()  # outputs are compared on images of a sixteenth of the pixels
-    monkeypatch.setattr(adding, "Task", types.SimpleNamespace(of=lambda name: Task(name, image_size=160)))
+    detectors.small_images(monkeypatch)
     torch.manual_seed(0)
     base = host.YOLO("yolo11n.yaml")
     torch.save(host.checkpoint(base.model, {}), folder / "base.pt")

@@ -124,6 +124,11 @@ class Attention(nn.Module):
     placed: bool = False
     renamed: ClassVar[dict[str, str]] = {}  # from the authors' names, or beginnings of names, to ours
     form: str = "auto"
+    _writes: ClassVar[str] = ""  # the method that an export writes down in the place of `fast`, if there is one
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)  # asked here, because compilers cannot follow questions to classes
+        cls._writes = next((name for name in ("exported", "factor") if _speaks_for(cls, name)), "")
 
     def __init__(self, channels: int):
         super().__init__()
@@ -183,7 +188,7 @@ class Attention(nn.Module):
 
     def _check(self, x: Tensor, gain: Tensor | None) -> None:
         """Refuse an input of another shape. Where neither a tensor nor a gain has a width, every width is right."""
-        name, channels = self.card.name, x.shape[1] if x.dim() == 4 else 0
+        channels = x.shape[1] if x.dim() == 4 else 0
         expected = self.channels if gain is None or self.width_of else len(gain)
         if channels and (gain is None or len(gain) == channels):
             group = self.group_width
@@ -193,16 +198,15 @@ class Attention(nn.Module):
                 return  # the groups that pruning left share the tensors as before
             if group and (self.placed or gain is not None):
                 raise UserError(
-                    f"{name}: of {expected} channels pruning left {channels}, which are not whole groups of {group}",
+                    f"{self.card.name}: of {expected} channels pruning left {channels}, not whole groups of {group}",
                     f"prune in steps of {group}, as with round_to={group} in torch-pruning",
                 )
         raise self._wrong_shape(x, expected)
 
     def _wrong_shape(self, x: Tensor, expected: int) -> UserError:
-        channels = x.shape[1] if x.dim() == 4 else 0
         return UserError(
             f"{self.card.name}: input has shape {tuple(x.shape)}, but must be (B, {expected}, H, W)",
-            f"build it with channels={channels}" if channels else "add the batch dimension: x[None]",
+            f"build it with channels={x.shape[1]}" if x.dim() == 4 else "add the batch dimension: x[None]",
         )
 
     def _cut(self) -> tuple[int, ...]:
@@ -246,9 +250,9 @@ class Attention(nn.Module):
 
     def _written(self, x: Tensor, gain: Tensor | None) -> Tensor | None:
         """What an export writes down in the place of `fast` and a blend; None where it writes these."""
-        if _speaks_for(type(self), "exported"):
+        if self._writes == "exported":
             return self.exported(x, gain).to(x.dtype)
-        if gain is None or not _speaks_for(type(self), "factor"):
+        if gain is None or self._writes != "factor":
             return None
         kept = gain.view(-1, 1, 1)
         return x * (self.factor(x) * kept + (1 - kept)).to(x.dtype)

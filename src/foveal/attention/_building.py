@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import UserError
+from ..tensors import sides
 from ._sources import Source
 
 # What constructors call the width of the map that comes in, and of the one that goes out.
@@ -140,7 +141,7 @@ def _try(module: nn.Module, source: Source, text: str, channels: int) -> None:
     generator = torch.Generator().manual_seed(0)
     for size in (SQUARE, ODD):
         x = torch.randn(1, channels, *size, generator=generator).to(like)
-        shape, before = " x ".join(map(str, x.shape)), x.clone()
+        shape, before = sides(x.shape), x.clone()
         try:
             out = copied(x)
         except Exception as error:  # which is the class's own, whatever it is

@@ -30,7 +30,7 @@ from types import ModuleType
 from torch import nn
 
 from ..checkpoints import trust
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 LIBRARIES = {"timm": "timm.layers", "torchvision": "torchvision.ops", "ultralytics": "ultralytics.nn.modules"}
 GROUP = "foveal.attentions"  # of entry points: a name, and the class that it stands for
@@ -276,8 +276,7 @@ def _cannot_run(what: str, error: Exception) -> UserError:
         hint = "write the whole name, as in from ultralytics.nn.modules.conv import Conv"
     elif isinstance(error, SyntaxError):
         at = f", line {error.lineno}"
-    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return UserError(f"{what} cannot be imported{at}: {said}", hint)
+    return UserError(f"{what} cannot be imported{at}: {one_line(error, named=True)}", hint)
 
 
 def _member(module: ModuleType, name: str, address: str, more: list[str] | None = None) -> type[nn.Module]:

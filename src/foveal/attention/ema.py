@@ -282,15 +282,15 @@ class _Folded(EMAttention):
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         """The attended input, blended with the input by the gain that is inside."""
-        if exporting() and size(x, 1) == size(self.mixed_kernel, 0):  # not in a model that was pruned around this
-            return self._exported(x)
         return super().forward(x, self.gain)
 
     def _mixed(self, groups: int) -> tuple[Tensor, Tensor]:
         fits = size(self.mixed_kernel, 0) == groups * self.group_width
         return (self.mixed_kernel, self.offset) if fits else super()._mixed(groups)
 
-    def _exported(self, x: Tensor) -> Tensor:
+    def _written(self, x: Tensor, gain: Tensor | None) -> Tensor | None:
+        if size(x, 1) != size(self.mixed_kernel, 0):  # in a model that was pruned around this
+            return None
         batch, channels, per_group = x.shape[0], size(x, 1), self.group_width
         groups = channels // per_group
         blocks, eps = groups // size(self.spread_kernel, 1), self.gn.eps

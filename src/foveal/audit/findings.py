@@ -10,8 +10,9 @@ from torch import nn
 from ..errors import UserError
 from ..hosts import contents
 from ..hosts import ultralytics as host
-from ..hosts.ultralytics import dataset, idle, recorder
+from ..hosts.ultralytics import dataset, idle
 from ..results import Finding, differing
+from ..tensors import digests
 from .runs import WEIGHTS, Run
 
 SEEDED_WORKERS = (8, 4, 130)  # the host's first release whose loader workers draw from the seed
@@ -240,7 +241,7 @@ def _pretrained(runs: Runs) -> Finding:
     ]
     shares = [f"{of} of {len(source)}" for of, source in zip(kept, sources, strict=True)]
     told = f"{told}; of its tensors {_each(runs, shares, '{} kept {}', ' and ')}"
-    held = [set(recorder.digests(model).values()) for model in models]
+    held = [set(digests(model).values()) for model in models]
     # An attention's start holds all tensors of the plain one.
     if not all(mine <= theirs or theirs <= mine for mine, theirs in itertools.combinations(held, 2)):
         which = "the two files" if len(runs) == 2 else "the files"

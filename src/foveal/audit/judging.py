@@ -8,10 +8,11 @@ from typing import Any
 from ..errors import UserError
 from ..evidence import Evidence, averages
 from ..hosts import split_to_judge
-from ..hosts.ultralytics import dataset
+from ..hosts.ultralytics import dataset, modelfile
 from ..judging import evaluated
 from ..results import Finding
 from ..verdict import Estimate, differences_of
+from .findings import Runs, both
 from .runs import Run
 
 
@@ -47,7 +48,7 @@ def _plain(maps: tuple[float, ...] | None) -> tuple[Estimate, ...]:
     return tuple(Estimate(each - maps[0]) for each in maps[1:]) if maps else ()
 
 
-def of_weights(runs: Sequence[Run], data: str, folder: Path, device: str, trust: bool = False) -> Judged:
+def of_weights(runs: Runs, data: str, folder: Path, device: str, trust: bool = False) -> Judged:
     """All best.pt on the same images, on test if the data have one with labels.
 
     Raises:
@@ -58,10 +59,10 @@ def of_weights(runs: Sequence[Run], data: str, folder: Path, device: str, trust:
     if classes != runs[0].of_best("classes") and not runs[0].arguments.get("single_cls"):
         raise UserError(f"{data} has the classes {classes}, and the runs have others", "give the data of the runs")
     split = split_to_judge(described)
-    shared: dict[str, Any] = {"device": device, "trust": trust, "single_cls": bool(runs[0].arguments.get("single_cls"))}
+    shared: dict[str, Any] = {"device": device, "single_cls": bool(runs[0].arguments.get("single_cls"))}
     found, disagreement = [], 0.0
     for run in runs:
-        best = run.folder / "weights" / "best.pt"
+        best = modelfile.opened(run.folder / "weights" / "best.pt", trust)
         said, apart = evaluated(best, data, split, folder, imgsz=run.arguments["imgsz"], **shared)
         found.append(said)
         disagreement = max(disagreement, apart)
@@ -78,8 +79,7 @@ def of_weights(runs: Sequence[Run], data: str, folder: Path, device: str, trust:
         findings.append(Finding("evaluator", False, f"judged on other images ({told})"))
         maps = tuple(one.figures()["map"] for one in found)
         return Judged(findings, split, maps, _plain(maps))
-    each = "both" if len(runs) == 2 else "all"
-    findings.append(Finding("evaluator", True, f"{each} judged on the same {images} images"))
+    findings.append(Finding("evaluator", True, f"{both(runs)} judged on the same {images} images"))
     return _compared(found, findings, split)
 
 

@@ -12,8 +12,9 @@ import torch
 import yaml
 
 from ..checkpoints import unpickling
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..evidence import TASKS
+from ..files import MALFORMED
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset
 from ..tensors import count, is_finite
@@ -127,9 +128,9 @@ class Run:
             rows = [row for row in csv.DictReader(lines, skipinitialspace=True) if None not in row.values()]
             # Of an epoch that was lost and repeated the later row counts.
             judged = {int(float(row["epoch"])): tuple(float(row.get(name, "nan")) for name in COLUMNS) for row in rows}
-        except (OSError, ValueError, AttributeError, KeyError, RecursionError, TypeError, yaml.YAMLError) as error:
-            said = " ".join(str(error).split())
-            raise UserError(f"{folder} has an args.yaml or results.csv that cannot be read: {said}", EXAMPLE) from None
+        except (*MALFORMED, yaml.YAMLError) as error:
+            said = f"{folder} has an args.yaml or results.csv that cannot be read: {one_line(error)}"
+            raise UserError(said, EXAMPLE) from None
         if (
             not isinstance(arguments, dict)
             or type(arguments.get("epochs")) is not int
@@ -145,7 +146,7 @@ class Run:
                 try:
                     weights[kind] = Weights.read(file, trust)
                 except UserError as error:
-                    unread[kind] = f"{error.message}; {error.hint}"
+                    unread[kind] = str(error)
         return cls(name, folder, arguments, judged, weights, unread)
 
     @property
@@ -249,6 +250,6 @@ def data_here(run: Run, folder: Path) -> tuple[Path, str] | None:
             copy.write_text(yaml.safe_dump({**kept, "path": kept.get("path") or str(file.parent)}), encoding="utf-8")
             dataset.Data(str(copy))
             return file, str(copy)
-        except (OSError, ValueError, AttributeError, KeyError, RecursionError, yaml.YAMLError):  # or a UserError
+        except (*MALFORMED, yaml.YAMLError):  # or a UserError
             continue
     return None

@@ -152,7 +152,7 @@ def bench(
         dtype: some of `asked.DTYPES`.
         layout: some of `asked.LAYOUTS`.
         passes: some of `asked.PASSES`.
-        models: whole models with and without the attentions, such as "yolo11n"; see `whole.measure`.
+        models: whole models with and without the attentions, such as "yolo11n"; see `detectors.measure`.
         with_rivals: time compiled baselines and Ultralytics' own attention blocks, too.
         device: "cpu", "cuda" or "cuda:1".
         threads: of the CPU; torch's choice by default.

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 # What reading and interpreting a damaged or hand-made file can raise; RecursionError is a RuntimeError.
 UNREADABLE_PICKLE = (
@@ -184,8 +184,8 @@ def read(path: Path, tensors: bool = True) -> Contents:
     except UserError:
         raise
     except UNREADABLE_PICKLE as error:
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{str(path)!r} is damaged or no checkpoint: {said}", "copy or download it again") from None
+        said = f"{str(path)!r} is damaged or no checkpoint: {one_line(error)}"
+        raise UserError(said, "copy or download it again") from None
 
 
 def _read(archive: zipfile.ZipFile, path: Path, tensors: bool) -> Contents:

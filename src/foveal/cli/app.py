@@ -14,7 +14,7 @@ import typer
 
 from ..errors import UserError
 from . import bench, cards, check, deploy, explain, judge, study, view
-from .printing import Trust, load_host, only_talk, print_json, print_table
+from .printing import Json, Trust, load_host, only_talk, print_json, print_table
 
 app = typer.Typer(
     help="Attention for YOLO that keeps your weights.",
@@ -23,8 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 app.command("list")(cards.list_attentions)
@@ -50,14 +48,16 @@ def add(
     own_row: Annotated[bool, typer.Option("--own-row", help="Rows of its own, as published YAMLs have it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     trust: Trust = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Put an attention into a model and keep its weights.
 
     Prints the rows that changed, the tensors kept, parameters and FLOPs before and after, and how far the outputs of
     the two models are apart: by nothing, unless --start paper.
     """
-    if model.startswith(("timm:", "torchvision:")):
+    from ..hosts import zoo
+
+    if zoo.is_name(model):
         return _add_to_zoo(model, spec, at, start, output, own_row, force, as_json)
     load_host()
     from ..hosts.ultralytics import add as call
@@ -84,11 +84,11 @@ def add(
 def _add_to_zoo(
     model: str, spec: str, at: str, start: str, output: str, own_row: bool, force: bool, as_json: bool
 ) -> None:
-    from ..hosts import add as call
+    from ..hosts import zoo
 
     if own_row:
         raise UserError(f"{model} has no rows: --own-row is for YOLO's model files", "leave it out")
-    grown = call(model, spec, at=at, start=start or None, output=output or None, force=force)
+    grown = zoo.add(model, spec, at=at, start=start or None, output=output or None, force=force)
     if as_json:
         return print_json(dataclasses.asdict(grown))
     print_table(
@@ -120,7 +120,7 @@ def yolo(context: typer.Context) -> None:
 
 
 @app.command()
-def doctor(as_json: _Json = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """What is installed here, and does it work? Takes about ten seconds.
 
     Each line is ok, missing (not installed: what it would add) or broken. Nothing is downloaded. Exit code 1 if

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .printing import print_json, print_table, say
+from .printing import Json, print_json, print_table, say
 
 
 def bench(
@@ -34,7 +34,7 @@ def bench(
     rounds: Annotated[int | None, typer.Option(help="[default: what 1.5 seconds hold, 5 to 50]")] = None,
     base: Annotated[str, typer.Option(metavar="REV", help="Another commit to run in turns with this one.")] = "",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="JSON file to write or replace.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Time, memory and bytes of each form of an attention, and of what it is up against.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..kernels.ema import library
-from .printing import print_json, print_table
+from .printing import Json, print_json, print_table
 
 if TYPE_CHECKING:
     from ..attention import Attention
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 TABLE = Path(__file__).with_name("cards.json")
 _CHANNELS, _SIZE = 256, 40
 
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-
-def list_attentions(as_json: _Json = False) -> None:
+def list_attentions(as_json: Json = False) -> None:
     """The attentions and what they cost (at 256 channels, 40 x 40)."""
     entries = [*_stored().values()]
     if as_json:
@@ -43,7 +41,7 @@ def list_attentions(as_json: _Json = False) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Short name, class name or alias: ema.")], as_json: _Json = False
+    name: Annotated[str, typer.Argument(help="Short name, class name or alias: ema.")], as_json: Json = False
 ) -> None:
     """One attention's card: mathematics, costs, honest notes."""
     entry = _entry(name)

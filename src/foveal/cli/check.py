@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from .printing import print_json, print_table
+from .printing import Json, print_json, print_table
 
 
 def check(
     attention: Annotated[str, typer.Argument(help='my_attention.py:MyAttention, "timm:eca", or one of foveal list.')],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Does an attention keep the contract of foveal's own? Takes half a minute.
 

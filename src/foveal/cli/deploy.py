@@ -1,4 +1,4 @@
-"""The commands about what comes in from elsewhere and what goes out: `foveal convert` and `foveal export`."""
+"""The commands about what comes in from elsewhere and what goes out: `foveal convert`, `sources` and `export`."""
 
 import dataclasses
 import sys
@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from .printing import Trust, load_host, only_talk, print_json, print_table, say, writes_all_letters
+from .printing import Json, Trust, load_host, only_talk, print_json, print_table, say, writes_all_letters
 
 if TYPE_CHECKING:
     from ..deploy import Exported, Quantization
-
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def convert(
@@ -29,7 +27,7 @@ def convert(
     trust: Annotated[
         bool, typer.Option("--trust", help="Run the old code, which must be importable, and compare outputs.")
     ] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """A checkpoint trained with a pasted attention, as one of foveal.
 
@@ -88,21 +86,16 @@ def sources(
     imports from other files is not carried.
     """
     from ..checkpoints import read
-    from ..files import write_text
+    from ..files import require_free, write_text
 
     carried = {Path(each["file"]).name: each for each in read(Path(model), tensors=False).sources if each["text"]}
     if not carried:
         raise UserError(f"{model} carries no attention of your own", "foveal add MODEL.pt my_attention.py:MyAttention")
     folder = Path(output)
-    if output and not folder.is_dir():
-        raise UserError(f"there is no folder {output!r} to write to", "create it first")
-    there = [name for name in carried if output and (folder / name).exists()]
-    if there and not force:
-        raise UserError(f"{folder / there[0]} exists", "choose another folder, or overwrite it with --force")
+    for name in carried if output else ():
+        require_free(folder / name, force)
     if not output and not writes_all_letters() and not all(each["text"].isascii() for each in carried.values()):
-        raise UserError(
-            f"the code has letters that the encoding {sys.stdout.encoding} has not", "give a folder with -o"
-        )
+        raise UserError(f"the code has letters that are not in {sys.stdout.encoding}", "give a folder with -o")
     for name, each in carried.items():
         if output:
             write_text(folder / name, each["text"])
@@ -122,7 +115,7 @@ def export(
         typer.Option("--keep-float", help="Of INT8, write the file that keeps float where the attention needs it."),
     ] = False,
     trust: Trust = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Ultralytics' exporter, then the file is run and compared with PyTorch.
 
@@ -160,12 +153,12 @@ def export(
 
 
 def _print_cases(found: "Exported") -> None:
-    from ..deploy import by
+    from ..tensors import sides
 
     heads = ("size", "batch", "boxes (rms)", "confidences (rms)", "rest (rms)", "boxes found", "unmatched", "")
     rows = [
         (
-            f"{by(case.size)}{_rounded(case.exact)}{', without nms' * case.raw}",
+            f"{sides(case.size)}{_rounded(case.exact)}{', without nms' * case.raw}",
             case.batch,
             *_numbers(case.differences),
             case.wrong or ("no box" if case.differences and case.differences.empty else "agrees"),

@@ -26,7 +26,7 @@ import foveal
 
 from ..attention import EMAttention, find, known
 from ..bench import Evaluation, Tolerance, drawn
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..hosts.ultralytics import NEWEST, OLDEST, RUN, numbers
 from ..kernels.ema import cpu, library
 
@@ -81,9 +81,7 @@ def _system() -> str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UserError):
-        return f"{error.message}; {error.hint}"
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+    return str(error) if isinstance(error, UserError) else one_line(error, named=True)
 
 
 # Kernels -----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
-from .printing import Trust, load_host, only_talk, print_json, print_table, say
+from .printing import Json, Trust, load_host, only_talk, print_json, print_table, say
 
 if TYPE_CHECKING:
     from ..judging import Bin, Judgement, PartOfMetric
@@ -25,7 +24,7 @@ def judge(
     device: Annotated[str, typer.Option(help="As Ultralytics takes it.")] = "cpu",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File for the JSON, beside the tables.")] = None,
     trust: Trust = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Models that exist, on one split: what is their mAP worth, and do they differ?
 
@@ -34,11 +33,11 @@ def judge(
     foveal study.
     """
     load_host()
-    from ..files import write_text
+    from ..files import require_free, write_text
     from ..judging import judge as call
 
-    if output and not output.resolve().parent.is_dir():
-        raise UserError(f"there is no folder {str(output.parent)!r} to write to", "create it first")
+    if output:
+        require_free(output, force=True)
     with only_talk():
         found = call(
             models,

@@ -1,9 +1,8 @@
-"""What commands share: where they print, which is data to stdout and talk to stderr, and an option."""
+"""What commands share: where they print, which is data to stdout and talk to stderr, and options."""
 
 import contextlib
 import importlib
 import json
-import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +10,9 @@ from typing import Annotated
 
 import typer
 
+from ..files import stdout_to
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Load a .pt file that names more than layers, and run what it names.")
 ]
@@ -30,15 +32,8 @@ def load_host() -> None:
 @contextlib.contextmanager
 def only_talk() -> Iterator[None]:
     """Whatever is printed meanwhile, also by programs that are started, goes to stderr."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+    with stdout_to(2), contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def print_json(data: object) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import re
 import shutil
@@ -13,12 +12,11 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
-from .printing import Trust, load_host, print_json, print_table, say
+from ..errors import UserError, require_installed
+from .printing import Json, Trust, load_host, print_json, print_table, say
 
 UNKNOWN = 3  # exit code where there is no answer: 1 and 2 are taken, by "no" and by the user's mistakes
 
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = typer.Typer(help="Does an attention help on your data, and is that noise?", no_args_is_help=True)
 _Folder = Annotated[Path, typer.Argument(help="Of the study.")]
@@ -116,7 +114,7 @@ def _runner(study, executor: str, jobs: int | None, device: str, address: str, s
 def study_status(
     folder: _Folder,
     watch: Annotated[bool, typer.Option("--watch", help="Again every two seconds until all is finished.")] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """What is finished, running, failed and missing, and how long it will take."""
     _load_studies()
@@ -187,7 +185,7 @@ def audit(
         bool, typer.Option("--evaluate/--no-evaluate", help="Judge all best.pt on the same images.")
     ] = True,
     trust: Trust = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Are runs of Ultralytics a fair comparison?
 
@@ -380,6 +378,4 @@ def _load_studies(installing: bool = True) -> None:
     if not installing:
         os.environ["YOLO_AUTOINSTALL"] = "0"  # read when the host is imported
     load_host()
-    for package in ("scipy", "jinja2", "msgspec", "sklearn", "imagehash"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"studies need {package}, which is not installed", "pip install 'foveal[study]'")
+    require_installed("a study", ("scipy", "jinja2", "msgspec", "sklearn", "imagehash"), "'foveal[study]'")

@@ -1,6 +1,5 @@
 """The command `foveal view`."""
 
-import importlib.util
 import os
 import webbrowser
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import UserError
+from ..errors import require_installed
 from .printing import load_host
 
 
@@ -21,9 +20,7 @@ def view(
 
     Prints its address. Shows how far each run is, the images won and lost with the boxes of both arms, and the gates.
     """
-    for package in ("starlette", "uvicorn", "jinja2", "PIL"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"the page needs {package}, which is not installed", "pip install 'foveal[view]'")
+    require_installed("the page", ("starlette", "uvicorn", "jinja2", "PIL"), "'foveal[view]'")
     if (folder / "plan.yaml").is_file():
         os.environ.setdefault("YOLO_OFFLINE", "1")  # who only looks has nothing to fetch and nothing to install
         os.environ.setdefault("YOLO_AUTOINSTALL", "0")

@@ -1,17 +1,16 @@
 """The rules that are about what becomes of the module in other programs: traced, and as an ONNX file."""
 
-import contextlib
 import importlib.util
 import io
 import os
-import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..files import stdout_to
+from ..tensors import sides
 from .findings import Finding, Rule, State, Subject, apart, tried
 
 FIRST, SECOND = (16, 16), (12, 20)  # the map that is traced, and another
@@ -36,11 +35,11 @@ def traced(subject: Subject) -> Finding:
             )
         out, said = tried(program, second)
     if not said and apart(out, module(second)) <= CLOSE:
-        return Finding("traced", State.OK, f"traced at {_by(FIRST)}, right at {_by(SECOND)}")
+        return Finding("traced", State.OK, f"traced at {sides(FIRST)}, right at {sides(SECOND)}")
     return Finding(
         "traced",
         State.FAILS,
-        f"traced at {_by(FIRST)}, at {_by(SECOND)} it {_differs(said, out, module(second))}",
+        f"traced at {sides(FIRST)}, at {sides(SECOND)} it {_differs(said, out, module(second))}",
         f"TorchScript {WRONG}",
         causes(module),
     )
@@ -56,10 +55,10 @@ def onnx(subject: Subject) -> Finding:
     first, second = (subject.draw(1, subject.width, *size, dtype=torch.float32) for size in (FIRST, SECOND))
     axes, file = {name: {0: "batch", 2: "height", 3: "width"} for name in ("x", "y")}, io.BytesIO()
     names: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
-    with warnings.catch_warnings(), _quiet():
+    # Of what it cannot write, the exporter prints the whole graph, past Python.
+    with warnings.catch_warnings(), open(os.devnull, "wb") as nowhere, stdout_to(nowhere.fileno()):
         warnings.simplefilter("ignore")
-        # The exporter that Ultralytics uses.
-        # Its hints know no files in memory.
+        # The exporter that Ultralytics uses, whose hints know no files in memory.
         _, said = tried(lambda: torch.onnx.export(module, (first,), file, dynamo=False, **names))  # type: ignore[arg-type]
     if said:
         alone = "it can be exported for images of one size only"
@@ -71,23 +70,9 @@ def onnx(subject: Subject) -> Finding:
             found, said = tried(session.run, None, {"x": x.numpy()})
         out = None if said else torch.from_numpy(found[0])
         if out is None or apart(out, module(x)) > CLOSE:
-            where = f"exported at {_by(FIRST)}, at {_by(tuple(x.shape[2:]))} the file"
+            where = f"exported at {sides(FIRST)}, at {sides(x.shape[2:])} the file"
             return Finding("onnx", State.FAILS, f"{where} {_differs(said, out, module(x))}", WRONG, causes(module))
-    return Finding("onnx", State.OK, f"exported at {_by(FIRST)}, right there and at {_by(SECOND)}")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Print nothing meanwhile: of what it cannot write, the exporter prints the whole graph, past Python."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+    return Finding("onnx", State.OK, f"exported at {sides(FIRST)}, right there and at {sides(SECOND)}")
 
 
 def causes(module: nn.Module) -> str:
@@ -117,10 +102,6 @@ def _differs(said: str, out: object, true: Tensor) -> str:
     if said:
         return f"raises {said}"
     return f"differs by {apart(out, true):.0%} of the largest value" if isinstance(out, Tensor) else "returns no map"
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return " x ".join(map(str, size))
 
 
 RULES: tuple[Rule, ...] = (traced, onnx)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attention import Attention, find
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..surgery import Spec
 
 WIDTH = 64  # channels at which most rules are tried; a YOLO of scale n has such rows at P3
@@ -105,8 +105,7 @@ def tried(call: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
     except UserError as error:
         return None, error.message
     except Exception as error:  # which is the class's own, whatever it is
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        return None, re.split(r"\.\.|\. |\n", said)[0][:200].rstrip(".")
+        return None, re.split(r"\.\.|\. ", one_line(error, named=True))[0]
 
 
 def apart(some: Tensor, others: Tensor) -> float:

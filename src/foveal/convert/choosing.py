@@ -8,7 +8,7 @@ from torch import nn
 from ..checkpoints import Node
 from ..errors import UserError
 from . import oldcode
-from .recognition import Pasted, Said, candidates
+from .recognition import Pasted, Said, candidates, without_doubt
 
 
 @dataclass
@@ -30,10 +30,6 @@ class Chooser:
     apart: float = 0.0
     _used: set[str] = field(default_factory=set)
 
-    def certain(self, node: Node) -> Pasted | None:
-        """What a module is by what it stores alone, if there is no doubt."""
-        return next((found for found in candidates(node) if found.certain), None)
-
     def choose(self, index: int, name: str, node: Node) -> Pasted | None:
         """What the module called `name` in row `index` is; None for none of foveal's attentions.
 
@@ -47,9 +43,7 @@ class Chooser:
                 f"row {index} is a {node.path}, and what it stores does not fit {said.spec.name}: {described(node)}",
                 f"foveal show {said.spec.name} says what it is made of",
             )
-        if (
-            self.is_known(node.path) and not said
-        ):  # what the host itself has is that, unless all of it is an attention's
+        if self.is_known(node.path) and not said:  # of the host's own only what is an attention beyond doubt
             found = [each for each in found if each.certain]
         if found and self.old is not None:
             try:
@@ -98,18 +92,15 @@ class Chooser:
         )
 
     def _by_what_is_stored(self, index: int, node: Node, found: list[Pasted]) -> Pasted | None:
-        first: dict[str, Pasted] = {}
-        for each in found:
-            if each.certain:
-                first.setdefault(each.spec.name, each)
-        if len(first) > 1:
-            names = " or ".join(str(each.spec) for each in first.values())
+        certain = without_doubt(found)
+        if len(certain) > 1:
+            names = " or ".join(str(each.spec) for each in certain)
             raise UserError(
                 f"row {index} is a {node.path}, which can be {names} by what it stores: {described(node)}",
-                f"say which, as in --as {index}={next(iter(first))}",
+                f"say which, as in --as {index}={certain[0].spec.name}",
             )
-        if first or not found:
-            return next(iter(first.values()), None)
+        if certain or not found:
+            return certain[0] if certain else None
         likely = min(found, key=lambda each: len(each.against))
         name, instead = likely.spec.name, "let its code be run and outputs compared: --trust"
         if likely.against:

@@ -1,9 +1,9 @@
 """Checkpoints made with pasted code in, checkpoints of foveal out; the pasted code is neither needed nor run unasked.
 
-`unpickling` reads the file without building anything, `pasted` recognises the attentions in what it read and `choosing`
-settles what is not certain. Here the host builds the model anew from its own rows, with foveal's attention in place of
-the pasted one, and every tensor must find its place: names, shapes and the settings of all layers are compared. That is
-as much as a file tells. Where a user allows the old code to be run, `oldcode` compares outputs, too.
+`unpickling` reads the file without building anything, `recognition` finds the attentions in what it read, and
+`choosing` settles what is not certain. Here the host builds the model anew from its own rows, with foveal's attention
+in place of the pasted one, and every tensor must find its place: names, shapes and the settings of all layers are
+compared. That is as much as a file tells. Where a user allows the old code to be run, `oldcode` compares outputs, too.
 
 Rows are a program as well: the host calls whatever a row names, and evaluates the text of `activation`. Here rows may
 name layers only, and that text must be a layer with plain arguments.
@@ -20,13 +20,13 @@ import torch
 from torch import nn
 
 from ..checkpoints import UNREADABLE_PICKLE, Contents, Node, foreign, read
-from ..errors import UserError
-from ..files import write_whole
+from ..errors import UserError, one_line
+from ..files import require_free, write_whole
 from ..hosts import ultralytics as host
 from ..surgery import model_yaml
 from . import oldcode
 from .choosing import Chooser, described
-from .recognition import Pasted, Said
+from .recognition import Pasted, Said, candidates, without_doubt
 from .transplant import (
     OURS,
     Part,
@@ -125,7 +125,8 @@ def convert(
         _require_known(contents, parts)
         built = build(model, cfg)
         tensors, shifted, added = carry_over(parts, built, model)
-        saved = host.checkpoint(built, _kept(contents.saved))
+        like = {key: plain_data(contents.saved[key]) for key in host.SAID if key in contents.saved}
+        saved = host.checkpoint(built, like)
 
     def check(part: Path) -> None:
         read_back = torch.load(part, map_location="cpu", weights_only=False)["model"]
@@ -155,9 +156,8 @@ def _refusing(source: Path) -> Iterator[None]:
     except UserError:
         raise
     except UNREADABLE_PICKLE as error:
-        text = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{str(source)!r} cannot be rebuilt ({type(error).__name__}: {text})",
+            f"{str(source)!r} cannot be rebuilt ({one_line(error, named=True)})",
             "give a checkpoint that Ultralytics wrote, such as best.pt",
         ) from None
 
@@ -170,10 +170,7 @@ def _target(source: Path, output: str | os.PathLike | None, force: bool) -> Path
     target = Path(output) if output else Path(f"{source.stem}-foveal.pt")
     if target.suffix != ".pt":
         raise UserError(f"{target} is no name for a checkpoint", f"write to {target.with_suffix('.pt')}")
-    if target.exists() and not force:
-        raise UserError(f"{target} exists", "choose another name with -o, or overwrite it with --force")
-    if not target.parent.is_dir():
-        raise UserError(f"there is no folder {str(target.parent)!r} to write to", "create it first")
+    require_free(target, force)
     return target
 
 
@@ -270,16 +267,15 @@ def _parts(index: int, layer: Node, chooser: Chooser) -> list[Part]:
         if len(each) > 1 and not each[0] and len(there) == len(each) - 1:  # put behind a layer by hand
             behind = zip(children[1:], there, strict=True)
             return [
-                *(Part(part.node, part.before, name) for part in _whole(index, children[0], f"{name}0.", chooser)),
+                *(Part(part.node, part.before, name) for part in _whole(index, children[0], f"{name}0.")),
                 *(Part(c, f"{name}{k + 1}.", f"{name}attention.{k}.", f) for k, (c, f) in enumerate(behind)),
             ]
-    return _whole(index, layer, name, chooser)
+    return _whole(index, layer, name)
 
 
-def _whole(index: int, layer: Node, name: str, chooser: Chooser) -> list[Part]:
-    inside = [(path, chooser.certain(node)) for path, node in layer.walk() if path and not _is_base(node)]
-    for path, found in inside:
-        if found:
+def _whole(index: int, layer: Node, name: str) -> list[Part]:
+    for path, node in layer.walk():
+        for found in without_doubt(candidates(node)) if path and not _is_base(node) else ():
             raise UserError(
                 f"row {index} is a {layer.path} with {found.spec.name} inside it ({path}, a {found.path}); where in it "
                 "that acts stands in code that the file does not hold, and no row can say it",
@@ -302,10 +298,6 @@ def _chosen(index: int, name: str, node: Node, chooser: Chooser) -> Pasted | Non
 def _is_base(node: Node) -> bool:
     """Whether a module is torch's or ours, and so nothing that was pasted."""
     return node.path in OURS or node.path.startswith("torch.")
-
-
-def _kept(saved: dict) -> dict:
-    return {key: plain_data(saved[key]) for key in ("train_args", "license", "docs") if key in saved}
 
 
 def _old(source: Path, which: str, trust: bool) -> tuple[nn.Module | None, str]:

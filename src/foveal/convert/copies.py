@@ -1,6 +1,6 @@
 """What copies of each attention store: how its arguments are read off, and what may stand beside its layers.
 
-One rule for each attention, by the short name under which `pasted` asks for it.
+One rule for each attention, by the short name under which `recognition` asks for it.
 """
 
 from collections.abc import Callable, Mapping

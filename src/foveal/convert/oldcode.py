@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import MOVED
+from ..errors import one_line
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import tensors
 from .recognition import Pasted
@@ -54,8 +55,7 @@ def _foreign() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise CannotRunError(f"{type(error).__name__}: {said}") from error
+        raise CannotRunError(one_line(error, named=True)) from error
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ Not here are `hab` and `ocab`, whose authors' classes take tokens and window ind
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -102,15 +102,6 @@ class Said:
         return cls(spec, places)
 
 
-def recognise(node: Node) -> list[Pasted]:
-    """Every attention of foveal that the module is without a doubt, in the likeliest form; one is an answer."""
-    certain: dict[str, Pasted] = {}
-    for found in candidates(node):
-        if found.certain:
-            certain.setdefault(found.spec.name, found)
-    return list(certain.values())
-
-
 def candidates(node: Node, said: Said | None = None) -> list[Pasted]:
     """Every form of every attention that has the module's tensors, the doubtful ones with it; the likeliest first.
 
@@ -146,6 +137,15 @@ def candidates(node: Node, said: Said | None = None) -> list[Pasted]:
                 )
             )
     return found
+
+
+def without_doubt(found: Iterable[Pasted]) -> list[Pasted]:
+    """Of what `candidates` found, each attention that leaves no doubt, in its likeliest form; one is an answer."""
+    first: dict[str, Pasted] = {}
+    for each in found:
+        if each.certain:
+            first.setdefault(each.spec.name, each)
+    return list(first.values())
 
 
 def _forms(forms: list[Fitted], rule: Rule, stored: Stored, said: Said | None) -> Iterator[tuple[Fitted, bool | None]]:

@@ -18,7 +18,7 @@ from ..checkpoints import SETTINGS, Node, foreign
 from ..errors import UserError
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import rebuilding
-from ..surgery import IdentityStart, model_yaml
+from ..surgery import IdentityStart, attachment, model_yaml
 from . import oldcode
 from .choosing import Chooser
 from .fitting import differing
@@ -44,7 +44,6 @@ _RUNNING = (
     "xyxy",
     "inplace",
 )
-_SETTINGS_KEPT = ("names", "task", "nc", "kpt_shape", "kpt_names")
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ def build(model: Node, cfg: dict) -> nn.Module:
     """The new model, with the settings of the old one."""
     like = vars(host.tasks)[model.path.rpartition(".")[2]]
     like = like.__new__(like)  # never initialised: `rebuild` asks for its class and its settings
-    vars(like).update({name: plain_data(model.state[name]) for name in _SETTINGS_KEPT if name in model.state})
-    vars(like)["args"] = plain_data(model.state.get("args", {}))
+    kept = {"args": {}, **{name: model.state[name] for name in host.SETTINGS if name in model.state}}
+    vars(like).update({name: plain_data(value) for name, value in kept.items()})
     return host.rebuild(like, cfg, _class_width(model))
 
 
@@ -152,8 +151,7 @@ def _changed(part: Part, built: nn.Module) -> list[str]:
     for path, node in part.node.walk():
         name = part.after + path if path else part.after.rstrip(".")
         layer = built.get_submodule(name)
-        cls = getattr(type(layer), "_attended_base", type(layer))
-        same = cls is installed(node.path) or f"{cls.__module__}.{cls.__qualname__}" == node.path
+        same = attachment.base(layer) is installed(node.path) or rebuilding.described(layer) == node.path
         same = same and {key for key, _ in layer.named_children()} - {"attention"} == {*node.children} - {"attention"}
         if not same or differing({k: v for k, v in node.state.items() if k not in _RUNNING}, vars(layer), name):
             found.append(name)

@@ -1,6 +1,5 @@
 from . import checked_export as checked_export
 from .checked_export import Exported as Exported
-from .checked_export import by as by
 from .checked_export import export as export
 from .fusion import Zero as Zero
 from .fusion import fuse as fuse

@@ -40,6 +40,7 @@ from ..files import named, write_text
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import CannotExportError, Written, dataset, exporter, runtime
 from ..surgery import IdentityStart, attended
+from ..tensors import sides
 from . import first_difference, parity, quantization, quantizers
 from .fusion import fuse
 from .parity import Differences
@@ -161,11 +162,11 @@ def _tried(
     try:
         written, noted = write("", given, ())
     except CannotExportError as error:
-        where = f"{'at any size but' if given.get('dynamic') else 'at'} {by(error.size)} pixels"
+        where = f"{'at any size but' if given.get('dynamic') else 'at'} {sides(error.size)} pixels"
         target = source.with_name(f"{source.stem}.{given['format']}")
         wrong = f"{where} it cannot be exported: {error}"
         return Exported(str(source), str(target), given, _versions(given), (), None, {}, wrong), None
-    exported = _checked(loaded, written, source, folder, given)
+    exported = _checked(loaded, weights, written, source, folder, given)
     if not all(case.differences for case in exported.cases) or not exporter.eight_bits(given):
         return exported, written.path
     if on is None:
@@ -176,17 +177,19 @@ def _tried(
     except quantization.CannotJudgeError as error:
         return dataclasses.replace(exported, unjudged=str(error)), written.path
     if keep_float and kept:
-        written, exported = kept, _checked(loaded, kept, source, folder, given)
+        written, exported = kept, _checked(loaded, weights, kept, source, folder, given)
     return dataclasses.replace(exported, quantization=found), written.path
 
 
-def _checked(loaded: host.YOLO, written: Written, source: Path, folder: Path, given: dict[str, Any]) -> Exported:
+def _checked(
+    loaded: host.YOLO, weights: nn.Module, written: Written, source: Path, folder: Path, given: dict[str, Any]
+) -> Exported:
     """What comes of comparing a file with PyTorch."""
     files = _pictures(given)
     cases, effect, plain = _judged(loaded, written, files, folder, given)
     raw = None
     if nothing := [case for case in cases if case.differences and case.differences.empty]:
-        raw = _raw(loaded, folder, given)
+        raw = _raw(loaded, weights, folder, given)
         if raw is None:
             cases = [dataclasses.replace(case, wrong=NOTHING) if case in nothing else case for case in cases]
         else:
@@ -195,7 +198,7 @@ def _checked(loaded: host.YOLO, written: Written, source: Path, folder: Path, gi
             effect, plain = effect or raw_effect, plain or raw_plain
     wrong = ""
     if broken := next((case for case in cases if case.wrong), None):
-        wrong = f"at {by(broken.size)} pixels, batch {broken.batch}{', without nms' * broken.raw}: {broken.wrong}"
+        wrong = f"at {sides(broken.size)} pixels, batch {broken.batch}{', without nms' * broken.raw}: {broken.wrong}"
         run = raw if raw and broken.raw else written
         if given["format"] == "onnx" and broken.wrong != NOTHING:
             images = exporter.pictures(files[:1], broken.size, run.channels)
@@ -220,12 +223,12 @@ def _judged(
     )
 
 
-def _raw(loaded: host.YOLO, folder: Path, given: dict[str, Any]) -> Written | None:
+def _raw(loaded: host.YOLO, weights: nn.Module, folder: Path, given: dict[str, Any]) -> Written | None:
     """The same model exported without its suppression; None where it has none or cannot be exported so."""
     if not given.get("nms"):
         return None
     try:
-        return exporter.write(loaded, deployed(loaded.model), folder, "raw", _without_nms(given))
+        return exporter.write(loaded, weights, folder, "raw", _without_nms(given))
     except CannotExportError:
         return None
 
@@ -377,8 +380,3 @@ def _move(written: Path, target: Path) -> None:
 def _versions(given: dict[str, Any]) -> dict[str, str]:
     names = ("torch", "ultralytics", *exporter.packages(given))
     return {"foveal": foveal.__version__} | {name: importlib.metadata.version(name) for name in names}
-
-
-def by(size: tuple[int, int]) -> str:
-    """Rows and columns, as 640 x 480."""
-    return " x ".join(map(str, size))

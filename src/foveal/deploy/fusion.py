@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import UserError
+from ..errors import REFUSALS, UserError
 
 # A norm of other dimensions refuses the convolution's output, or takes another dimension for the channels.
 _NORMS = {
@@ -32,8 +32,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _OPERATORS = (operator.add, operator.iadd)
 
 # fx raises where it must know a value (TraceError, a ValueError; TypeError) or has no node for something (NameError,
-# NotImplementedError, a RuntimeError); the others are what a forward raises that finds no tensor in its input.
-_UNTRACEABLE = (AssertionError, AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError)
+# NotImplementedError, a RuntimeError); a forward, where it finds no tensor in its input.
+_UNTRACEABLE = (*REFUSALS, NameError)
 
 
 class Zero(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..evidence import Says, Task
+from ..evidence import Says, Task, iou
 from ..hosts.ultralytics import CONFIDENCE, Kind, Outputs, final_boxes, rows_of, to_corners
 
 FAINT = 0.01  # rows of a lower confidence are in or out by chance
@@ -146,7 +146,7 @@ def _of_kept(true: list[Tensor], got: list[Tensor], kind: Kind, slack: float) ->
     unmatched, boxes, scores = 0, [0.0], [0.0]
     for ours, theirs in zip(true, got, strict=True):
         corners = [to_corners(rows) if kind.task == "obb" else rows[:, :4] for rows in (ours, theirs)]
-        overlap = _overlap(*corners) * (ours[:, None, 5] == theirs[None, :, 5])
+        overlap = torch.from_numpy(iou(*(each.numpy() for each in corners))) * (ours[:, None, 5] == theirs[None, :, 5])
         for rows, overlaps in ((ours, overlap), (theirs, overlap.T)):
             alone = overlaps.amax(1) < SAME if overlaps.shape[1] else torch.ones(len(rows), dtype=torch.bool)
             unmatched += int((alone & (rows[:, 4] > CONFIDENCE + slack)).sum())
@@ -162,12 +162,3 @@ def _of_kept(true: list[Tensor], got: list[Tensor], kind: Kind, slack: float) ->
         "kept_boxes": max(boxes),
         "kept_scores": max(scores),
     }
-
-
-def _overlap(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union, (boxes, others)."""
-    low = torch.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    areas = [(b[:, 2:] - b[:, :2]).clamp(min=0).prod(-1) for b in (boxes, others)]
-    return shared / (areas[0][:, None] + areas[1][None] - shared).clamp(min=1e-9)

@@ -100,7 +100,8 @@ def ground(model: host.YOLO, source: Path, given: dict[str, Any]) -> Ground | No
     if task.evidence is None:
         return None
     classes = tuple(map(str, model.model.names.values()))
-    file = modelfile.ModelFile(source, modelfile.TRAINED, task, classes, 0, False, isinstance(model, host.RTDETR))
+    rtdetr = isinstance(model, host.RTDETR)
+    file = modelfile.ModelFile(source, modelfile.TRAINED, task, classes, 0, False, rtdetr, model.model)
     return Ground.of([file], data)
 
 
@@ -153,7 +154,7 @@ class _Judge:
 
     def draws(self, written: Written) -> Floats:
         settings = {"batch": BATCH, "device": str(self.given.get("device") or "cpu"), "imgsz": max(written.size)}
-        found, disagreement = self.on.evaluated(written.path, self.folder / "judged", **settings)
+        found, disagreement = self.on.evaluated(modelfile.opened(written.path), self.folder / "judged", **settings)
         self._first = self._first or found
         if not found.same_images(self._first):
             raise CannotJudgeError("its files were judged on other images each")

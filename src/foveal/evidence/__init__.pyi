@@ -1,14 +1,11 @@
 from . import averages as averages
 from . import error_types as error_types
 from .answers import Answers as Answers
-from .claims import SURE as SURE
 from .claims import Claims as Claims
 from .detections import KEYS as KEYS
 from .detections import SIZES as SIZES
 from .detections import THRESHOLDS as THRESHOLDS
-from .detections import Arrays as Arrays
 from .detections import Detections as Detections
-from .detections import Words as Words
 from .detections import iou as iou
 from .detections import match as match
 from .detections import over_classes as over_classes
@@ -18,9 +15,10 @@ from .maps import UNLABELLED as UNLABELLED
 from .maps import Maps as Maps
 from .shapes import DRAWN as DRAWN
 from .shapes import Masks as Masks
-from .shapes import Measured as Measured
 from .shapes import Poses as Poses
 from .shapes import Rotated as Rotated
+from .stored import Arrays as Arrays
+from .stored import Words as Words
 from .tasks import CLASSIFY as CLASSIFY
 from .tasks import TASKS as TASKS
 from .tasks import Evidence as Evidence

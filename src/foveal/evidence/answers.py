@@ -1,24 +1,21 @@
 """What a classifier said of a set of images, stored so that every accuracy can be computed again; knows numpy only."""
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..verdict import Bools, Floats, Ints
 from .claims import Claims
-from .detections import Arrays, Words, load_arrays, save_arrays
-
-BEST = 5  # answers of each image that are kept
+from .stored import Arrays, Stored, Words
 
 
 @dataclass(frozen=True)
-class Answers:
+class Answers(Stored):
     """The classes that one model holds most likely for each image of a split, and the true one.
 
     Attributes:
         name: of each image's file with its folder, "apple/3.png", (images,).
-        ranked: class indices, the most likely first, (images, `BEST`) or as many as there are classes.
+        ranked: class indices, the most likely first, (images, 5) or as many as there are classes.
         label: the true class index, (images,).
         confidence: of the first answer, (images,); older files have none.
     """
@@ -27,19 +24,6 @@ class Answers:
     ranked: Ints
     label: Ints
     confidence: Floats = field(default_factory=lambda: np.empty(0, np.float32))
-
-    def save(self, path: Path) -> None:
-        """Write a compressed .npz file, as a whole."""
-        save_arrays(path, asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "Answers":
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: no such file, or another one.
-        """
-        return load_arrays(path, cls, "answers")
 
     def scores(self, *, of: str = "") -> Floats:
         """1 for each image whose first answer is right, else 0, (images,); `of` makes no difference."""

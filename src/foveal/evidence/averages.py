@@ -14,7 +14,7 @@ import numpy as np
 
 from ..verdict import Bools, Floats, Ints, draw_images
 from . import error_types
-from .detections import UNREADABLE_ARRAYS, Arrays, Words, save_arrays
+from .stored import UNREADABLE_ARRAYS, Arrays, Words, save_arrays
 from .tasks import Evidence, Task
 
 RESAMPLES = 2000  # the same draws for every cell of a study

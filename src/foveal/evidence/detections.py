@@ -1,21 +1,14 @@
 """What a model found on a set of images, stored so that every average can be computed again; knows numpy only."""
 
-import struct
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..errors import UserError
-from ..files import write_whole
 from ..verdict import Bools, Floats, Ints, Matches, Truth, average_precision, mean_average_precision
 from .claims import SURE, Claims
+from .stored import Arrays, Stored, Words
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # COCO's names for areas in pixels of the original image. Here the area is that of the box, and what is exactly between
@@ -28,19 +21,9 @@ KEYS = {
     "keypoints": ("keypoint_map", "keypoint_map50"),
 }
 
-_T = TypeVar("_T")
-Words = NDArray[np.str_]
-Arrays = dict[str, NDArray[Any]]  # by name, of several types
-
-# What numpy and zipfile raise for a file that is cut short or has wrong bytes in it.
-UNREADABLE_ARRAYS = (
-    *(AttributeError, EOFError, KeyError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError, ValueError),
-    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
-)
-
 
 @dataclass(frozen=True)
-class Detections:
+class Detections(Stored):
     """Detections of one model on the images of a split, and what is there.
 
     Boxes are corners (left, top, right, bottom) in pixels of the original image.
@@ -73,19 +56,6 @@ class Detections:
     true_box: Floats
     true_label: Ints
     rule: Words = field(default_factory=lambda: np.array("ultralytics"))  # older files do not say it
-
-    def save(self, path: Path) -> None:
-        """Write a compressed .npz file, as a whole."""
-        save_arrays(path, asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "Detections":
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: no such file, or another one.
-        """
-        return load_arrays(path, cls, "detections")
 
     def truth(self) -> Truth:
         """The objects, for `verdict.average_precision`."""
@@ -259,36 +229,6 @@ class Detections:
         theirs = _grouped(self.true_image * classes + self.true_label, np.zeros(len(self.true_image)))
         for key in mine.keys() & theirs.keys():
             yield among[mine[key]], theirs[key]
-
-
-def save_arrays(path: Path, arrays: Arrays) -> None:
-    """Write arrays by name into a compressed .npz file, as a whole."""
-
-    def write(part: Path) -> None:
-        with part.open("wb") as file:  # savez would append a suffix to a path
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none is called allow_pickle
-
-    def check(part: Path) -> None:
-        with np.load(part) as read:
-            if any(read[name].tobytes() != np.asarray(array).tobytes() for name, array in arrays.items()):
-                raise UserError(f"{path} was read back with other values than were written", "try another disk")
-
-    write_whole(path, write, check)
-
-
-def load_arrays(path: Path, kind: type[_T], word: str) -> _T:
-    """An object of a class whose attributes are the arrays of a file that `save_arrays` wrote.
-
-    Raises:
-        UserError: no such file, or one with other arrays; `word` says what was looked for.
-    """
-    try:
-        with np.load(path) as arrays:
-            return kind(**arrays)
-    except UNREADABLE_ARRAYS as error:
-        raise UserError(
-            f"cannot read {word} from {path}: {error}", "delete its folder and run the study again"
-        ) from None
 
 
 def iou(boxes: Floats, others: Floats) -> Floats:

@@ -5,15 +5,15 @@ are both. The mean IoU is a ratio of sums of these over images, so images that a
 Knows numpy only.
 """
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..verdict import Bools, Floats, Ints
 from .claims import SURE, Claims
-from .detections import Arrays, Words, below, load_arrays, over_classes, save_arrays
+from .detections import below, over_classes
+from .stored import Arrays, Stored, Words
 
 GROUND = -1  # the class of what a model with a single class leaves out
 UNLABELLED = -2  # of pixels that have no true class, and count for nothing
@@ -21,7 +21,7 @@ SIDE = 128  # cells of what is kept to be looked at, on the longer side of an im
 
 
 @dataclass(frozen=True)
-class Maps:
+class Maps(Stored):
     """What one model says of the pixels of the images of a split, and what they are.
 
     Pixels are those that the host judges, of images at the size that the network reads.
@@ -50,19 +50,6 @@ class Maps:
     shape: Ints
     cell: Ints
     true_cell: Ints
-
-    def save(self, path: Path) -> None:
-        """Write a compressed .npz file, as a whole."""
-        save_arrays(path, asdict(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "Maps":
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: no such file, or another one.
-        """
-        return load_arrays(path, cls, "maps")
 
     def figures(self) -> dict[str, float]:
         """Mean IoU and pixel accuracy by the keys of the metric, computed from what is stored rather than by the host.

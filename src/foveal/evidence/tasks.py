@@ -64,6 +64,8 @@ class Task:
         metrics: by the first of which studies judge, the others stand beside it; none where they cannot.
         evidence: the class that stores what was said; None where there is none.
         figure: by which Ultralytics judges it in one number: what it is called, and where its metrics have it.
+        read_by_keys: whether keys of a data file say how labels are read: where key points lie, or which class a number
+            in a mask is.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Task:
     metrics: tuple[Metric, ...] = ()
     evidence: type[Evidence] | None = None
     figure: tuple[str, str] = ("mAP50-95", "box.map")
+    read_by_keys: bool = False
 
     @property
     def metric(self) -> Metric:
@@ -113,10 +116,10 @@ TASKS = {
     for task in (
         Task("detect", metrics=(_ONE,), evidence=Detections),
         Task("segment", metrics=(_MASK, _BOX), evidence=Masks),
-        Task("pose", metrics=(_POINTS, _BOX), evidence=Poses),
+        Task("pose", metrics=(_POINTS, _BOX), evidence=Poses, read_by_keys=True),
         Task("obb", metrics=(_ONE,), evidence=Rotated),
         Task(CLASSIFY, Says.CLASS, 224, (_ACCURACY,), Answers, ("top-1", "top1")),
-        Task("semantic", Says.MAP, metrics=(_OVERLAP,), evidence=Maps, figure=("mIoU", "miou")),
+        Task("semantic", Says.MAP, 640, (_OVERLAP,), Maps, ("mIoU", "miou"), read_by_keys=True),
         Task("depth", Says.MAP, figure=("delta1", "delta1")),
     )
 }

@@ -21,18 +21,18 @@ from PIL import Image
 import foveal
 
 from ..checks import require_positive
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..evidence import Says, Task
-from ..files import digest, write_text
+from ..files import MALFORMED, digest, require_free, write_text
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset, prediction
 from ..tensors import is_finite, require_device
 from . import ablation, cam, gates, pictures
+from .manifest import MANIFEST
 from .pictures import Frame
 
 FEW = 8  # images of a data file, if none are named
 CONFIDENCE = 0.25
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def explain(
             manifest["ablation"] = ablation.ablate(loaded, ids, data, split, imgsz=imgsz, batch=batch, device=device)
         text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(part / "index.html", pictures.Page(manifest, part).render())
-        write_text(part / _MANIFEST, text)
+        write_text(part / MANIFEST, text)
         _put(part, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error}", "choose another folder with -o") from None
@@ -165,8 +165,7 @@ def _with_attentions(
 
 
 def _check_target(target: Path) -> None:
-    if not target.parent.is_dir():
-        raise UserError(f"there is no folder {str(target.parent)!r} to write to", "create it first")
+    require_free(target, force=True)
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir() or (any(target.iterdir()) and not _is_ours(target)):
@@ -175,18 +174,17 @@ def _check_target(target: Path) -> None:
 
 def _is_ours(folder: Path) -> bool:
     try:
-        found = json.loads((folder / _MANIFEST).read_text("utf-8"))
-    except (OSError, RecursionError, ValueError):
+        return json.loads((folder / MANIFEST).read_text("utf-8"))["kind"] == "explain"
+    except MALFORMED:
         return False
-    return isinstance(found, dict) and found.get("kind") == "explain"
 
 
 def _put(part: Path, target: Path) -> None:
     """Move what was made to its place; the manifest, which says that all is there, comes last."""
     target.mkdir(exist_ok=True)
-    (target / _MANIFEST).unlink(missing_ok=True)
+    (target / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(target / "pictures", ignore_errors=True)
-    for name in ("pictures", "index.html", _MANIFEST):
+    for name in ("pictures", "index.html", MANIFEST):
         os.replace(part / name, target / name)
 
 
@@ -217,10 +215,8 @@ def _check_image(file: Path) -> None:
             image.load()
     except (OSError, ImportError, SyntaxError, ValueError, Image.DecompressionBombError, struct.error) as error:
         # An ImportError is the host's, which tries whether what PIL does not know is HEIF.
-        said = " ".join(str(error).split())
-        raise UserError(
-            f"{str(file)!r} cannot be read as an image: {said}", "open it in a viewer, save it anew"
-        ) from None
+        said = f"{str(file)!r} cannot be read as an image: {one_line(error)}"
+        raise UserError(said, "open it in a viewer, save it anew") from None
 
 
 def _some(model: host.YOLO | host.RTDETR, data: str | None, split: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a page reads in a folder that somebody else may have made: names that stay inside, numbers, and manifests."""
+"""The manifest of a folder of `foveal explain`, read as one that somebody else may have made."""
 
 import functools
 import json
@@ -7,47 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
-from ..evidence import Task
+from ..errors import UserError, one_line
+from ..files import MALFORMED, inside, stamp
 
 MANIFEST = "manifest.json"
 NUMBERS = ("mean", "deviation", "low", "high", "initial", "inside", "outside")
-# What reading a file raises whose content is not what it should be.
-MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RecursionError,
-    StopIteration,
-    TypeError,
-    ValueError,
-)
-
-
-def inside(folder: Path, name: object) -> Path | None:
-    """The file of a name below a folder; None if there is none, or if it lies elsewhere, by a link or by its name."""
-    if not isinstance(name, str):
-        return None
-    try:
-        path = (folder / name).resolve()
-        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
-    except (OSError, RuntimeError, ValueError):  # too long, a circle of links, or a name with a null byte
-        return None
-
-
-def index(text: str, count: int) -> int | None:
-    """A number below `count` from a request; None for anything else."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < count else None
-
-
-def stamp(path: Path) -> tuple[int, int] | None:
-    """Changes when a file does; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 @dataclass(frozen=True)
@@ -97,7 +61,10 @@ def _album(folder: Path, _: object) -> Album:
                 "height": _sure(image["height"]),
                 "boxes": [_box(box) for box in image["boxes"]],
                 "true_boxes": [_box(box) for box in image["true_boxes"] or ()],
-                "answers": [_answer(answer) for answer in image.get("classes", ())],
+                "answers": [
+                    {"label": str(answer["label"]), "confidence": _sure(answer["confidence"])}
+                    for answer in image.get("classes", ())
+                ],
                 "maps": _maps(image, where, number),
             }
             for image in manifest["images"]
@@ -108,8 +75,8 @@ def _album(folder: Path, _: object) -> Album:
             "ablation": _ablation(manifest.get("ablation")),
         }
     except MALFORMED as error:
-        said = f"{type(error).__name__}: {error}"
-        raise UserError(f"{folder / MANIFEST} cannot be read: {said}", "make it again with foveal explain") from None
+        said = f"{folder / MANIFEST} cannot be read: {one_line(error, named=True)}"
+        raise UserError(said, "make it again with foveal explain") from None
     return Album(about, images, tuple(pictures))
 
 
@@ -130,10 +97,6 @@ def _box(found: dict) -> dict[str, object]:
         "label": str(found["label"]),
         "confidence": None if confidence is None else _sure(confidence),
     }
-
-
-def _answer(found: dict) -> dict[str, object]:
-    return {"label": str(found["label"]), "confidence": _sure(found["confidence"])}
 
 
 def _gate(found: dict, attention: dict, number: Callable[[object], int | None]) -> Iterator[dict]:
@@ -185,38 +148,3 @@ def _finite(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return None
     return float(value)
-
-
-class Explained:
-    """A folder of `foveal explain` that is looked at.
-
-    Args:
-        folder: with a manifest.
-
-    Raises:
-        UserError: it is damaged.
-    """
-
-    kind = "explain"
-    page = "index.html"
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.task = Task.of(str(album(folder).about["task"]))
-
-    def data(self, name: str, *numbers: str) -> dict | None:
-        """All of it, as JSON takes it: `album`."""
-        if (name, numbers) != ("album", ()):
-            return None
-        found = album(self.folder)
-        return {**found.about, "images": found.images, "page": inside(self.folder, self.page) is not None}
-
-    def picture(self, name: str, *numbers: str) -> Path | None:
-        """A picture of the manifest, `map/NUMBER`."""
-        pictures = album(self.folder).pictures
-        chosen = index(numbers[0], len(pictures)) if name == "map" and len(numbers) == 1 else None
-        return None if chosen is None else pictures[chosen]
-
-    def written(self, name: str) -> Path | None:
-        """The page."""
-        return inside(self.folder, name) if name == self.page else None

@@ -7,7 +7,6 @@ the attention knows.
 
 import base64
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -292,8 +291,7 @@ class Page:
     def number(self, path: str, form: str) -> Markup:
         """A value of the manifest as an element that says where it stands there."""
         value = look_up(self.manifest, path)
-        text = NOTHING if value is None else FORMATS[form](value)
-        return Markup('<span data-path="{}" data-format="{}">{}</span>').format(path, form, text)
+        return html.number(path, form, NOTHING if value is None else FORMATS[form](value))
 
     def lost(self, path: str) -> Markup:
         """How many points a score lies below the trained one's."""
@@ -327,7 +325,4 @@ class Page:
         """The attention with this id."""
         return next(each for each in self.manifest["attentions"] if each["id"] == attention)
 
-    @staticmethod
-    def breaking(text: str) -> Markup:
-        """A name that may break where it has joints."""
-        return Markup("<wbr>").join(re.split("(?=[(@.])|(?<=,)", text))
+    breaking = staticmethod(html.breaking)

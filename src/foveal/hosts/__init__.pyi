@@ -14,4 +14,3 @@ from .known import host_of as host_of
 from .known import owner as owner
 from .known import task_of as task_of
 from .recipe import Recipe as Recipe
-from .zoo import add as add

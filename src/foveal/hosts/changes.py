@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..files import digest, write_text
+from ..files import digest, remembered
 
 if TYPE_CHECKING:
     from .interface import Data
@@ -66,38 +66,21 @@ def contents(data: "Data", cache: Path) -> Contents:
     Raises:
         UserError: a file that cannot be read.
     """
-    root, known = data.root.resolve(), _load(cache)
-    files, times, splits = {}, {}, {}
+    root, splits = data.root.resolve(), {}
+    paths: dict[str, Path] = {}
     try:
         for split in SPLITS:
             images = data.images(split) if split in data.splits else []
             splits[split] = sorted(os.path.relpath(image, root) for image in images)
-            for path in (*images, *data.labels(images)):
-                name = os.path.relpath(path, root)
-                if not path.exists():  # an image without objects may have no label file
-                    files[name] = ""
-                    continue
-                status = path.stat()
-                stamp = [status.st_size, status.st_mtime_ns]
-                old = known.get(name)
-                files[name], times[name] = old[2] if old and old[:2] == stamp else digest(path, 8), stamp
+            paths |= {os.path.relpath(path, root): path for path in (*images, *data.labels(images))}
+        found = remembered(paths, cache, lambda fresh: [digest(path, 8) for path in fresh])
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the data set {data.name!r} cannot be read: {error}", "check the paths in it") from None
-    stored = {name: [*times[name], digest] for name, digest in files.items() if name in times}
-    if stored != known:
-        write_text(cache, json.dumps(stored))
+    # An image without objects may have no label file.
+    files = {name: found[name][2] if name in found else "" for name in paths}
     whole = {"names": list(data.names.values()), "splits": splits, "files": sorted(files.items())}
-    return Contents(_digest(whole), files, _digest(sorted(times.items())))
+    return Contents(_digest(whole), files, _digest(sorted((name, of[:2]) for name, of in found.items())))
 
 
 def _digest(value: object) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
-
-
-def _load(cache: Path) -> dict[str, list]:
-    """What an earlier call kept; nothing where that is not what it wrote."""
-    try:
-        kept = json.loads(cache.read_text())
-        return kept if all(isinstance(of[2], str) and len(of) == 3 for of in kept.values()) else {}
-    except (OSError, ValueError, AttributeError, LookupError, RecursionError, TypeError):
-        return {}

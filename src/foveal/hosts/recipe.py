@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
-from ..errors import UserError, shown
+from ..errors import UserError, damaged, shown
 from ..files import write_text
 
 FILE = "recipe.json"
@@ -74,9 +74,7 @@ class Recipe:
         except FileNotFoundError:
             return cls()
         except (OSError, RecursionError, ValueError) as error:  # a UserError is a ValueError
-            raise UserError(
-                f"cannot read {folder / FILE}: {error}", "delete its folder and run the study again"
-            ) from None
+            raise damaged(folder / FILE, error) from None
 
 
 def _are_steps(value: object) -> bool:

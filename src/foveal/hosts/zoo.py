@@ -7,7 +7,6 @@ What stands in parentheses is given to the library's builder, `timm:mobilenetv2_
 
 import contextlib
 import difflib
-import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import UserError
-from ..files import write_whole
+from ..errors import REFUSALS, UserError, one_line, require_installed
+from ..files import require_free, write_whole
 from ..surgery import Row, Spec, attaching, read_arguments
 from ..tensors import count
 
@@ -27,9 +26,6 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard dev
 
 _FORM = re.compile(r"(?P<zoo>\w+):(?P<model>[^.()]+)(?:\.(?P<weights>[^()]+))?(?:\((?P<arguments>.*)\))?")
 _EXAMPLE = "timm:resnet50(stem=cifar)"
-
-# What builders and models raise that are given what they do not know or cannot use.
-REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -115,10 +111,9 @@ def add(
     """
     wanted = Spec.parse(spec).given(at, start)
     target = Path(output or f"{Name.parse(name).model}-{wanted.label}.pt")
-    if target.exists() and not force:
-        raise UserError(f"{target} exists", "choose another name with -o, or overwrite it with --force")
-    if target.suffix != ".pt" or not target.parent.is_dir():
-        raise UserError(f"cannot write {target}", "give a .pt file in a folder that is there")
+    require_free(target, force)
+    if target.suffix != ".pt":
+        raise UserError(f"{target} is no name for a checkpoint", f"write to {target.with_suffix('.pt')}")
     model = load(name).eval()
     noise = torch.rand(attaching.example_input(model).shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -154,8 +149,7 @@ def load(name: str, classes: int | None = None) -> nn.Module:
         UserError: the package is missing, has no such model or weights, cannot download them, or refuses an argument.
     """
     wanted = Name.parse(name)
-    if importlib.util.find_spec(wanted.zoo) is None:
-        raise UserError(f"{name} needs {wanted.zoo}, which is not installed", f"pip install {wanted.zoo}")
+    require_installed(name, (wanted.zoo,), wanted.zoo)
     arguments = dict(wanted.arguments)
     stem = arguments.pop("stem", None)
     if classes is not None and "num_classes" in arguments:
@@ -212,13 +206,13 @@ def _refusing(wanted: Name) -> Iterator[None]:
     try:
         yield
     except OSError as error:  # what both raise where there is no network
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"the weights of {wanted} cannot be had: {said}", f"for fresh ones write {plain}") from None
+        said = f"the weights of {wanted} cannot be had: {one_line(error)}"
+        raise UserError(said, f"for fresh ones write {plain}") from None
     except REFUSALS as error:
         if not wanted.arguments:
             raise
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{wanted} cannot be built: {said}", f"write for example {plain}") from None
+        said = f"{wanted} cannot be built: {one_line(error, named=True)}"
+        raise UserError(said, f"write for example {plain}") from None
 
 
 def _replace_last(model: nn.Module, classes: int) -> None:

@@ -10,20 +10,22 @@ from ..hosts.ultralytics import modelfile, validators
 from ..verdict import Estimate
 
 
-def evaluated(file: Path, data: str, split: str, folder: Path, **settings: Any) -> tuple[Evidence, float]:
+def evaluated(
+    file: modelfile.ModelFile, data: str, split: str, folder: Path, **settings: Any
+) -> tuple[Evidence, float]:
     """What a model says of a split, and how far averages of that, computed again, are from the host's own.
 
     Args:
-        file: of the model, trained or exported.
+        file: as it was opened.
         data: a data file; for a classifier a folder.
         split: "train", "val" or "test".
         folder: for what the host writes.
-        settings: `imgsz`, `batch`, `device`, `trust`, ...
+        settings: `imgsz`, `batch`, `device`, ...
 
     Raises:
         UserError: the host cannot use the file or the data, or there is no object.
     """
-    with modelfile.refusing(file):
+    with modelfile.refusing(file.path):
         found, theirs = validators.evaluate(file, data, split, folder, **settings)
     if isinstance(found, Detections) and not len(found.true_image):
         raise UserError(f"no image of {split} in {data} has an object", "give data with labels")

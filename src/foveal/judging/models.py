@@ -64,11 +64,14 @@ def judge(
     _require_names(names, against)
     require_positive(imgsz=imgsz, batch=batch)
     require_device(device)
-    files = [modelfile.opened(Path(name), trust)[0] for name in names]
+    files = [modelfile.opened(Path(name), trust) for name in names]
     ground = Ground.of(files, data, split, metric, imgsz)
     with tempfile.TemporaryDirectory(prefix="foveal-judge-") as place:
-        settings: dict[str, Any] = {"folder": Path(place), "batch": batch, "device": device, "trust": trust}
-        said = [ground.evaluated(file.path, imgsz=imgsz or file.size, **settings) for file in files]
+        settings: dict[str, Any] = {"folder": Path(place), "batch": batch, "device": device}
+        said = []
+        for index, file in enumerate(files):
+            said.append(ground.evaluated(file, imgsz=imgsz or file.size, **settings))
+            files[index] = replace(file, network=str(file.path))  # which leaves the device to the next one
     for name, (found, _) in zip(names, said, strict=True):
         if not found.same_images(said[0][0]):
             raise UserError(f"{name} was judged on other images than {names[0]}", "judge each alone")
@@ -117,7 +120,7 @@ class Ground:
         one_class = files[0].classes == ONE_CLASS
         return cls(data, chosen, task, {0: ONE_CLASS[0]} if one_class else described.names, one_class)
 
-    def evaluated(self, file: Path, folder: Path, **settings: Any) -> tuple[Evidence, float]:
+    def evaluated(self, file: modelfile.ModelFile, folder: Path, **settings: Any) -> tuple[Evidence, float]:
         """As the function of this name, which has the rest of the arguments."""
         settings |= {"single_cls": True} if self.one_class else {}
         return evaluated(file, self.data, self.split, folder, **settings)

@@ -7,7 +7,6 @@ element that says from where and how it is written: `data-path="arms.2.verdict.m
 import functools
 import json
 import math
-import re
 import statistics
 import urllib.parse
 from collections.abc import Iterator
@@ -94,13 +93,11 @@ class Page:
 
     def number(self, path: str, form: str) -> Markup:
         """The same as an element of the page."""
-        text = self.value(path, form).text
-        return Markup('<span data-path="{}" data-format="{}">{}</span>').format(path, form, text)
+        return html.number(path, form, self.value(path, form).text)
 
     def name(self, text: object) -> Markup:
         """Something that is the same in every language."""
-        breaking = Markup(re.sub("(?=[(@.])|(?<=,)", "<wbr>", escape(text)))  # long ones break where they have joints
-        return Markup('<span class="name" translate="no">{}</span>').format(breaking)
+        return Markup('<span class="name" translate="no">{}</span>').format(html.breaking(text))
 
     @staticmethod
     def gates(image: ImageScores) -> str:

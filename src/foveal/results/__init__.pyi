@@ -1,5 +1,6 @@
 from .assembly import assemble as assemble
 from .assembly import measure as measure
+from .entries import by_image as by_image
 from .fairness import differing as differing
 from .fairness import without_test as without_test
 from .gates import gates_folder as gates_folder

@@ -1,5 +1,6 @@
 """What an attention costs beside what it brings: parameters, FLOPs, milliseconds, memory, time of training."""
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,11 +10,11 @@ import msgspec
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..bench import timing
-from ..files import write_text
+from ..files import MALFORMED, write_text
 from ..study import Plan, Result, Study
+from ..tensors import counted
 from .schema import Cost
 
 FILE = "costs.json"
@@ -88,7 +89,7 @@ def _kept(path: Path) -> dict[str, Deployed]:
     """What an earlier call kept; nothing where that is not what it wrote."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Deployed])
-    except (OSError, ValueError, RecursionError):  # of which msgspec's are
+    except MALFORMED:
         return {}
 
 
@@ -106,30 +107,28 @@ class _Models:
             for arm, model in self._models.items()
         }
 
-    @torch.inference_mode()
     def counted(self) -> dict[str, Deployed]:
         """FLOPs of one image, by arm."""
         flops = {}
         for arm, model in self._models.items():
-            with FlopCounterMode(display=False) as counter:
-                model(self._images[arm])
-            flops[arm] = Deployed(counter.get_total_flops(), self._sizes[arm])
+            _, count = counted(functools.partial(model, self._images[arm]))
+            flops[arm] = Deployed(count, self._sizes[arm])
         return flops
 
-    @torch.inference_mode()
     def timed(self) -> dict[str, Deployed]:
         """The same and the milliseconds one image takes, the models in turns and as the host deploys them."""
-        counted, host = self.counted(), self._plan.host
+        costs, host = self.counted(), self._plan.host
         deployed = {arm: host.deployed(model) for arm, model in self._models.items()}
         calls = {arm: lambda model=model, image=self._images[arm]: model(image) for arm, model in deployed.items()}
         again = {AGAIN: calls["baseline"]} if "baseline" in calls else {}
-        times, _ = timing.interleaved(calls | again, torch.device(self._device), None)
+        with torch.inference_mode():
+            times, _ = timing.interleaved(calls | again, torch.device(self._device), None)
         ratios, fused = _ratios(times), all(host.fuses(arm.model) for arm in self._plan.arms)
         threads = f", {torch.get_num_threads()} threads" if self._device == "cpu" else ""
         runtime = f"torch {torch.__version__}, {self._device}{threads}, batch 1{', fused' if fused else ''}"
         return {
             arm: Deployed(cost.flops, self._sizes[arm], timing.quartiles(times[arm]), ratios.get(arm), runtime)
-            for arm, cost in counted.items()
+            for arm, cost in costs.items()
         }
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import damaged
 from ..evidence import Evidence, Metric, Says, Task, averages, over_classes
+from ..files import MALFORMED
 from ..study import WEIGHTS, Arm, Averages, Plan, Result, Study, differences, overall, rows, verdicts
 from ..verdict import interval, mcnemar
 from .gates import Gallery
@@ -215,13 +216,26 @@ def _curves(folders: Sequence[Path], metric: Metric) -> Curves:
             loss = tuple(sum(float(row[key]) for key in parts) for row in table)
             if epochs != (all_epochs or epochs) or not np.isfinite([*found, *loss]).all():
                 raise ValueError("other epochs than in other runs, or values that are not finite")
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            said = f"cannot read {folder / 'results.csv'}: {type(error).__name__}: {error}"
-            raise UserError(said, "delete its folder and run the study again") from None
+        except MALFORMED as error:
+            raise damaged(folder / "results.csv", error) from None
         all_epochs = epochs
         metrics.append(found)
         losses.append(loss)
     return Curves(all_epochs, tuple(metrics), tuple(losses))
+
+
+def by_image(numbers: NDArray, names: NDArray, *scores: NDArray) -> tuple[NDArray, NDArray, list[NDArray]]:
+    """Each image that was judged: its number, its name, and each of its scores averaged over the seeds that have it.
+
+    Args:
+        numbers: which image each score is of; -1 for one that is not known, and left out.
+        names: likewise.
+        scores: one for each of these.
+    """
+    known = numbers >= 0
+    found, first, image = np.unique(numbers[known], return_index=True, return_inverse=True)
+    often = np.bincount(image)
+    return found, names[known][first], [np.bincount(image, of[known]) / often for of in scores]
 
 
 def won_and_lost(arm: str, pairs: Sequence[int], judged: _Judged, numbers: _Numbers, of: str = "box") -> Images:
@@ -235,16 +249,9 @@ def won_and_lost(arm: str, pairs: Sequence[int], judged: _Judged, numbers: _Numb
         of: by what detections are matched.
     """
     all_names = [judged(arm, pair).name for pair in pairs]
+    scores = (np.concatenate([judged(name, pair).scores(of=of) for pair in pairs]) for name in ("baseline", arm))
     all_numbers = np.concatenate([numbers(pair, names) for pair, names in zip(pairs, all_names, strict=True)])
-    known = all_numbers >= 0
-    _, first, image = np.unique(all_numbers[known], return_index=True, return_inverse=True)
-    names, often = np.concatenate(all_names)[known][first], np.bincount(image)
-
-    def averaged(name: str) -> NDArray:
-        scores = np.concatenate([judged(name, pair).scores(of=of) for pair in pairs])
-        return np.bincount(image, scores[known]) / often
-
-    theirs, mine = averaged("baseline"), averaged(arm)
+    _, names, (theirs, mine) = by_image(all_numbers, np.concatenate(all_names), *scores)
     difference = mine - theirs
     order = np.argsort(-difference, kind="stable")
     better, worse = int((difference > 1e-9).sum()), int((difference < -1e-9).sum())

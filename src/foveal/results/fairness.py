@@ -7,8 +7,9 @@ from types import MappingProxyType
 
 import yaml
 
-from ..errors import UserError
+from ..errors import damaged
 from ..evidence import Metric, averages
+from ..files import MALFORMED
 from ..hosts import Inherited, Refused
 from ..study import Arm, Plan, Result, deciding
 from .schema import Finding
@@ -191,9 +192,8 @@ def _written(file: Path) -> dict:
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
         return found | {"optimizer": found["optimizer"], "lr0": float(found["lr0"])}
-    except (OSError, ValueError, AttributeError, LookupError, RecursionError, TypeError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"cannot read {file}: {said}", "delete its folder and run the study again") from None
+    except (*MALFORMED, yaml.YAMLError) as error:
+        raise damaged(file, error) from None
 
 
 def differing(written: list[dict]) -> list[str]:

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from ..errors import UserError
 from ..evidence import averages
-from ..explain import MALFORMED, MANIFEST
-from ..files import digest
+from ..explain import MANIFEST
+from ..files import MALFORMED, digest
 from ..study import Arm, Study
 from .schema import Images, ImageScores
 

@@ -14,6 +14,7 @@ from msgspec import ValidationError
 from numpy.typing import NDArray
 
 from ..evidence import TASKS, Metric
+from ..files import MALFORMED
 from ..verdict import LEARNED, LEVEL, Looks, Outcome, judge_families
 from .schema import SCHEMA_VERSION
 
@@ -33,7 +34,7 @@ def upgraded(found: dict) -> dict:
         if found["verdict"]:
             results["verdict"] = {"arm": found["verdict"]["arm"], "outcome": found["verdict"]["word"]}
         return results if "looks" in found["statistics"] else _judged_anew(results, metric)
-    except (AttributeError, LookupError, TypeError, ValueError, StopIteration) as error:
+    except MALFORMED as error:
         raise ValidationError(f"{type(error).__name__}: {error}") from None
 
 

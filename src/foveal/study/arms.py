@@ -14,7 +14,6 @@ from ..hosts import Host, Inherited, host_of, owner
 from ..surgery import Spec
 
 OTHER_SEEDS = 1000  # added to the seeds of the A/A arm
-SCALES = "nsmlx"
 
 _FOLDERS = re.compile(r"^[^():@]*[/\\](?=[^():@]*\.py:)")  # of the file of somebody else's attention
 

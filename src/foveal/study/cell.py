@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from ..checks import is_a
 from ..errors import UserError, shown
 from ..evidence import TASKS
-from ..files import write_text
+from ..files import MALFORMED, write_text
 from ..hosts import Contents, Data, Refused, Training, contents
 from ..surgery import opened
 from ..tensors import count, is_finite
@@ -246,7 +246,7 @@ def refused(study: Path) -> dict[str, Refused] | None:
     """What the last scan of a study's data found, by split; None if there was none, or that is not what it wrote."""
     try:
         return {split: Refused(**of) for split, of in json.loads((study / REFUSED).read_text()).items()}
-    except (OSError, ValueError, AttributeError, RecursionError, TypeError):
+    except MALFORMED:
         return None
 
 

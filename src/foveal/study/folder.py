@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, damaged
 from ..evidence import averages
-from ..files import named
+from ..files import MALFORMED, named
 from ..hosts import Contents, Photographs, contents
 from . import verdicts
 from .cell import CELLS, DATA, FAILURE, LOCK, PLAN, RESULT, WEIGHTS, Result, locked
@@ -202,7 +202,7 @@ class StudyFolder:
         try:
             begun = json.loads((self.folder / BEGUN).read_text())
             return {key: (begun[key], now) for key, now in self._decisive().items() if begun[key] != now}
-        except (OSError, ValueError, LookupError, RecursionError, TypeError):
+        except MALFORMED:
             return None
 
     def _decisive(self) -> dict[str, object]:
@@ -214,9 +214,7 @@ class StudyFolder:
     def news(self) -> list[str]:
         """What is another than when this study last ran, and which finished cells count; a sentence each."""
         said = []
-        with contextlib.suppress(
-            OSError, AttributeError, RecursionError, TypeError, ValueError
-        ):  # none yet, or damaged
+        with contextlib.suppress(*MALFORMED):  # none yet, or damaged
             earlier = Contents(**json.loads((self.folder / CONTENTS).read_text()))
             if changed := self.contents.difference(earlier):
                 said.append(f"the data set is another than when this study last ran: {changed}")
@@ -269,14 +267,13 @@ def rows(folder: Path) -> list[dict[str, str]]:
     except OSError:
         return []
     except (ValueError, csv.Error) as error:
-        said = f"cannot read {folder / 'results.csv'}: {error}"
-        raise UserError(said, "delete its folder and run the study again") from None
+        raise damaged(folder / "results.csv", error) from None
 
 
 def _elapsed(folder: Path) -> float:
     try:
         return float(rows(folder)[-1]["time"])
-    except (IndexError, KeyError, TypeError, ValueError):  # none yet, or one half-written
+    except MALFORMED:  # none yet, or one half-written
         return 0.0
 
 
@@ -284,5 +281,5 @@ def noted(folder: Path) -> str:
     """Why a cell failed, if that is known."""
     try:
         return str(json.loads((folder / FAILURE).read_text())["reason"])
-    except (OSError, ValueError, LookupError, RecursionError, TypeError):
+    except MALFORMED:
         return ""

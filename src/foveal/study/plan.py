@@ -18,7 +18,7 @@ import foveal
 
 from ..checkpoints import trust_file
 from ..checks import endless
-from ..errors import UserError, shown
+from ..errors import UserError, one_line, shown
 from ..evidence import Metric, Says, Task
 from ..files import beside
 from ..hosts import Data, Host, Recipe, host_of, task_of
@@ -286,8 +286,8 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read the plan {path}: {error.strerror}", "write one as docs/studies.md says") from None
     except (yaml.YAMLError, AttributeError, KeyError, RecursionError, ValueError) as error:
         # The others are what a date, number or tag that cannot be read raises, and brackets without end.
-        said = " ".join(str(error).split())
-        raise UserError(f"the plan {path} is not YAML: {said}", "write for example 'model: yolo11n.pt'") from None
+        said = f"the plan {path} is not YAML: {one_line(error)}"
+        raise UserError(said, "write for example 'model: yolo11n.pt'") from None
     if not isinstance(written, dict):
         raise UserError(f"the plan {path} has no keys", "write for example 'model: yolo11n.pt'")
     if "arms" not in written and {"train", "names", "val"} <= written.keys():
@@ -382,7 +382,7 @@ def _keys(plan: Plan, arm: Arm, seed: int, identity: Callable[[str], str], data_
         decides["weights"] = identity(arm.weights)
     if plan.recipe != Recipe():
         decides["recipe"] = asdict(plan.recipe)
-    if plan.task.name in ("pose", "semantic"):  # of how key points lie and masks are read nothing else is a digest
+    if plan.task.read_by_keys:  # of which nothing else is a digest
         decides["more"] = plan.dataset.more
     if plan.devices_per_cell > 1:  # each normalises its own share of a batch, and augments it in its own way
         decides["devices"] = plan.devices_per_cell

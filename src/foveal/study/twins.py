@@ -4,7 +4,6 @@ Two images are near twins if their perceptual hashes (64 bits, of the low freque
 On drawn pairs of real photographs (COCO) no two came nearer than 14; frames of a flight over the same place do.
 """
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import remembered
 from ..hosts import SPLITS
 from .plan import Plan
 
@@ -89,36 +88,22 @@ def _bits(hashes: Sequence[str]) -> NDArray:
 
 def _hashes(files: Sequence[Path], cache: Path | None) -> list[str]:
     """Of each image in hexadecimal digits; "" for one that cannot be read."""
-    known = _kept(cache)
-    there = {str(file): file.stat() for file in dict.fromkeys(files) if file.exists()}
-    stamps = {name: [status.st_size, status.st_mtime_ns] for name, status in there.items()}
-    fresh = [name for name, stamp in stamps.items() if known.get(name, [None])[:2] != stamp]
+    kept = remembered({str(file): file for file in files}, cache, _hashed)
+    return [kept[str(file)][2] if str(file) in kept else "" for file in files]
+
+
+def _hashed(files: list[Path]) -> list[str]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        hashed = dict(zip(fresh, pool.map(_hash, fresh), strict=True))
-    found: dict[str, list] = {
-        name: [*stamp, hashed[name] if name in hashed else known[name][2]] for name, stamp in stamps.items()
-    }
-    if cache and fresh:
-        write_text(cache, json.dumps(found))
-    return [found[str(file)][2] if str(file) in found else "" for file in files]
+        return list(pool.map(_hash, files))
 
 
-def _hash(name: str) -> str:
+def _hash(file: Path) -> str:
     import imagehash  # which loads a second long
     from PIL import Image
 
     try:
-        with Image.open(name) as image:
+        with Image.open(file) as image:
             image.draft("L", (256, 256))  # a JPEG is read at the size that is needed
             return str(imagehash.phash(image))
     except (ImportError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""  # an import fails where the host looks for a plugin of what is no image
-
-
-def _kept(cache: Path | None) -> dict[str, list]:
-    """What an earlier call kept; nothing where that is not what it wrote."""
-    try:
-        kept = json.loads(cache.read_text()) if cache else {}
-        return kept if all(len(of) == 3 and len(bytes.fromhex(of[2])) in (0, 8) for of in kept.values()) else {}
-    except (OSError, ValueError, AttributeError, LookupError, RecursionError, TypeError):
-        return {}

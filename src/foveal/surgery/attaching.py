@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import REFUSALS, UserError, one_line
 from ..tensors import count
 from . import attachment
 from .places import has_rows, named
@@ -100,10 +100,9 @@ def _traced(model: nn.Module, example: Tensor | None) -> Trace:
     zeros = example_input(model)
     try:
         return trace(model, zeros)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
+    except REFUSALS as error:
         raise UserError(
-            f"{type(model).__name__} cannot run on zeros of the shape {tuple(zeros.shape)}: {said}",
+            f"{type(model).__name__} cannot run on zeros of the shape {tuple(zeros.shape)}: {one_line(error)}",
             "give an input that it takes, as in example=torch.zeros(1, 3, 384, 384)",
         ) from None
 

@@ -108,7 +108,7 @@ def carrier(layer: nn.Module) -> nn.Module:
 def detach(layer: nn.Module) -> None:
     """Make an attended layer what it was before its first attention."""
     assigned = vars(layer).pop("forward", None)
-    layer.__class__ = _base(layer)
+    layer.__class__ = base(layer)
     del layer.attention
     if assigned:
         layer.forward = assigned.forward
@@ -120,11 +120,12 @@ def is_attention(module: nn.Module) -> bool:
 
 
 def class_name(layer: nn.Module) -> str:
-    """Name of a layer's class without attentions."""
-    return _base(layer).__name__
+    """Its name."""
+    return base(layer).__name__
 
 
-def _base(layer: nn.Module) -> type[nn.Module]:
+def base(layer: nn.Module) -> type[nn.Module]:
+    """A layer's class without attentions."""
     return getattr(type(layer), "_attended_base", type(layer))
 
 

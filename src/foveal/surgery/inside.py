@@ -69,7 +69,7 @@ def named(layer: nn.Module, places: Sequence[str]) -> list[str]:
         UserError: one that means no part of this layer.
     """
     found: set[str] = set()
-    parts = [name for name, part in layer.named_modules() if name and not _is_attached(name, layer)]
+    parts = [name for name, part in layer.named_modules() if name and owner(layer, name) == name]
     for place in places:
         names = RULES[place](layer) if place in RULES else [n for n in parts if fits(n.split("."), place.split("."))]
         if not names:
@@ -83,13 +83,14 @@ def named(layer: nn.Module, places: Sequence[str]) -> list[str]:
     return [name for name in parts if name in found]
 
 
-def _is_attached(name: str, layer: nn.Module) -> bool:
-    """Whether a part belongs to an attention that foveal attached."""
+def owner(model: nn.Module, name: str) -> str:
+    """The module itself, or the one whose attached attention it is; "" for a part of such an attention."""
     parts = name.split(".")
-    return any(
-        part == "attention" and attachment.attended(layer.get_submodule(".".join(parts[:depth])))
-        for depth, part in enumerate(parts)
-    )
+    for place, part in enumerate(parts):
+        above = ".".join(parts[:place])
+        if part == "attention" and attachment.attended(model.get_submodule(above)):
+            return above if len(parts) <= place + 2 else ""
+    return name
 
 
 def fits(parts: list[str], pattern: list[str]) -> bool:

@@ -51,7 +51,7 @@ def named(model: nn.Module, wanted: Sequence[str], traced: Trace, attention: str
                 parts = inside.named(layers[index], within) if within else [""]
                 found |= {f"model.{index}.{part}".rstrip(".") for part in parts}
         elif place in _RULES:
-            found |= {owner for name in _RULES[place](model, traced) if (owner := _owner(model, name))}
+            found |= {owner for name in _RULES[place](model, traced) if (owner := inside.owner(model, name))}
         else:
             found |= _matching(model, place, [*(rows or ())])
     return [name for name, _ in model.named_modules() if name in found]
@@ -60,16 +60,6 @@ def named(model: nn.Module, wanted: Sequence[str], traced: Trace, attention: str
 def has_rows(model: object) -> bool:
     """Whether a model is one of Ultralytics', built from rows."""
     return isinstance(getattr(model, "yaml", None), dict) and isinstance(getattr(model, "model", None), nn.Sequential)
-
-
-def _owner(model: nn.Module, name: str) -> str:
-    """The module itself, or the one whose attached attention it is; "" for a part of such an attention."""
-    parts = name.split(".")
-    for place, part in enumerate(parts):
-        owner = ".".join(parts[:place])
-        if part == "attention" and attachment.attended(model.get_submodule(owner)):
-            return owner if len(parts) <= place + 2 else ""
-    return name
 
 
 def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | None:
@@ -84,7 +74,7 @@ def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | No
 
 
 def _matching(model: nn.Module, pattern: str, rows: Sequence[str]) -> set[str]:
-    names = [name for name, _ in model.named_modules() if name and _owner(model, name) == name]
+    names = [name for name, _ in model.named_modules() if name and inside.owner(model, name) == name]
     found = {name for name in names if inside.fits(name.split("."), pattern.split("."))}
     if not names:
         kind = type(model).__name__

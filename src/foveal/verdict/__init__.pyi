@@ -3,8 +3,6 @@ from .differences import Bools as Bools
 from .differences import Floats as Floats
 from .differences import Ints as Ints
 from .differences import draw_images as draw_images
-from .differences import holm as holm
-from .differences import interquartile_mean as interquartile_mean
 from .differences import interval as interval
 from .differences import mcnemar as mcnemar
 from .differences import probability_better as probability_better

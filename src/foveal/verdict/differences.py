@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy  # whose parts load when they are first used
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.integer]
@@ -122,21 +122,11 @@ def sign_flip(differences: Floats) -> Floats:
     return share
 
 
-def holm(p: ArrayLike) -> Floats:
-    """P values adjusted for having asked several times, (..., arms), in the order given (Holm 1979)."""
-    p = np.asarray(p, float)
-    order = p.argsort(-1)
-    steps = np.maximum.accumulate(np.take_along_axis(p, order, -1) * np.arange(p.shape[-1], 0, -1), -1)
-    adjusted = np.empty_like(p)
-    np.put_along_axis(adjusted, order, np.minimum(steps, 1), -1)
-    return adjusted
-
-
 def holm_steps(p: Sequence[float], claims: int, level: float = LEVEL) -> list[tuple[float, float]]:
-    """Of each p, in the order given: adjusted after Holm, and the level of its own interval.
+    """Of each p, in the order given: adjusted after Holm (1979), and the level of its own interval.
 
     The interval at that level excludes 0 if and only if the adjusted p is at most `level`. Beyond the first p that is
-    not, adjusted ones may be larger than those of `holm`, which decides the same.
+    not, adjusted ones may be larger than Holm's own, which decide the same.
 
     Args:
         p: of each question by itself.
@@ -152,14 +142,13 @@ def holm_steps(p: Sequence[float], claims: int, level: float = LEVEL) -> list[tu
     return [found[index] for index in range(len(p))]
 
 
-def two_level(asked: Sequence[tuple[Floats, Floats]], level: float = LEVEL) -> list[tuple[float, float, float]]:
-    """Of several questions that share a level, each with its p, adjusted after Holm, and the bounds of its interval.
+def two_level(asked: Sequence[tuple[Floats, Floats]]) -> list[tuple[float, float, float]]:
+    """Of several questions that share `LEVEL`, each with its p, adjusted after Holm, and the bounds of its interval.
 
     Args:
         asked: of each its differences and its resampled differences, as for `variances`.
-        level: of all of them together.
     """
-    steps = holm_steps([float(two_level_p(*one)) for one in asked], len(asked), level)
+    steps = holm_steps([float(two_level_p(*one)) for one in asked], len(asked))
     bounds = [interval(*one, own) for one, (_, own) in zip(asked, steps, strict=True)]
     return [(p, float(low), float(high)) for (p, _), (low, high) in zip(steps, bounds, strict=True)]
 
@@ -172,7 +161,7 @@ def interquartile_mean(differences: Floats) -> float:
 
 
 def probability_better(
-    differences: Floats, resampled: Floats, level: float = LEVEL, held_out: float | None = None
+    differences: Floats, resampled: Floats, held_out: float | None = None
 ) -> tuple[float, float, float]:
     """Probability that the arm beats the baseline with a new seed on new images, and its interval.
 
@@ -182,7 +171,6 @@ def probability_better(
     Args:
         differences: at each seed on all images, (seeds,), at least two.
         resampled: the same on resampled images, (seeds, resamples).
-        level: one less the coverage.
         held_out: as for `variances`.
     """
     won = (resampled > 0) + 0.5 * (resampled == 0)
@@ -191,8 +179,8 @@ def probability_better(
     spread = float(by_seed) * (n - 1) / n + float(by_image)
     pairs = min(n, share * (1 - share) / spread) if spread > 0 else n
     won, lost = share * pairs, (1 - share) * pairs
-    low = float(scipy.stats.beta.ppf(level / 2, won, lost + 1)) if won > 0 else 0.0
-    return share, low, float(scipy.stats.beta.ppf(1 - level / 2, won + 1, lost)) if lost > 0 else 1.0
+    low = float(scipy.stats.beta.ppf(LEVEL / 2, won, lost + 1)) if won > 0 else 0.0
+    return share, low, float(scipy.stats.beta.ppf(1 - LEVEL / 2, won + 1, lost)) if lost > 0 else 1.0
 
 
 def mcnemar(won: int, lost: int) -> float:

@@ -29,15 +29,15 @@ def power(effect: float, seeds: int, level: float = LEVEL, held_out: float | Non
     return float(scipy.stats.nct.sf(bound, seeds - 1, shift) + np.nan_to_num(wrong_side))
 
 
-def detectable(seeds: int, level: float = LEVEL, wanted: float = POWER, held_out: float | None = None) -> float:
-    """Smallest effect that is found with the wanted power, in standard deviations of the paired differences.
+def detectable(seeds: int, level: float = LEVEL, held_out: float | None = None) -> float:
+    """Smallest effect that is found with the power `POWER`, in standard deviations of the paired differences.
 
     Infinite where so few seeds find nothing at such a level, however large it is.
     """
-    if power(MOST_DEVIATIONS, seeds, level, held_out) < wanted:
+    if power(MOST_DEVIATIONS, seeds, level, held_out) < POWER:
         return math.inf
 
     def missing(effect: float) -> float:
-        return power(effect, seeds, level, held_out) - wanted
+        return power(effect, seeds, level, held_out) - POWER
 
     return float(scipy.optimize.brentq(missing, 1e-6, MOST_DEVIATIONS))

@@ -27,8 +27,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import UserError
 from ..evidence import Says, Task
-from ..explain import MANIFEST, Explained
+from ..explain import MANIFEST
 from ..pages import html
+from .explained import ExplainedFolder
 
 STATIC = Path(__file__).with_name("static")
 PLAN = "plan.yaml"
@@ -169,7 +170,7 @@ def _open(folder: Path) -> Shown:
 
         return Watched(folder)
     if (folder / MANIFEST).is_file():
-        return Explained(folder)
+        return ExplainedFolder(folder)
     raise UserError(
         f"{folder} is no folder of a study or of foveal explain: it has neither {PLAN} nor {MANIFEST}",
         "give the folder that foveal study run or foveal explain has written",

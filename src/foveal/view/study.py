@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from .. import report, results
 from ..errors import UserError
 from ..evidence import DRAWN, GROUND, Answers, Detections, Evidence, Maps, Task, averages
-from ..explain import MALFORMED, MANIFEST, album, index, inside, stamp
+from ..explain import MANIFEST, album
+from ..files import MALFORMED, inside, stamp
 from ..study import PLAN, Cell, State, Status, StudyFolder, in_words, rows
+from .explained import index
 
 SCORES = {  # of images, by what detections are matched, else by the key of the metric
     "box": "F1 at IoU 0.5 and confidence 0.25",
@@ -143,14 +145,12 @@ class Watched:
             scores.append([_scores(finished[one, pair], study.plan.task) for one in ("baseline", name)])
         if not seeds:
             return {"seeds": [], "notes": notes, "images": []}
-        numbers, names = np.concatenate(judged), np.concatenate(all_names)
-        theirs, ours = (np.concatenate(of) for of in zip(*scores, strict=True))
-        known, first, place = np.unique(numbers, return_index=True, return_inverse=True)
-        difference = np.bincount(place, ours - theirs) / np.bincount(place)
+        both = (np.concatenate(of) for of in zip(*scores, strict=True))
+        numbers, names, (theirs, ours) = results.by_image(np.concatenate(judged), np.concatenate(all_names), *both)
+        difference = ours - theirs
         images: list[dict[str, object]] = [
-            {"image": int(known[i]), "name": str(names[first[i]]), "difference": float(difference[i])}
+            {"image": int(numbers[i]), "name": str(names[i]), "difference": float(difference[i])}
             for i in np.argsort(-difference, kind="stable")
-            if known[i] >= 0
         ]
         if study.plan.folds:
             for image in images:

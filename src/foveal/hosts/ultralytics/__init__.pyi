@@ -27,6 +27,8 @@ from .exporter import to_corners as to_corners
 from .installed import ultralytics as ultralytics
 from .matching import AVERAGE_PRECISION as AVERAGE_PRECISION
 from .models import RTDETR as RTDETR
+from .models import SAID as SAID
+from .models import SETTINGS as SETTINGS
 from .models import YOLO as YOLO
 from .models import Network as Network
 from .models import Registered as Registered

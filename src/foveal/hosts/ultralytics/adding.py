@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...attention import Custom, find
 from ...errors import UserError
 from ...evidence import Task
-from ...files import named, write_whole
+from ...files import named, require_free, write_whole
 from ...surgery import Spec, inside, model_yaml, read
 from ...tensors import count, counted
 from . import models as host
@@ -186,10 +186,7 @@ def _target(model: str, spec: Spec, output: str | os.PathLike | None, force: boo
             f"{model} is a {source.suffix} file, so {target} cannot be a {target.suffix or 'file without suffix'}",
             f"write to {target.with_suffix(source.suffix)}",
         )
-    if target.exists() and not force:
-        raise UserError(f"{target} exists", "choose another name with -o, or overwrite it with --force")
-    if not target.parent.is_dir():
-        raise UserError(f"there is no folder {str(target.parent)!r} to write to", "create it first")
+    require_free(target, force)
     return target
 
 

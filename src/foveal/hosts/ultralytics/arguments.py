@@ -1,19 +1,16 @@
 """Arguments of Ultralytics as they are typed: `imgsz=640`, and bare names of boolean ones, such as `dynamic`."""
 
-import contextlib
 import difflib
 import functools
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...errors import UserError
-from .parser import without_lines  # before Ultralytics itself, because it says if that is missing or too old
+from .parser import silent, without_lines  # before Ultralytics itself, because it says if that is missing or too old
 
 # isort: split
 from ultralytics import cfg as grammar
-from ultralytics.utils import LOGGER
 
 # Arguments that name a model whose file decides a training; older hosts have none.
 TEACHERS = tuple(name for name in ("distill_model",) if name in grammar.DEFAULT_CFG_DICT)
@@ -98,9 +95,7 @@ def is_flag(name: str) -> bool:
 
 def _translated(given: dict[str, bool]) -> dict[str, object] | None:
     """All arguments if these are given, None where the host knows no such name; without what it says meanwhile."""
-    with contextlib.ExitStack() as stack:
-        stack.callback(LOGGER.setLevel, LOGGER.level)
-        LOGGER.setLevel(logging.CRITICAL)
+    with silent():
         try:
             return vars(grammar.get_cfg(overrides=given))
         except (SyntaxError, TypeError, ValueError):

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...files import write_text
+from ...files import MALFORMED, write_text
 from .. import contents
 from .dataset import Data
 
@@ -40,7 +40,7 @@ class Bound:
         """That of the cell in a folder; None if there is none."""
         try:
             return cls(**json.loads((folder / FILE).read_text()))
-        except (OSError, ValueError, TypeError):
+        except MALFORMED:
             return None
 
     def save(self, folder: Path) -> None:

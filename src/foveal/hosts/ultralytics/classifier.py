@@ -14,14 +14,12 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ... import tensors
+from ...errors import REFUSALS, UserError, one_line
 from ...evidence import CLASSIFY
-from ...files import write_whole
 from ...surgery import Spec, attaching
-from ...tensors import count
 from .. import zoo
 from . import models as host
-from . import recorder
 
 ZOO = "zoo"  # the key of the model's name in the host's dictionary
 
@@ -98,21 +96,14 @@ def write(name: str, spec: Spec | None, names: dict[int, str], target: Path) -> 
     _require_classifier(model.model[1], len(names), name)
     model.yaml[ZOO] = str(replace(zoo.Name.parse(name), weights=""))  # whoever builds it anew has the weights already
     model.names, model.task = dict(names), CLASSIFY
-    like = {"train_args": {"task": model.task}}
-    written = recorder.digests(model)
-
-    def check(part: Path) -> None:
-        if recorder.digests(host.load(part).model) != written:
-            raise UserError(f"{target} was read back as another model than was written", "try another disk")
-
-    write_whole(target, lambda part: torch.save(host.checkpoint(model, like), part), check)
+    host.save(model, {"train_args": {"task": model.task}}, target)
 
 
 def digests(name: str) -> dict[str, str]:
     """A short digest of each downloaded tensor of a zoo's model, by its name in a classifier; none of a fresh one."""
     if not zoo.Name.parse(name).weights:
         return {}
-    return {f"model.1.{tensor}": digest for tensor, digest in recorder.digests(zoo.load(name)).items()}
+    return {f"model.1.{tensor}": digest for tensor, digest in tensors.digests(zoo.load(name)).items()}
 
 
 def _layers(cfg: dict) -> nn.Sequential:
@@ -121,7 +112,7 @@ def _layers(cfg: dict) -> nn.Sequential:
         attaching.attach(inner, cfg["attention"])
     layers = nn.Sequential(Normalise(*zoo.normalisation(inner)), inner, Answer(cfg["nc"]))
     for index, layer in enumerate(layers):  # what the host keeps on every layer
-        vars(layer).update(i=index, f=-1, type=type(layer).__name__, np=count(layer))
+        vars(layer).update(i=index, f=-1, type=type(layer).__name__, np=tensors.count(layer))
     return layers
 
 
@@ -136,9 +127,9 @@ def _require_classifier(model: nn.Module, classes: int, name: str) -> None:
     try:
         with torch.no_grad():
             out = model.eval()(zeros)
-    except zoo.REFUSALS as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UserError(f"{name} cannot answer for an image: {said}", "choose a model that classifies images") from None
+    except REFUSALS as error:
+        said = f"{name} cannot answer for an image: {one_line(error, named=True)}"
+        raise UserError(said, "choose a model that classifies images") from None
     model.train(training)
     if not isinstance(out, Tensor) or tuple(out.shape) != (1, classes):
         raise UserError(f"{name} does not return one number for each class", "choose a model that classifies images")

@@ -16,7 +16,7 @@ import yaml
 
 from ... import files
 from ...checks import endless
-from ...errors import UserError
+from ...errors import UserError, one_line
 from .. import SPLITS, Photographs, Refused
 from . import listing, masks
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
@@ -81,7 +81,7 @@ def described(data: str, download: bool = False) -> dict:
     try:
         with host.silent():
             found = check_cls_dataset(data)
-    except host.UNREADABLE_MODEL as error:
+    except host.UNREADABLE as error:
         raise _refused(f"folder {data!r}", error) from None
     names = list(found["names"].values())
     for split in ("val", "test"):  # older hosts number the classes of each split by its own folders
@@ -279,7 +279,7 @@ def data_file(data: str, download: bool = False) -> dict:
             found = check_det_dataset(data, autodownload=download)
     except UserError:
         raise
-    except host.UNREADABLE_MODEL as error:
+    except host.UNREADABLE as error:
         raise _refused(f"data file {data!r}", error, Path(data)) from None
     named = found.get("test") or []
     missing = [place for place in ([named] if isinstance(named, str) else named) if not Path(place).exists()]
@@ -302,7 +302,7 @@ def _classes(label: Path) -> set[int]:
 
 def _refused(what: str, error: Exception, file: Path | None = None) -> UserError:
     """What the host said of data that it does not take; of a data file with what may be wrong about its paths."""
-    said = " ".join(str(error).partition("\nNote dataset")[0].split()).rstrip(".")
+    said = one_line(error).partition(" Note dataset")[0]
     hint = "check the paths in it"
     if file and not file.exists():
         hint = "give the path of one, such as my.yaml"
@@ -355,7 +355,7 @@ def _verified(found: dict, split: str, single_cls: bool, task: str) -> Refused |
     masked = task == "semantic" and masks.FOLDER in found
     try:
         verified = (_VerifiedMasks if masked else _Verified)(found[split], single_cls=single_cls, **settings)
-    except host.UNREADABLE_MODEL as error:  # no labels at all, say
+    except host.UNREADABLE as error:  # no labels at all, say
         raise _refused(f"split {split!r} of {found['path']}", error) from None
     if not masked and not any(len(label["cls"]) for label in verified.labels) and verified.labels:
         said = f"no image of {split} in {found['path']} has an object, and nothing can be learned or judged without one"
@@ -372,7 +372,7 @@ def _verified_classes(found: dict, split: str) -> Refused | None:
     try:
         left = ClassificationDataset(str(folder), DEFAULT_CFG, prefix=split).samples
         notes = load_dataset_cache_file(folder.with_suffix(".cache"))["msgs"]
-    except host.UNREADABLE_MODEL as error:
+    except host.UNREADABLE as error:
         raise _refused(f"split {split!r} of {found['path']}", error) from None
     return _refused_of([str(file) for file in listing.below(folder)], {str(sample[0]) for sample in left}, notes)
 

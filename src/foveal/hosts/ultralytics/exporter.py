@@ -1,7 +1,6 @@
 """Ultralytics' exporter: what it wrote, and how the outputs are to be read."""
 
 import copy
-import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checkpoints import foreign
-from ...errors import UserError
+from ...errors import UserError, one_line, require_installed
 from ...tensors import require_device
 from . import arguments
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
@@ -119,9 +118,7 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
     named = given.get("format", "torchscript")
     if named not in known:
         raise UserError(f"there is no export format {named!r}", f"formats: {', '.join(sorted(known))}")
-    for name in packages({**given, "format": named}):
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"format={named} needs {name}, which is not installed", "pip install 'foveal[export]'")
+    require_installed(f"format={named}", packages({**given, "format": named}), "'foveal[export]'")
     if eight_bits(given) and not given.get("data"):
         raise UserError("int8 needs images to calibrate on", "add data=my.yaml")
     require_device(given.get("device") or "cpu")
@@ -165,7 +162,7 @@ def write(model: host.YOLO, weights: host.Network, folder: Path, name: str, give
         path = stand_in.export(**given)
     except FAILURES as error:
         # Of the sentences of torch's converters the first says it, the others where to complain.
-        said = " ".join(str(error).split()).partition(" Please feel free")[0][:240] or type(error).__name__
+        said = one_line(error).partition(" Please feel free")[0]
         if elsewhere := foreign.diagnosed(weights, error, f"{name}.pt"):
             raise elsewhere from None
         if not started:

@@ -21,8 +21,9 @@ from ...errors import UserError
 from ...evidence import CLASSIFY, TASKS, Evidence, Says, Task
 from ...files import digest, write_text
 from ...surgery import Spec
+from ...tensors import digests
 from .. import Host, Record, Training, zoo
-from . import arguments, bound, classifier, dataset, inheriting, models, recorder, steps, validators
+from . import arguments, bound, classifier, dataset, inheriting, modelfile, models, recorder, steps, validators
 from .adding import add
 
 SCALES = "nsmlx"
@@ -70,7 +71,7 @@ def _identity(model: str) -> str:
 
 def _digests(model: str) -> dict[str, str]:
     if model.endswith(".pt"):
-        return recorder.digests(models.load(model).model)
+        return digests(models.load(model).model)
     return classifier.digests(model) if zoo.is_name(model) else {}
 
 
@@ -163,7 +164,7 @@ def _whole(folder: Path) -> bool:
 def _judge(
     weights: Path, data: str, split: str, folder: Path, settings: Mapping[str, Any]
 ) -> tuple[Evidence, dict[str, float]]:
-    return validators.evaluate(weights, data, split, folder, **settings)
+    return validators.evaluate(modelfile.opened(weights), data, split, folder, **settings)
 
 
 # Measuring -----------------------------------------------------------------------------------------------------------

@@ -8,19 +8,19 @@ those are matched by the strides of the maps.
 """
 
 import difflib
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ...files import write_whole
+from ...files import stamp
 from ...surgery import attachment, model_yaml
-from ...tensors import count
+from ...tensors import count, digests
 from .. import Inherited
 from . import models as host
-from . import recorder
 from .adding import measured_strides
 from .carrying import carry_modules
 
@@ -35,8 +35,14 @@ def inherited(model: str, weights: str) -> Inherited:
         weights: a .pt file.
 
     Raises:
-        UserError: as `build`.
+        UserError: the model has weights of its own, the file holds another kind of model, or nothing in it fits.
     """
+    return _inherited(model, weights, stamp(Path(model)), stamp(Path(weights)))
+
+
+@functools.lru_cache(16)
+def _inherited(model: str, weights: str, *_: object) -> Inherited:
+    """Kept while the files stay as they are: a study asks before, while and after it runs."""
     return _built(model, weights)[2]
 
 
@@ -47,21 +53,12 @@ def write(model: str, weights: str, target: Path) -> Inherited:
         UserError: as `inherited`, or the file cannot be written.
     """
     built, loaded, found = _built(model, weights)
-
-    def check(part: Path) -> None:
-        if recorder.digests(host.load(part).model) != recorder.digests(built):
-            raise UserError(f"{target} was read back as another model than was written", "try another disk")
-
-    write_whole(target, lambda part: torch.save(host.checkpoint(built, loaded.ckpt), part), check)
+    host.save(built, loaded.ckpt, target)
     return found
 
 
 def _built(model: str, weights: str) -> tuple[host.Network, host.YOLO, Inherited]:
-    """A model with a file's weights as far as they fit, what was in the file, and what of it that is.
-
-    Raises:
-        UserError: the model has weights of its own, the file holds another kind of model, or nothing in it fits.
-    """
+    """A model with a file's weights as far as they fit, what was in the file, and what of it that is."""
     if not model.endswith((".yaml", ".yml")):
         raise UserError(f"{model} is no model YAML, and only those are given weights", "model: yolo11n.yaml")
     if not weights.endswith(".pt"):
@@ -83,7 +80,7 @@ def _built(model: str, weights: str) -> tuple[host.Network, host.YOLO, Inherited
         )
     built.load_state_dict({**mine, **{new: theirs[old] for new, old in names.items()}})
     parameters = dict(source.named_parameters())
-    digests = recorder.digests(source)
+    of_source = digests(source)
     found = Inherited(
         weights=Path(weights).name,
         tensors=(len(names), len(theirs)),
@@ -91,7 +88,7 @@ def _built(model: str, weights: str) -> tuple[host.Network, host.YOLO, Inherited
         fresh=(len(mine) - len(names), len(mine)),
         rows=tuple(pairs),
         names=names,
-        digests={new: digests[old] for new, old in names.items()},
+        digests={new: of_source[old] for new, old in names.items()},
     )
     return built, loaded, found
 
@@ -104,11 +101,12 @@ def _matched(source: host.Network, built: host.Network) -> tuple[_Names, list[tu
 
     The layers of a row keep activations that they were trained with and that this release would build otherwise.
     """
-    described = [_described(model) for model in (source, built)]
+    strides = [measured_strides(model) for model in (source, built)]
+    described = [_described(*each) for each in zip((source, built), strides, strict=True)]
     aligned = difflib.SequenceMatcher(None, described[0], described[1], autojunk=False).get_matching_blocks()
     names: _Names = {}
     pairs = []
-    levels = [_levels(model) for model in (source, built)]
+    levels = [_levels(*each) for each in zip((source, built), strides, strict=True)]
     for old, new in ((block.a + i, block.b + i) for block in aligned for i in range(block.size)):
         layer, fresh = source.model[old], built.model[new]
         shared = _shared(layer, fresh, levels[0][old], levels[1][new])
@@ -120,11 +118,11 @@ def _matched(source: host.Network, built: host.Network) -> tuple[_Names, list[tu
     return names, pairs
 
 
-def _described(model: host.Network) -> list[tuple[object, ...]]:
+def _described(model: host.Network, strides: Sequence[float | None]) -> list[tuple[object, ...]]:
     """What each row is: rows of two models that are described alike mean the same."""
-    measured, backbone = measured_strides(model), len(model.yaml["backbone"])
+    backbone = len(model.yaml["backbone"])
     return [
-        (host.parser.described(layer), measured[index], index < backbone, () if _by_level(layer) else _shapes(layer))
+        (host.parser.described(layer), strides[index], index < backbone, () if _by_level(layer) else _shapes(layer))
         for index, layer in enumerate(model.model)
     ]
 
@@ -136,11 +134,10 @@ def _by_level(layer: host.Network) -> tuple[str, ...]:
     return tuple(name for name, part in lists if len(part) == read)
 
 
-def _levels(model: host.Network) -> list[list[tuple[float | None, int]]]:
+def _levels(model: host.Network, strides: Sequence[float | None]) -> list[list[tuple[float | None, int]]]:
     """For each row the maps that it reads: their strides, and how many of the same stride came before."""
-    measured = measured_strides(model)
     rows = enumerate(model_yaml.rows(model.yaml))
-    read = [[measured[f] if f >= 0 else None for f in model_yaml.sources(row, index)] for index, row in rows]
+    read = [[strides[f] if f >= 0 else None for f in model_yaml.sources(row, index)] for index, row in rows]
     return [[(stride, row[:index].count(stride)) for index, stride in enumerate(row)] for row in read]
 
 

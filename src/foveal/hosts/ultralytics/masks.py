@@ -44,7 +44,7 @@ def classes(file: Path, names: Mapping[int, str], mapping: Mapping[int, Any] | N
         with Image.open(file) as image:
             mode = image.mode
         found = np.unique(utils.read_mask(str(file), mode)).tolist()
-    except host.UNREADABLE_MODEL:
+    except host.UNREADABLE:
         return set()
     mapped = {str((mapping or {}).get(number, number)) for number in found}
     return {label for label in names if str(label) in mapped}

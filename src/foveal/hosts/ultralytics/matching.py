@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...evidence import DRAWN, THRESHOLDS, Detections, Masks, Poses, Rotated
+from ...evidence import DRAWN, KEYS, THRESHOLDS, Detections, Masks, Poses, Rotated
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 
 # isort: split
@@ -29,6 +29,7 @@ _INDICES = {
     "true_line": ("true_owner",),
 }
 _DETECTIONS = ("box", "confidence", "label", "hit", "mask_hit", "area", "keypoint_hit")  # with a row for each of them
+_PART = {"box": "box", "mask": "seg", "keypoints": "pose"}  # of the host's metrics, by what detections are matched
 _FINER = 4  # points on an outline to a cell of a mask's grid, from whose middle lines would miss half a cell
 _SMOOTH = 2.4  # how far an outline may leave these points, for fewer of them
 
@@ -91,6 +92,14 @@ class _Detecting(host.parser.Mixed):
             found["keypoint"] = found["keypoint"][np.argsort(found.pop("drawn"))]
         name = np.array([Path(files[index]).name for index in by_name])
         return self.evidence(name=name, rule=np.array(AVERAGE_PRECISION), **found)
+
+    def figures(self) -> dict[str, float]:
+        """The host's own averages of each way to match, by `evidence.KEYS`, as fractions."""
+        theirs: dict[str, float] = {}
+        for of in self.evidence.matched_by:
+            judged = getattr(self.metrics, _PART[of])
+            theirs |= dict(zip(KEYS[of], (float(judged.map), float(judged.map50)), strict=True))
+        return theirs
 
 
 class _Measuring(_Detecting):

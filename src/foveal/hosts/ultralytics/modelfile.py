@@ -1,15 +1,14 @@
 """What a file of a model says of itself, trained (.pt) or exported, so that the host's validators can judge it."""
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...errors import UserError
+from ...errors import UserError, one_line, require_installed
 from ...evidence import Task
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 from .exporter import PACKAGES
@@ -34,6 +33,7 @@ class ModelFile:
         size: side of images in pixels, of its last training or of its export; the longer one where it has two.
         fixed: whether it takes images of no other size.
         is_rtdetr: whether the host's validator of RT-DETR judges it.
+        network: what the host's validators are given to run: a network, or the path of an export.
     """
 
     path: Path
@@ -43,10 +43,11 @@ class ModelFile:
     size: int
     fixed: bool
     is_rtdetr: bool
+    network: host.Network | str = field(repr=False, compare=False)
 
 
-def opened(path: Path, trust: bool = False) -> tuple[ModelFile, host.Network | str]:
-    """What a file says of its model, and what the host's validators are given to run: a network, or an export's path.
+def opened(path: Path, trust: bool = False) -> ModelFile:
+    """A file, with what it says of its model.
 
     Args:
         path: a .pt file, or whatever `foveal export` and the host's own export wrote.
@@ -57,22 +58,19 @@ def opened(path: Path, trust: bool = False) -> tuple[ModelFile, host.Network | s
             what it is for, as others than the host's may not.
     """
     form = _form(path)
-    return _trained(path, trust) if form == TRAINED else (_exported(path, form), str(path))
+    return _trained(path, trust) if form == TRAINED else _exported(path, form)
 
 
-def _trained(path: Path, trust: bool) -> tuple[ModelFile, host.Network]:
+def _trained(path: Path, trust: bool) -> ModelFile:
     model = host.load(path, trust)
     task = Task.of(model.task)
     size = dict(model.ckpt.get("train_args") or {}).get("imgsz") or task.image_size
     classes = tuple(map(str, model.model.names.values()))
-    said = ModelFile(path, TRAINED, task, classes, _longer(size), False, isinstance(model, host.RTDETR))
-    return said, model.model
+    return ModelFile(path, TRAINED, task, classes, _longer(size), False, isinstance(model, host.RTDETR), model.model)
 
 
 def _exported(path: Path, form: str) -> ModelFile:
-    for package in PACKAGES.get(form, ()):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{path} needs {package}, which is not installed", "pip install 'foveal[export]'")
+    require_installed(str(path), PACKAGES.get(form, ()), "'foveal[export]'")
     with refusing(path, "loaded"), host.silent():
         backend = AutoBackend(str(path), device=torch.device("cpu"))
     said: dict[str, Any] = dict(backend.metadata or {})
@@ -90,6 +88,7 @@ def _exported(path: Path, form: str) -> ModelFile:
         size=_longer(backend.imgsz),
         fixed=not backend.dynamic,
         is_rtdetr="rtdetr" in told or host.is_rtdetr(str(path)),
+        network=str(path),
     )
 
 
@@ -104,8 +103,8 @@ def refusing(path: Path, done: str = "used") -> Iterator[None]:
         with host.refusing(path, done):
             yield
     except own_errors() as error:
-        said = " ".join(str(error).split())[:240]
-        raise UserError(f"{str(path)!r} cannot be {done} as a model: {said}", "export it anew") from None
+        said = f"{str(path)!r} cannot be {done} as a model: {one_line(error)}"
+        raise UserError(said, "export it anew") from None
 
 
 def _form(path: Path) -> str:

@@ -17,13 +17,15 @@ from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 
+import torch
 import yaml
 from torch import nn
 
 from ...checkpoints import foreign, require_harmless, unpickling
-from ...errors import UserError
+from ...errors import REFUSALS, UserError, one_line
 from ...evidence import CLASSIFY, Task
-from ...files import named
+from ...files import named, write_whole
+from ...tensors import digests
 from . import parser
 from .installed import ultralytics
 from .parser import Network, Registered, silent, split, without_lines  # noqa: F401  (`Registered` by checkpoints)
@@ -56,12 +58,14 @@ if hasattr(yolo, "semantic"):  # which older hosts lack
     SemanticSegmentationValidator = yolo.semantic.SemanticSegmentationValidator
 
 PHOTOGRAPH = ASSETS / "bus.jpg"
+SAID = ("train_args", "license", "docs")  # what a checkpoint says besides, and one that is made of it says again
+# What a model has besides what its rows say.
+SETTINGS = ("names", "args", "task", "nc", "kpt_shape", "kpt_names")
 
-# What releases of the host raise for a file that is cut short, no model, or made with code that is not there, and
-# for a model whose parts do not fit.
-UNREADABLE_MODEL = (
-    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
-    *(RuntimeError, SyntaxError, TypeError, ValueError, pickle.UnpicklingError, struct.error, yaml.YAMLError),
+# What releases of the host raise for a model or data that they cannot read: a file that is cut short or something else,
+# code that is not there, parts that do not fit.
+UNREADABLE = (
+    *(*REFUSALS, EOFError, ImportError, MemoryError, SyntaxError, pickle.UnpicklingError, struct.error, yaml.YAMLError),
 )
 
 
@@ -106,18 +110,14 @@ def refusing(source: object, done: str = "used") -> Iterator[None]:
         yield
     except UserError:
         raise
-    except UNREADABLE_MODEL as error:
+    except UNREADABLE as error:
         if _is_ours(error):
             raise
         if elsewhere := foreign.diagnosed(str(source), error):
             raise elsewhere from None
-        reason = " ".join(str(error).partition("\nException raised from")[0].split())[:300].rstrip(".")
-        named = (
-            "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-        )  # a KeyError says no more than the key
-        raise UserError(
-            f"{str(source)!r} cannot be {done} as a model: {named}{reason}", "give one such as yolo11n.pt"
-        ) from None
+        reason = one_line(error, named=not isinstance(error, OSError))  # a KeyError says no more than the key
+        said = f"{str(source)!r} cannot be {done} as a model: {reason}"
+        raise UserError(said, "give one such as yolo11n.pt") from None
 
 
 def _is_ours(error: Exception) -> bool:
@@ -150,7 +150,7 @@ def task(source: str) -> Task:
     """
     path, rows = Path(source), None
     if path.suffix != ".pt":
-        with contextlib.suppress(*UNREADABLE_MODEL):
+        with contextlib.suppress(*UNREADABLE):
             rows = tasks.yaml_model_load(source)
     elif path.is_file():
         with contextlib.suppress(UserError), refusing(source):
@@ -177,8 +177,7 @@ def rebuild(model: nn.Module, cfg: dict, width: int | None = None) -> nn.Module:
     if width and class_width(built) not in (None, width):
         with silent():  # a host that keeps widths takes them from any weights
             built.load(type(model)(copy.deepcopy(cfg), ch=channels, nc=width, verbose=False), verbose=False)
-    kept = ("names", "args", "task", "nc", "kpt_shape", "kpt_names")
-    for name in kept:
+    for name in SETTINGS:
         if hasattr(model, name):
             setattr(built, name, copy.deepcopy(getattr(model, name)))
     return built
@@ -205,8 +204,23 @@ def blocks(channels: int) -> dict[str, tuple[nn.Module, int]]:
     return {"CBAM": (conv.CBAM(channels), 0), "PSA's Attention": (block.Attention(channels, num_heads=heads), heads)}
 
 
+def save(model: nn.Module, like: dict, target: Path) -> None:
+    """Write a checkpoint of a model, with the training arguments of another, and compare its tensors when read back.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    written = digests(model)
+
+    def check(part: Path) -> None:
+        if digests(load(part).model) != written:
+            raise UserError(f"{target} was read back as another model than was written", "try another disk")
+
+    write_whole(target, lambda part: torch.save(checkpoint(model, like), part), check)
+
+
 def checkpoint(model: nn.Module, like: dict) -> dict:
     """What the host's loader expects in a .pt file: `model`, with the training arguments of the checkpoint `like`."""
     fresh = dict.fromkeys(("best_fitness", "ema", "updates", "optimizer"))
-    said = {key: like[key] for key in ("train_args", "license", "docs") if key in like}
+    said = {key: like[key] for key in SAID if key in like}
     return {"epoch": -1, **fresh, **said, "model": model, "version": ultralytics.__version__}

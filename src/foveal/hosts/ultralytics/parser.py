@@ -19,14 +19,13 @@ import torch
 from torch import nn
 
 from ...attention import ATTENTIONS, find, known
-from ...errors import UserError, shown
+from ...errors import REFUSALS, UserError, one_line, shown
 from ...kernels.ema import flops
 from ...surgery import Spec, attachment, inside, model_yaml
 from ...tensors import count
 from .installed import ultralytics
 
 # isort: split
-from ultralytics.engine import model as engine
 from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER
 
@@ -34,11 +33,6 @@ Network = Any  # a model of the host: a module with `model` (its rows' layers), 
 Mixed: Any = object  # base of what is mixed into the host's classes, and has all that they have
 
 _ACTIVATION = re.compile(r"(torch\.)?nn\.(modules\.activation\.)?[A-Z]\w*\([\w=., -]*\)")
-
-# What layers raise that cannot be built from a row's arguments, or whose weights cannot be downloaded.
-_UNBUILDABLE = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
-)
 
 
 class Registered:
@@ -66,6 +60,8 @@ def register() -> None:
     original = getattr(tasks, "parse_model", None)
     if original is None or list(inspect.signature(original).parameters)[:2] != ["d", "ch"]:
         raise _parser_changed()
+    from ultralytics.engine import model as engine  # which such a release may lack
+
     with contextlib.suppress(ImportError):  # older hosts count modules only
         from thop.profile import functional_hooks
 
@@ -188,13 +184,13 @@ def _built(original: Callable, cfg: dict, ch: int, verbose: bool):
     activation = tasks.Conv.default_act  # older hosts leave the activation of one model to those built after it
     try:
         return original(cfg, ch, verbose)
-    except _UNBUILDABLE as error:
+    except REFUSALS as error:
         index = _row_of(error)
         if index is None:
             raise
         row = written[index]
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
-        raise UserError(f"row {index}, {shown(row)}, cannot be built: {said}", _buildable(row)) from error
+        said = f"row {index}, {shown(row)}, cannot be built: {one_line(error, named=True)}"
+        raise UserError(said, _buildable(row)) from error
     finally:
         tasks.Conv.default_act = activation
 
@@ -395,5 +391,5 @@ def _has_rows(model: nn.Module) -> bool:
 
 def described(layer: nn.Module) -> str:
     """Module and name of a layer's class, without attentions."""
-    cls = getattr(type(layer), "_attended_base", type(layer))
+    cls = attachment.base(layer)
     return f"{cls.__module__}.{cls.__qualname__}"

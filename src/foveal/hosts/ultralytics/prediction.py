@@ -8,7 +8,7 @@ from os import PathLike
 
 from torch import nn
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...evidence import Says, Task
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 
@@ -80,9 +80,9 @@ def _refusing() -> Iterator[None]:
     """Say what the host says of data, settings or images that it cannot use."""
     try:
         yield
-    except host.UNREADABLE_MODEL as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"Ultralytics refuses: {said}", "try the same with foveal yolo predict or val") from None
+    except host.UNREADABLE as error:
+        said = f"Ultralytics refuses: {one_line(error)}"
+        raise UserError(said, "try the same with foveal yolo predict or val") from None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...tensors import sides
 from . import models as host
 from .carrying import carry
 
@@ -77,7 +78,7 @@ def _shapes(model: nn.Module) -> Mapping[str, torch.Size]:
 
 
 def _size(shape: torch.Size | None) -> str:
-    return "not there" if shape is None else " x ".join(map(str, shape)) or "one number"
+    return "not there" if shape is None else sides(shape) or "one number"
 
 
 # Comparing -------------------------------------------------------------------------------------------------------

@@ -26,13 +26,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.utils.data.distributed import DistributedSampler
 
 from ...checkpoints import Unwanted, require_harmless
 from ...errors import UserError
 from ...evidence import CLASSIFY, Task
 from ...files import require_intact, write_text, write_whole
+from ...tensors import digests
 from .. import Recipe
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 from . import ranks
@@ -364,13 +365,6 @@ def _refill(dataset) -> None:
     dataset.buffer = random.sample(range(len(dataset)), dataset.max_buffer_length)
 
 
-def digests(model: nn.Module) -> dict[str, str]:
-    """A short digest of each tensor of a model, by name, in fp32."""
-    return {
-        name: hashlib.blake2b(_bytes(tensor), digest_size=8).hexdigest() for name, tensor in model.state_dict().items()
-    }
-
-
 def _peak_bytes(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
@@ -379,10 +373,6 @@ def _peak_bytes(device: torch.device) -> int | None:
     except ModuleNotFoundError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().float().cpu().contiguous().numpy().tobytes()
 
 
 def _without_loss(model: nn.Module) -> nn.Module:

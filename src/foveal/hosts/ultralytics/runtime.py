@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import REFUSALS
 from . import models  # noqa: F401  (before Ultralytics itself, because it says if that is missing or too old)
 
 # isort: split
@@ -27,10 +28,7 @@ Outputs = list[Tensor]
 Runtime = Callable[[Sequence[Tensor]], list[Outputs]]
 
 # What converters raise for a model that they cannot write, and runtimes for an input that a file cannot take.
-FAILURES = (
-    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError),
-    *(RuntimeError, SystemError, TypeError, ValueError, subprocess.SubprocessError),
-)
+FAILURES = (*REFUSALS, ImportError, SystemError, subprocess.SubprocessError)
 _BATCHES, _OUTPUTS, _WRONG = "batches.npz", "outputs.npz", "wrong.txt"
 
 

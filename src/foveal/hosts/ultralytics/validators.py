@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from ...errors import UserError
-from ...evidence import CLASSIFY, KEYS, Answers, Evidence, Maps
+from ...evidence import CLASSIFY, Answers, Evidence, Says
 from . import counting, matching
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
-from .modelfile import ModelFile, opened
+from .modelfile import ModelFile
 
 # isort: split
 from ultralytics.utils.metrics import Metric
@@ -42,7 +42,7 @@ class _Answering(host.parser.Mixed):
             raise UserError(f"there is no image of the model's classes in {dataset_path}", "choose another split")
         return torch.utils.data.DataLoader(dataset, batch_size, num_workers=self.args.workers)
 
-    def answers(self) -> Answers:
+    def found(self) -> Answers:
         """What was answered, images by name; those that the host could not read are not among them."""
         dataset = self.dataloader.dataset
         names = [Path(file).relative_to(dataset.root).as_posix() for file, *_ in dataset.samples]
@@ -54,22 +54,23 @@ class _Answering(host.parser.Mixed):
             confidence=torch.cat(self._confidences).numpy()[by_name],
         )
 
+    def figures(self) -> dict[str, float]:
+        """The host's own averages, by their keys."""
+        return {"top1": float(self.metrics.top1), "top5": float(self.metrics.top5)}
+
 
 class _ClassificationValidator(_Answering, host.ClassificationValidator):
     pass
 
 
-def evaluate(
-    weights: Path, data: str, split: str, folder: Path, trust: bool = False, **settings
-) -> tuple[Evidence, dict[str, float]]:
+def evaluate(file: ModelFile, data: str, split: str, folder: Path, **settings) -> tuple[Evidence, dict[str, float]]:
     """What a trained or exported model finds or answers on one split, and the host's own averages of it.
 
     Args:
-        weights: a .pt file, or an export. One of a fixed size is judged at that, whatever `imgsz` says.
+        file: of the model. An export of a fixed size is judged at that, whatever `imgsz` says.
         data: a data file; for a classifier a folder.
         split: "val" or "test", and there, because the host would judge a classifier on the other one without a word.
         folder: for what the host writes.
-        trust: weights whatever they run when they are loaded.
         settings: `imgsz`, `batch`, `device`, ...
 
     Returns:
@@ -79,31 +80,19 @@ def evaluate(
     Raises:
         UserError: nothing is kept of what such a model says.
     """
-    file, network = opened(weights, trust)
     kind = _validator(file)
-    if kind is not _ClassificationValidator:
+    if file.task.says is not Says.CLASS:
         settings = {"rect": True, **settings}
     settings = {"plots": False, "save_json": False, "verbose": False, **settings}
-    settings |= {"data": data, "split": split, "mode": "val", "model": str(weights)}
+    settings |= {"data": data, "split": split, "mode": "val", "model": str(file.path)}
     settings |= {"project": str(folder.resolve().parent), "name": folder.name, "exist_ok": True}
     if file.fixed:
         settings["imgsz"] = file.size
     validator = kind(args=settings)
-    validator(model=network)
-    metrics = validator.metrics
-    if kind is _ClassificationValidator:
-        return validator.answers(), {"top1": float(metrics.top1), "top5": float(metrics.top5)}
-    found = validator.found()
-    if isinstance(found, Maps):
-        return found, validator.figures()
-    theirs: dict[str, float] = {}
-    for of in found.matched_by:
-        judged = getattr(metrics, _PART[of])
-        theirs |= dict(zip(KEYS[of], (float(judged.map), float(judged.map50)), strict=True))
-    return found, theirs
+    validator(model=file.network)
+    return validator.found(), validator.figures()
 
 
-_PART = {"box": "box", "mask": "seg", "keypoints": "pose"}  # of the host's metrics, by what detections are matched
 _VALIDATORS = {
     CLASSIFY: _ClassificationValidator,
     "detect": matching.DetectionValidator,
