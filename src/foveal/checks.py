@@ -4,6 +4,8 @@ import types
 import typing
 from typing import Any
 
+from .errors import UserError, shown
+
 _MOST = 10**6
 
 
@@ -17,6 +19,19 @@ def is_a(value: Any, kind: Any) -> bool:
     if options:
         return isinstance(value, list | tuple) and all(is_a(part, options[0]) for part in value)
     return type(value) in ((int, float) if kind is float else (kind,))
+
+
+def require_positive(**given: object) -> None:
+    """Refuse whatever is no whole number above 0; None stands for a number that was not given.
+
+    Raises:
+        UserError: the first that is none.
+    """
+    for name, value in given.items():
+        if value is not None and (type(value) is not int or value < 1):
+            raise UserError(
+                f"{name}={shown(value)} is no whole number above 0", f"{name}={640 if name == 'imgsz' else 16}"
+            )
 
 
 def endless(tree: object) -> bool:

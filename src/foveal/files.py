@@ -59,6 +59,22 @@ def write_text(target: Path, text: str) -> None:
     write_whole(target, lambda part: part.write_bytes(content), check)
 
 
+def named(given: object, what: str) -> Path:
+    """The path of a file or folder that was given by its name.
+
+    Args:
+        given: text or a path.
+        what: it is, for the message.
+
+    Raises:
+        UserError: it is something else, such as a model that is loaded already.
+    """
+    if isinstance(given, str | os.PathLike):
+        return Path(given)
+    said = f"{what} is named by the path of its file, and this is an object of the class {type(given).__name__}"
+    raise UserError(said, 'give a path, such as "best.pt"' if what == "a model" else "give a path")
+
+
 def require_free(target: Path, force: bool = False) -> None:
     """Check that a file may be written.
 
@@ -175,4 +191,5 @@ def beside(name: str, folder: Path) -> str:
     except (OSError, ValueError) as error:  # too long, or with characters that no name has
         said = getattr(error, "strerror", None) or error
         raise UserError(f"cannot look for {name!r}: {said}", "write for example yolo11n.pt") from None
-    return str(place)
+    short = os.path.normpath(place)
+    return short if os.path.exists(short) and os.path.samefile(short, place) else str(place)  # past links it may not be

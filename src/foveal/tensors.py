@@ -1,6 +1,7 @@
 """What several wings ask of tensors and of modules that hold them."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from .errors import UserError
 
 _Result = TypeVar("_Result")
 
@@ -22,6 +25,22 @@ def memory_format(x: Tensor) -> torch.memory_format:
 def count(module: nn.Module) -> int:
     """Number of parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def require_device(device: object) -> None:
+    """Refuse GPUs where torch sees fewer; other devices are left to whoever uses them.
+
+    Args:
+        device: as Ultralytics takes it: "cpu", "0", "0,1", "cuda", "cuda:1" and others.
+
+    Raises:
+        UserError: a GPU that is not there.
+    """
+    numbers = re.sub(r"cuda:|[()\[\]' ]", "", str(device).lower())
+    wanted, seen = numbers.count(",") + 1, torch.cuda.device_count()
+    if re.fullmatch(r"cuda|\d+(,\d+)*", numbers) and seen < wanted:
+        said = f"there is no device {str(device)!r}: torch sees {f'{seen} GPU' if seen else 'no GPU'} here"
+        raise UserError(said, "device cpu is always there; foveal doctor says what torch sees")
 
 
 def sides(shape: Iterable[int]) -> str:

@@ -729,6 +729,8 @@ def test_what_is_no_run_is_refused(change, message, pair):
 
 
 def test_the_same_folder_twice_is_refused(pair):
+    with pytest.raises(UserError, match="there is no device 'cuda:99': torch sees"):
+        audit(*map(str, pair), device="cuda:99")
     with pytest.raises(UserError, match="are the same folder; name the folders of two runs"):
         audit(pair[0], pair[0] / ".." / "a")
 

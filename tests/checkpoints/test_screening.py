@@ -105,6 +105,7 @@ ATTACKS = {
     ),
     "of torch's": (lambda: Calls(torch.load, "other.pt"), "calls torch.serialization.load"),
     "getattr": (lambda: Calls(getattr, nn.Conv2d, "forward"), "calls builtins.getattr"),
+    "getattr of a layer's": (lambda: Calls(getattr, nn.Conv2d(1, 1, 1), "__init__"), "calls builtins.getattr"),
     "eval": (lambda: Calls(eval, "1"), "calls builtins.eval"),
     "no layer": (argparse.Namespace, "names argparse.Namespace, whose code would run"),
     "a function": (lambda: os.system, f"names {os.system.__module__}.system, whose code would run"),
@@ -118,6 +119,10 @@ def test_what_is_refused_is_named(attack):
     with pytest.raises(Unwanted, match=said):
         host.load(checkpoint(make()))
     assert not CANARY.exists()
+
+
+def test_the_forwards_that_a_fused_model_keeps_are_harmless():
+    assert require_harmless(checkpoint(Calls(getattr, nn.Conv2d(1, 1, 1), "forward"), "fused.pt")) is None
 
 
 def test_a_module_that_would_be_imported_is_refused_and_not_imported(monkeypatch):

@@ -1,5 +1,6 @@
 """The commands as a shell sees them: what they print where, and their exit codes."""
 
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 
 import forks
 from foveal import ATTENTIONS
+from foveal.cli import app, printing
 from helpers import GOLDEN, last_json
 
 FOVEAL = str(Path(sys.executable).with_name("foveal"))
@@ -174,3 +176,22 @@ def test_commands_need_ultralytics_only_where_they_use_it(tmp_path):
         done = without(*command)
         assert done.returncode == 2
         assert done.stderr == "error: Ultralytics is not installed\n\nhint: pip install 'foveal[yolo]'\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "gbk", "utf-8"])
+def test_letters_that_an_output_has_not_are_numbers(encoding, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", out)
+    table = [("红细胞", "é"), ("cell", "b")]
+
+    def command():
+        printing.print_json({"name": "é细胞🙂"})
+        printing.print_table(("class", "n"), table)
+
+    monkeypatch.setattr(app, "app", command)
+    app.main()
+    out.flush()
+    *data, _head, first, second = out.buffer.getvalue().decode(encoding).splitlines()
+    assert json.loads("".join(data)) == {"name": "é细胞🙂"}
+    numbered = "红细胞".encode(encoding, "backslashreplace").decode(encoding)
+    assert (first, second) == (f"{numbered}  " + "é".encode(encoding, "backslashreplace").decode(encoding), "cell    b")

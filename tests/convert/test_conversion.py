@@ -102,8 +102,8 @@ def paste(name):
         setattr(tasks, cls, getattr(module, cls))
     return module
 
-def model(rows, drop=None):
-    cfg = copy.deepcopy(STOCK) | {"scale": "n", "nc": 3}
+def model(rows, nc=3):
+    cfg = copy.deepcopy(STOCK) | {"scale": "n", "nc": nc}
     there = len(cfg["backbone"])
     cfg["backbone"] += rows
     shift = lambda f: f + len(rows) if f >= there - 1 else f  # who read the backbone's end reads the new end
@@ -164,7 +164,9 @@ save("inside", inside)
 paste("ultralytics.nn.modules.block")
 save("block", draw(model([[-1, 1, "EMA", [256, None, 16]]])))
 paste("__main__")
-save("main", draw(model([[-1, 1, "EMA", [256]]])))
+tuned = model([[-1, 1, "EMA", [256]]])
+tuned.load(model([[-1, 1, "EMA", [256]]], nc=80), verbose=False)  # which widens the head, in recent hosts
+save("main", draw(tuned))
 save("stock", model([]))
 """
 

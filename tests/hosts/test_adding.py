@@ -16,7 +16,7 @@ import foveal
 from foveal import EMAttention, IdentityStart, UserError
 from foveal.evidence import Task
 from foveal.hosts import ultralytics as host
-from foveal.hosts.ultralytics import adding
+from foveal.hosts.ultralytics import adding, models
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("own_folder")]
 
@@ -148,6 +148,8 @@ def test_the_source_can_be_replaced_by_its_own_result(trained):
         ({"spec": "emma"}, "no attention is named 'emma'; did you mean 'ema'"),
         ({"spec": "ema", "at": "nekc"}, "no place 'nekc'; did you mean 'neck'"),
         ({"spec": "ema", "at": "23"}, "there is no row 23 to attach to; rows 0 to 22"),
+        ({"spec": "ema", "at": 23}, "there is no row 23 to attach to; rows 0 to 22"),
+        ({"spec": "ema", "at": ["P3", 23]}, "there is no row 23 to attach to; rows 0 to 22"),
         ({"spec": "ema", "at": "0"}, r"channels=16, groups=32\): .*; groups=16 fits"),
         ({"spec": "ema", "start": "warm"}, "start='warm' is not a way to start"),
         ({"spec": "ema@neck", "at": "P3"}, "two places are given, 'ema@neck' and 'P3'"),
@@ -170,8 +172,9 @@ def test_what_cannot_work_is_explained_and_nothing_is_written(trained, arguments
         ("missing.pt", None, "there is no file 'missing.pt'"),
         ("missing.yaml", None, "there is no file 'missing.yaml'"),
         ("model.onnx", b"", "'model.onnx' is neither a .pt file nor a model YAML"),
-        ("empty.pt", b"", "'empty.pt' is not in the zip format that torch has"),
-        ("garbage.pt", b"no checkpoint", "'garbage.pt' is not in the zip format that torch has"),
+        ("empty.pt", b"", "'empty.pt' is empty; copy or download the checkpoint"),
+        ("page.pt", b"<!DOCTYPE html>\n", r"'page.pt' is text, and begins with '<!DOCTYPE html>'; copy or"),
+        ("garbage.pt", b"no\0checkpoint", "'garbage.pt' is not in the zip format that torch has"),
         ("empty.yaml", b"", "'empty.yaml' cannot be loaded as a model"),
         ("broken.yaml", b"backbone: [", "'broken.yaml' cannot be loaded as a model"),
         ("data.yaml", b"names: [a]\n", "'data.yaml' cannot be loaded as a model"),
@@ -192,6 +195,47 @@ def test_a_file_whose_layers_were_changed_by_hand_is_refused(trained):
     torch.save(host.checkpoint(model.model, {}), "edited.pt")
     with pytest.raises(UserError, match=r"model.4.cv1.weight is 64 x 64 x 1 x 1 in .*; only 51\d of 51\d tensors"):
         foveal.add("edited.pt", "ema", output="x.pt")
+
+
+def test_a_fine_tuned_model_keeps_the_width_of_the_head_that_it_started_from(trained):
+    """Recent hosts carry it over from other classes, though rows would build another."""
+    network = host.load(str(trained)).model
+    tuned = host.rebuild(network, {**network.yaml, "nc": 3}, width=64)
+    tuned.load(network, verbose=False)
+    tuned.names = {0: "a", 1: "b", 2: "c"}
+    width = tuned.model[-1].cv3[0][-1].in_channels
+    assert (models.class_width(network), models.class_width(tuned)) == (80, width)
+    torch.save(host.checkpoint(tuned, {}), "tuned.pt")
+    assert foveal.add("tuned.pt", "ema", output="x.pt").tensors == (499, 499)
+    again = host.rebuild(tuned, {**tuned.yaml, "nc": 5})
+    assert (models.class_width(again), again.yaml["nc"]) == (width, 5)
+    assert again.model[-1].cv3[0][-1].out_channels == 5
+
+
+@pytest.mark.seldom
+def test_models_that_rows_do_not_build_are_named(trained):
+    torch.save(host.load(str(trained)).model, "bare.pt")
+    with pytest.raises(UserError, match=r"'bare.pt' holds a model by itself, .*; save it with YOLO\(\.\.\.\)\.save"):
+        foveal.add("bare.pt", "ema", output="x.pt")
+    host.YOLO(trained).save("whole.pt")
+    fused = host.YOLO("whole.pt")
+    fused.fuse()
+    fused.save("fused.pt")
+    with pytest.raises(UserError, match=r"the model is fused for inference: .*; give the file of its training"):
+        foveal.add("fused.pt", "ema", output="x.pt")
+    held = host.YOLO("whole.pt")
+    foveal.attach(held.model, "ema", at="P3")
+    held.save("held.pt")
+    lost = r"attentions were attached to model.16 in memory and stand in no row .*; foveal.add, or the command"
+    with pytest.raises(UserError, match=lost):
+        foveal.add("held.pt", "coord", output="x.pt")
+    for trained_on in (held.model, host.YOLO("held.pt").model):
+        with pytest.raises(UserError, match=lost):  # as a trainer does, which would train without it
+            host.rebuild(trained_on, trained_on.yaml).load(trained_on)
+    host.YOLO("yolov8n.yaml").model.load(held.model)  # other weights that one may ask for
+    for model in (held, held.model):
+        with pytest.raises(UserError, match=r"a model is named by the path of its file, and this is an object of the"):
+            foveal.add(model, "ema", output="x.pt")
 
 
 def test_a_failed_write_leaves_nothing(trained, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import types
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,24 @@ def test_a_list_of_images_is_the_same_as_their_folder(data, tmp_path):
     assert digest(data) == before
 
 
+def test_images_are_those_that_the_host_reads(data, monkeypatch):
+    """Below folders through links and without hidden files, as a Mac's archives have them; in lists of every kind."""
+    root = data.parent
+    for name in ("._0.jpg", "notes.md", "2.PNG"):
+        (root / "images/train" / name).write_text(name)
+    (root / "elsewhere").mkdir()
+    (root / "elsewhere/3.bmp").write_text("far")
+    (root / "images/train/linked").symlink_to(root / "elsewhere")
+    listed = ["./images/val/1.jpg", str(root / "images/test/0.jpg"), "data/images/val/0.jpg", "./images/val/x.md", ""]
+    (root / "清单.txt").write_text("\ufeff" + "\n".join(listed), encoding="utf-8")
+    monkeypatch.chdir(root.parent)
+    found = dataset.Data(str(write_data(root, train=["images/train", "清单.txt"])))
+    images = [str(image) for image in found.images("train")]
+    assert len(images) == 7
+    reader = types.SimpleNamespace(prefix="", fraction=1.0)
+    assert sorted(images) == dataset.YOLODataset.get_img_files(reader, found._found["train"])
+
+
 def test_splits_that_are_exchanged_are_a_change(data):
     before = digest(data)
     write_data(data.parent, train="images/val", val="images/train")
@@ -164,11 +183,19 @@ def test_only_what_may_have_changed_is_read_again(data, tmp_path, monkeypatch):
 def test_data_that_cannot_be_read(data, tmp_path):
     with pytest.raises(UserError, match="cannot be used"):
         digest(tmp_path / "nowhere.yaml")
+    with pytest.raises(UserError, match=r"does not exist; give the path of one, such as my\.yaml"):
+        digest(tmp_path / "nowhere.yaml")
     write_data(data.parent, train="images/nowhere")
     with pytest.raises(UserError, match=r"the data set .*data\.yaml' cannot be read: .*nowhere"):
         digest(data)
     write_data(data.parent, val="images/nowhere")
-    with pytest.raises(UserError, match=r"cannot be used: .*nowhere"):
+    with pytest.raises(UserError, match=r"cannot be used: .*nowhere'; check the paths in it"):
+        digest(data)
+    write_data(data.parent, path=".")  # which is not the file's folder
+    with pytest.raises(UserError, match=r"cannot be used: .*; path: \. in it is meant from the current folder, or"):
+        digest(data)
+    write_data(data.parent, path=".", download="https://localhost/x.zip")
+    with pytest.raises(UserError, match=r"from the file's own folder; foveal study run also downloads"):
         digest(data)
     write_data(data.parent)
     (data.parent / "labels/train/1.txt").mkdir()  # unreadable whoever asks
@@ -307,6 +334,14 @@ def test_a_split_of_which_no_image_is_left_is_refused(split, drawn):
     assert dataset.Data(str(drawn)).scan(others) == {}
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_without_an_object_is_refused(split, drawn):
+    for file in (drawn.parent / "labels" / split).glob("*.txt"):
+        file.write_text("")
+    with pytest.raises(UserError, match=rf"no image of {split} in .* has an object, and nothing .*; label images of"):
+        dataset.Data(str(drawn)).scan()
+
+
 def test_classes_beyond_the_names_are_refused_unless_they_are_one(drawn):
     for file in (drawn.parent / "labels").rglob("*.txt"):
         file.write_text("7 0.5 0.5 0.3 0.3\n")
@@ -370,8 +405,8 @@ def test_other_splits_read_the_same_images_through_links_and_leave_nothing_besid
 
 def test_classes_of_images_are_read_from_their_labels(data, tmp_path):
     found = dataset.Data(str(data))
-    (data.parent / "labels/train/0.txt").write_text("1 .5 .5 1 1\n0 .5 .5 1 1\nx\n\n")
-    assert found.classes(found.images("train")) == [{0, 1}, set()]
+    (data.parent / "labels/train/0.txt").write_text("1 .5 .5 1 1\n0 .5 .5 1 1\nx\n\n2.0 .5 .5 1 1\n")
+    assert found.classes(found.images("train")) == [{0, 1, 2}, set()]
     for split in ("train", "val"):
         for name in ("ant", "bee"):
             (tmp_path / "animals" / split / name).mkdir(parents=True)

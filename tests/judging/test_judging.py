@@ -423,6 +423,11 @@ def test_claims_of_detections_and_of_answers():
             {"models": ["a.pt"], "data": "folder"},
             "is a model of task 'detect', and folder is not for it; give a data file",
         ),
+        ({"models": ["a.pt"], "imgsz": 0}, "imgsz=0 is no whole number above 0; imgsz=640"),
+        ({"models": "a.pt", "batch": 2.5}, "batch=2.5 is no whole number above 0; batch=16"),
+        ({"models": ["a.pt"], "device": 99}, "there is no device '99': torch sees .*; device cpu is always there"),
+        ({"models": Path("a.pt"), "data": Path("nowhere.yaml")}, "the data file 'nowhere.yaml' cannot be used"),
+        ({"models": [5]}, "a model is named by the path of its file, and this is an object of the class int"),
         ({"models": ["a.pt"], "metric": "mask"}, "mask.* is none by which detect is judged"),
         (
             {"models": ["a.pt", "others.pt"]},
@@ -439,11 +444,11 @@ def test_what_cannot_be_judged_is_refused(given, message, files, data, folder, t
         (tmp_path / name).write_bytes(b"no model")
     (tmp_path / "a.txt").write_text("no model")
     models, asked = given["models"], {key: value for key, value in given.items() if key != "models"}
-    if "damaged.onnx" in models:
+    if models == ["damaged.onnx"]:
         for package in exporter.PACKAGES["onnx"]:
             pytest.importorskip(package)
     with pytest.raises(UserError, match=message):
-        foveal.judge(models, **{"data": str(data), **asked})
+        foveal.judge(models, **{"data": str(data)} | asked)
 
 
 def test_a_model_of_another_class_list_is_one_sentence_and_exit_code_2(files, data, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Findings: each one true, broken, and where nobody can tell, on results made by hand."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -10,7 +11,7 @@ pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 from foveal.evidence.averages import AGREEMENT
 from foveal.hosts import Inherited
 from foveal.results import Finding, differing
-from foveal.results.fairness import OWN, check
+from foveal.results.fairness import OWN, apart, check
 from foveal.study import Arm, Plan, Result
 from foveal.surgery import Spec
 
@@ -100,6 +101,16 @@ def test_a_fair_study_breaks_nothing(findings):
         "device": (True, "every run on cpu"),
         "resumed": (True, "no run was interrupted"),
     }
+
+
+def test_images_that_are_trained_on_and_judged_are_a_caveat(tmp_path):
+    files = {"train": ["a", "b"], "val": ["c", "d", "e"]}
+    data = SimpleNamespace(root=tmp_path, images=lambda split: [tmp_path / split / name for name in files[split]])
+    plan, digests = SimpleNamespace(folds=None, split="val", dataset=data), {"train/a": "1", "train/b": "2"}
+    assert apart(plan, digests | {"train/b": "", "val/c": "3", "val/d": "", "val/e": "4"}) == []
+    (found,) = apart(plan, digests | {"val/c": "3", "val/d": "2", "val/e": "1"})
+    assert (found.check, found.ok) == ("apart", None)
+    assert found.detail == "2 of 3 images of val are in train as well: every arm looks better than it is"
 
 
 LONGER = Arm("2x epochs", "control", MODEL, train={"epochs": 2 * EPOCHS})

@@ -47,6 +47,20 @@ def test_hours_are_images_times_epochs_times_seeds(tmp_path, measured):
     assert str(hours.forecast(planned(data, tmp_path, seeds="6..12"), "cpu")).startswith("at most 2.2 CPU hours")
 
 
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        (12, "12 GPU hours"),
+        (1.26, "1.3 GPU hours"),
+        (0.1, "0.1 GPU hours"),
+        (0.05, "3 GPU minutes"),
+        (0.01, "36 GPU s"),
+    ],
+)
+def test_short_times_are_minutes_and_seconds(of, said):
+    assert str(hours.Forecast({}, of, 5, "cuda")).startswith(f"about {said}")
+
+
 def test_images_that_are_not_here_are_counted_by_the_paper(tmp_path, measured, monkeypatch):
     asked = []
     for name in ("data.utils.safe_download", "data.utils.download", "utils.downloads.download"):

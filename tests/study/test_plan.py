@@ -15,6 +15,7 @@ from foveal.surgery import Spec
 
 pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 
+from foveal.files import beside
 from foveal.hosts.ultralytics import host
 from foveal.study import Arm, Plan, load, loop, plan
 from foveal.study import arms as arm_names
@@ -415,6 +416,24 @@ def test_a_file_that_is_no_plan(tmp_path, content):
         load(file)
 
 
+def test_other_files_in_the_place_of_a_plan_are_named(tmp_path):
+    (tmp_path / "my.yaml").write_text("train: images/train\nval: images/val\nnames: [a]\n")
+    with pytest.raises(UserError, match=r"my.yaml is a data file and no plan; foveal study run --model .*my.yaml"):
+        load(tmp_path / "my.yaml")
+    with pytest.raises(UserError, match=r"best.pt is a model and no plan; foveal study run --model best.pt --data"):
+        load(Path("best.pt"))
+
+
+def test_a_file_beside_a_plan_has_no_steps_back_in_its_name(tmp_path):
+    for folder in ("study", "data"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data/my.yaml").touch()
+    assert beside("../data/my.yaml", tmp_path / "study") == str(tmp_path / "data/my.yaml")
+    (tmp_path / "data/deep").mkdir()
+    (tmp_path / "jump").symlink_to(tmp_path / "data/deep")  # from where a step back leads elsewhere
+    assert beside("../my.yaml", tmp_path / "jump") == str(tmp_path / "jump/../my.yaml")
+
+
 # No slashes, dots or stars: as a data file, the host would look for such names all over the disk.
 text = st.text(st.characters(codec="utf-8", exclude_characters="/\\.*?[]~:"), max_size=8)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | text | st.dates() | st.sampled_from([10**9, "ema"])
@@ -624,3 +643,13 @@ def test_a_study_in_another_folder_finds_it(own):
     plan = Plan.of(moved, own.parent / "studies" / "one")
     assert plan.arms[1].name == "my_ema.py:EMA(factor=8)@neck"
     assert plan.arms[1].spec.identity == Spec.parse(f"{own}:EMA(factor=8)@neck").started("identity").identity
+
+
+@pytest.mark.parametrize("named", [{}, {"split": "val"}])
+def test_data_of_train_alone_are_refused(tmp_path, named):
+    for name in ("ant", "bee"):
+        (tmp_path / "insects/train" / name).mkdir(parents=True)
+        (tmp_path / "insects/train" / name / "0.jpg").touch()
+    written = {"model": "yolo11n-cls.yaml", "data": "insects", "arms": ["ema@neck"], **named}
+    with pytest.raises(UserError, match=r"insects has neither val nor test, .*; take a part of the images"):
+        Plan.of(written, tmp_path)

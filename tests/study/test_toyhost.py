@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import forks
 import toyhost
-from foveal import UserError, executors
+from foveal import UserError, executors, tensors
 from foveal.cli import study as commands
 from foveal.evidence import Answers
 from foveal.executors import Slurm
@@ -48,7 +49,8 @@ def prepared(folder: Path, **changes: object) -> Study:
     """Nothing trained yet; a cell takes a second or two of training."""
     toyhost.draw(folder / "pictures")
     (folder / "images.csv").write_text(sliced(folder), encoding="utf-8")
-    return Study.prepare({**PLAN, "train": {"epochs": 4, "pause": 0.05}, **changes}, folder, folder)
+    plan = {**PLAN, "model": Path("net.toy"), "train": {"epochs": 4, "pause": 0.05}, **changes}
+    return Study.prepare(plan, str(folder), str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,16 @@ def test_killed_in_a_loop_it_ends_where_an_undisturbed_study_does(rounds, undist
     assert any(result.resumed for result in study.results().values())
     assert values(study) == values(undisturbed)
     assert not list(study.folder.rglob("resume.pt")), "finished cells keep no more than they need"
+
+
+def test_a_dry_run_counts_what_is_finished_of_the_plan_that_is_asked_for(undisturbed, capsys):
+    train = {"epochs": 4, "pause": 0.05}
+    for asked, count in (({}, 6), ({"arms": ["A/A"]}, 4), ({"arms": ["A/A", "eca"]}, 4), ({"seeds": 1}, 3)):
+        plan = {**PLAN, "train": train, **asked}
+        commands._forecast_only(commands._Asked(plan, undisturbed.folder, undisturbed.folder), "cpu")
+        said = capsys.readouterr().out
+        assert f" trainings of 4 epochs, {count} of them finished" in said
+        assert ("how long the others will take: foveal study status" in said) is ("eca" in asked.get("arms", ()))
 
 
 def test_two_runners_share_the_work(undisturbed, tmp_path):
@@ -107,6 +119,10 @@ def test_a_training_on_two_devices_is_another_one(tmp_path):
 def test_the_command_shares_devices_out_by_the_plan(tmp_path, monkeypatch):
     study, one = prepared(tmp_path / "two", devices_per_cell=2), prepared(tmp_path / "one")
     made = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(UserError, match=r"there is no device '0,1,2,99': torch sees .*; device cpu is always there"):
+        commands._runner(one, "local", 1, "0,1,2,99", "", "")
+    monkeypatch.setattr(tensors, "require_device", lambda _: None)  # the toy trains on any
     for name in ("Local", "Ray", "Slurm"):
         monkeypatch.setattr(executors, name, lambda *given, name=name: made.append((name, *given)))
     for which in (one, study):

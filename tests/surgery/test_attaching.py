@@ -17,6 +17,7 @@ from foveal.cli import app
 from foveal.hosts import zoo
 from helpers import in_fork, run_forked, swept
 
+ultralytics = pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
 pytest.importorskip("timm", reason="timm is not installed")
 
 MODELS = {  # place and attention of each, and how many there are then
@@ -331,6 +332,22 @@ def test_what_cannot_be_attended_is_said_and_nothing_is_changed(at, said):
     assert str(refusal.value).startswith(said)
     assert list(model.state_dict()) == names
     assert all(module.training and not module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (None, "an object of the class NoneType is no torch module; load the model first"),
+        (
+            "yolo11n.pt",
+            "an object of the class str is no torch module; load the model first; foveal.add takes",
+        ),
+        (lambda: ultralytics.YOLO("yolo11n.yaml"), "YOLO holds a network, and the places are the network's; give the"),
+    ],
+)
+def test_what_is_no_model_by_itself_is_refused(model, said):
+    with pytest.raises(UserError, match=f"^{said}"):
+        foveal.attach(model() if callable(model) else model, "ema", at="neck")
 
 
 def test_a_layer_by_itself_has_no_places():

@@ -9,12 +9,15 @@ import itertools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import named
 from ..hosts.ultralytics import dataset
 from ..judging import images_only, letters
 from ..results import Finding, without_test
+from ..tensors import require_device
 from ..verdict import Estimate
 from . import judging
 from .findings import Runs, both, written
@@ -51,10 +54,10 @@ class Audit:
 
 
 def audit(
-    run_a: Path,
-    run_b: Path,
-    *more: Path,
-    data: str | None = None,
+    run_a: str | PathLike[str],
+    run_b: str | PathLike[str],
+    *more: str | PathLike[str],
+    data: str | PathLike[str] | None = None,
     device: str = "cpu",
     evaluate: bool = True,
     trust: bool = False,
@@ -77,16 +80,17 @@ def audit(
         UserError: folders that are no such runs or the same one, files that cannot be read, or data
             that does not fit.
     """
-    folders = (run_a, run_b, *more)
+    folders = tuple(named(folder, "a run") for folder in (run_a, run_b, *more))
+    require_device(device)
     for one, other in itertools.combinations(folders, 2):
         if one.resolve() == other.resolve():
             raise UserError(f"{one} and {other} are the same folder", "name the folders of two runs")
-    named = zip(letters(len(folders)), folders, strict=True)
-    runs = tuple(Run.read(name, folder, trust) for name, folder in named)
+    lettered = zip(letters(len(folders)), folders, strict=True)
+    runs = tuple(Run.read(letter, folder, trust) for letter, folder in lettered)
     with tempfile.TemporaryDirectory(prefix="foveal-audit-") as place:
         here = [data_here(run, Path(place)) for run in runs]
         findings = written(runs, here, Path(place))
-        chosen = data or next((copy for _, copy in filter(None, here)), None)
+        chosen = str(named(data, "data")) if data else next((copy for _, copy in filter(None, here)), None)
         judged = _judged(runs, chosen, Path(place), device, evaluate, trust)
         findings += [*judged.findings, _split(runs, judged, chosen)]
     command = "foveal study run --model FILE --data FILE --arms ema@neck,A/A"

@@ -11,6 +11,7 @@ import collections
 import io
 import pickle
 import pickletools
+import string
 import struct
 import sys
 import zipfile
@@ -31,6 +32,7 @@ UNREADABLE_PICKLE = (
     *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
 )
 SETTINGS = "ultralytics.utils.IterableSimpleNamespace"  # in which the host keeps arguments
+_GETATTR = "builtins.getattr"
 CUSTOM = "foveal.attention._restore"  # which makes an attention of somebody else's class, and imports that
 
 # Modules of Ultralytics 8.0.0 to 8.0.135, and where their classes are now.
@@ -82,6 +84,13 @@ class Contents:
         return next((model for model in held if isinstance(model, Node) and model.is_module), None)
 
 
+def _unwanted(called: str) -> Unwanted:
+    return Unwanted(
+        f"the file calls {called}, which no checkpoint needs: not executed",
+        "convert only files from people you trust, and ask for the weights alone otherwise",
+    )
+
+
 class _Name(type):
     """The class of a stand-in for one name, `path`."""
 
@@ -89,10 +98,7 @@ class _Name(type):
 
     def __call__(cls, *args: object) -> object:
         if cls.path not in _CALLS:
-            raise Unwanted(
-                f"the file calls {cls.path}, which no checkpoint needs: not executed",
-                "convert only files from people you trust, and ask for the weights alone otherwise",
-            )
+            raise _unwanted(cls.path)
         return _CALLS[cls.path](*args)
 
 
@@ -163,7 +169,11 @@ def read(path: Path, tensors: bool = True) -> Contents:
     """
     try:
         with path.open("rb") as file:
-            if file.read(4) != b"PK\x03\x04":
+            begins = file.read(40)
+            if begins[:4] != b"PK\x03\x04":
+                if not begins.strip(string.printable.encode()):  # also of nothing at all
+                    said = f"is text, and begins with {begins.decode().strip()!r}" if begins else "is empty"
+                    raise UserError(f"{str(path)!r} {said}", "copy or download the checkpoint itself again")
                 raise UserError(
                     f"{str(path)!r} is not in the zip format that torch has written since 1.6",
                     "give a checkpoint such as best.pt; one of an older torch, if you trust it, must be saved again",
@@ -297,6 +307,17 @@ def _attended(base: type[Node]) -> Node:
     return base.__new__(base)
 
 
+def _method(of: object, name: object) -> Node:
+    """The bound `forward...` of a layer, which the host keeps on the layers of a fused model.
+
+    Raises:
+        Unwanted: anything else is asked for.
+    """
+    if not (isinstance(of, Node) and isinstance(name, str) and name.startswith("forward")):
+        raise _unwanted(_GETATTR)
+    return _forgotten()
+
+
 def _bytes(text: str, encoding: str) -> bytes:
     """How pickles of protocol 2 write bytes."""
     return text.encode({"latin1": "latin1"}[encoding])
@@ -324,4 +345,5 @@ _CALLS: dict[str, Callable[..., object]] = {
     "torchvision.transforms.functional.InterpolationMode": _forgotten,
     "foveal.surgery._restore": _attended,
     CUSTOM: _attended,
+    _GETATTR: _method,
 }

@@ -5,6 +5,7 @@ no answer. Heavy imports stand inside the commands, so that `foveal --help` is i
 """
 
 import dataclasses
+import io
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -158,6 +159,8 @@ app.command()(view.view)
 
 def main() -> None:
     """Entry point: a user's mistake becomes two lines and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal or a file has no letters for is written as numbers
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as error:

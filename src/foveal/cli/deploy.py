@@ -1,13 +1,14 @@
 """The commands about what comes in from elsewhere and what goes out: `foveal convert`, `sources` and `export`."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
-from .printing import Json, Trust, load_host, only_talk, print_json, print_table, say
+from .printing import Json, Trust, load_host, only_talk, print_json, print_table, say, writes_all_letters
 
 if TYPE_CHECKING:
     from ..deploy import Exported, Quantization
@@ -93,6 +94,8 @@ def sources(
     folder = Path(output)
     for name in carried if output else ():
         require_free(folder / name, force)
+    if not output and not writes_all_letters() and not all(each["text"].isascii() for each in carried.values()):
+        raise UserError(f"the code has letters that are not in {sys.stdout.encoding}", "give a folder with -o")
     for name, each in carried.items():
         if output:
             write_text(folder / name, each["text"])

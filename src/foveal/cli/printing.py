@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
@@ -36,13 +37,25 @@ def only_talk() -> Iterator[None]:
 
 
 def print_json(data: object) -> None:
-    """Data for programs."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    """Data for programs; where stdout has not all letters, in ASCII."""
+    print(json.dumps(data, indent=2, ensure_ascii=not writes_all_letters()))
+
+
+def writes_all_letters() -> bool:
+    """Whether stdout has an encoding that knows every letter."""
+    return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def print_table(heads: Sequence[str], body: Iterable[Sequence]) -> None:
     """Columns as wide as their widest entry."""
     rows = [tuple(map(str, row)) for row in (heads, *body)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell + " " * (width - _columns(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes: Chinese letters and others of their width take two each."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)

@@ -95,6 +95,7 @@ def _require_executor(executor: str, slurm: str) -> None:
 def _runner(study, executor: str, jobs: int | None, device: str, address: str, slurm: str):
     """What runs the cells of a study."""
     from .. import executors
+    from ..tensors import require_device
 
     each = study.plan.devices_per_cell
     if each > 1 and device == "cpu":
@@ -105,6 +106,7 @@ def _runner(study, executor: str, jobs: int | None, device: str, address: str, s
     if executor == "slurm":
         given = executors.parameters(slurm)
         return executors.Slurm(study.folder / "slurm", given, jobs or executors.AT_ONCE, gpus)
+    require_device(device)
     return executors.Local(jobs or 1, device.split(","), each)
 
 
@@ -300,10 +302,25 @@ def _forecast_only(asked: _Asked, device: str) -> None:
 
     for one in asked.each():
         plan = Plan.of(one.written, one.beside, look=False)
-        print(f"{plan.model} on {plan.data}\n{results.before(plan, {})}")
+        found = _finished(plan, one.folder)
+        print(f"{plan.model} on {plan.data}\n{results.before(plan, found)}")
+        if found:
+            if len(found) < len(plan.arms) * len(plan.seeds):
+                print(f"how long the others will take: foveal study status {one.folder}")
+            continue
         if twins := near_twins(plan):
             print(twins)
         print(forecast(plan, device, say) or "how long it takes can be said where its data and the device are")
+
+
+def _finished(plan, folder: Path) -> dict:
+    """The results of a plan's cells that are in a folder; none where its data are elsewhere."""
+    from ..study import StudyFolder
+
+    try:
+        return StudyFolder(folder, plan).results()
+    except UserError:
+        return {}
 
 
 def _run(study, executor, device: str = "cpu") -> bool:

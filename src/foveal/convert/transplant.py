@@ -5,6 +5,7 @@ layers is compared with the stored one's.
 """
 
 import copy
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,14 @@ def build(model: Node, cfg: dict) -> nn.Module:
     like = like.__new__(like)  # never initialised: `rebuild` asks for its class and its settings
     kept = {"args": {}, **{name: model.state[name] for name in host.SETTINGS if name in model.state}}
     vars(like).update({name: plain_data(value) for name, value in kept.items()})
-    return host.rebuild(like, cfg)
+    return host.rebuild(like, cfg, _class_width(model))
+
+
+def _class_width(model: Node) -> int | None:
+    """As `class_width` of the host's models."""
+    *_, head = model.children["model"].children.values()
+    weights = [tensor for name, tensor in head.tensors().items() if re.fullmatch(r"cv3\.0\.\d+\.weight", name)]
+    return weights[-1].shape[1] if weights else None
 
 
 def carry_over(

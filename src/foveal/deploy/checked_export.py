@@ -36,7 +36,7 @@ import foveal
 
 from ..attention import Attention
 from ..errors import UserError
-from ..files import write_text
+from ..files import named, write_text
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import CannotExportError, Written, dataset, exporter, runtime
 from ..surgery import IdentityStart, attended
@@ -124,10 +124,9 @@ def export(model: str | os.PathLike, *, trust: bool = False, keep_float: bool = 
     Raises:
         UserError: no such model, or settings that cannot work. Nothing is written then.
     """
-    given = exporter.settings(settings)
+    source, given = named(model, "a model"), exporter.settings(settings)
     if keep_float and not exporter.eight_bits(given):
         raise UserError("only of INT8 can layers be kept in float", "add int8=True data=my.yaml")
-    source = Path(model)
     loaded = host.load(source, trust)
     if source.suffix != ".pt":
         source = Path.cwd() / source.name

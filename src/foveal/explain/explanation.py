@@ -20,12 +20,13 @@ from PIL import Image
 
 import foveal
 
+from ..checks import require_positive
 from ..errors import UserError, one_line
 from ..evidence import Says, Task
 from ..files import MALFORMED, digest, require_free, write_text
 from ..hosts import ultralytics as host
 from ..hosts.ultralytics import dataset, prediction
-from ..tensors import is_finite
+from ..tensors import is_finite, require_device
 from . import ablation, cam, gates, pictures
 from .manifest import MANIFEST
 from .pictures import Frame
@@ -80,6 +81,8 @@ def explain(
         UserError: anything given that cannot work; nothing is written then.
     """
     cam.require()
+    require_positive(imgsz=imgsz, batch=batch)
+    require_device(device)
     target, data = Path(output), None if data is None else str(data)
     _check_target(target)
     name, loaded = _with_attentions(model, trust)

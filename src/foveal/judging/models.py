@@ -8,10 +8,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..checks import require_positive
 from ..errors import UserError
 from ..evidence import Arrays, Evidence, Metric, Says, Task, averages, over_classes
+from ..files import named
 from ..hosts import split_to_judge
 from ..hosts.ultralytics import dataset, modelfile
+from ..tensors import require_device
 from ..verdict import FEWEST, LEVEL, Estimate, Floats, Ints, differences_of, estimate
 from . import confidences
 from .evaluation import evaluated, images_only
@@ -22,9 +25,9 @@ ONE_CLASS = ("item",)  # what the host calls the only class of a model that was 
 
 
 def judge(
-    models: Iterable[str | PathLike[str]],
+    models: str | PathLike[str] | Iterable[str | PathLike[str]],
     *,
-    data: str,
+    data: str | PathLike[str],
     split: str | None = None,
     reference: str | PathLike[str] | None = None,
     metric: str | None = None,
@@ -40,7 +43,7 @@ def judge(
     Ultralytics keeps caches beside the labels it reads.
 
     Args:
-        models: .pt files and exports of one task and the same classes.
+        models: .pt files and exports of one task and the same classes; one, or several.
         data: a data file; for classifiers a folder.
         split: "train", "val" or "test"; test if it has labels and nothing is said, else val.
         reference: the one of `models` that the others are compared with, the first if nothing is said.
@@ -55,10 +58,13 @@ def judge(
         UserError: files that cannot be read or are named twice, of other classes than the data, or of several tasks; a
             task that cannot be judged from what it says of each image; data or a split that are not there.
     """
-    named = [str(model) for model in models]
-    against = str(reference) if reference is not None else next(iter(named), "")
-    _require_names(named, against)
-    files = [modelfile.opened(Path(name), trust) for name in named]
+    given = [models] if isinstance(models, str | PathLike) else models
+    names, data = [str(named(model, "a model")) for model in given], str(named(data, "data"))
+    against = str(reference) if reference is not None else next(iter(names), "")
+    _require_names(names, against)
+    require_positive(imgsz=imgsz, batch=batch)
+    require_device(device)
+    files = [modelfile.opened(Path(name), trust) for name in names]
     ground = Ground.of(files, data, split, metric, imgsz)
     with tempfile.TemporaryDirectory(prefix="foveal-judge-") as place:
         settings: dict[str, Any] = {"folder": Path(place), "batch": batch, "device": device}
@@ -66,10 +72,10 @@ def judge(
         for index, file in enumerate(files):
             said.append(ground.evaluated(file, imgsz=imgsz or file.size, **settings))
             files[index] = replace(file, network=str(file.path))  # which leaves the device to the next one
-    for name, (found, _) in zip(named, said, strict=True):
+    for name, (found, _) in zip(names, said, strict=True):
         if not found.same_images(said[0][0]):
-            raise UserError(f"{name} was judged on other images than {named[0]}", "judge each alone")
-    return _judgement(files, said, _Asked(data, ground.split, ground.task, named, against, imgsz, ground.names))
+            raise UserError(f"{name} was judged on other images than {names[0]}", "judge each alone")
+    return _judgement(files, said, _Asked(data, ground.split, ground.task, names, against, imgsz, ground.names))
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ import statistics
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 from markupsafe import Markup, escape
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import named, write_text
 from ..pages import Number, charts, html, look_up, shown
 from ..results import ArmResults, ArmVerdict, ImageScores, Part, StudyResults
 from ..verdict import Outcome
@@ -26,7 +27,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 LANGUAGES = ("en", "zh")
 
 
-def write(results: StudyResults, folder: Path, language: str = "en") -> list[Path]:
+def write(results: StudyResults, folder: str | PathLike[str], language: str = "en") -> list[Path]:
     """Write `report.html`, `table.md` and `table.csv` into a folder, and return their paths.
 
     Args:
@@ -44,16 +45,18 @@ def write(results: StudyResults, folder: Path, language: str = "en") -> list[Pat
         "table.md": tables.for_a_paper(results),
         "table.csv": tables.for_pandas(results),
     }
-    for name, text in texts.items():
-        write_text(folder / name, text)
-    return [folder / name for name in texts]
+    written = {named(folder, "a folder") / name: text for name, text in texts.items()}
+    for target, text in written.items():
+        write_text(target, text)
+    return [*written]
 
 
 def sentence(results: StudyResults, language: str = "en") -> str:
     """The verdict in one line, as the page begins; of a rehearsal that is no verdict, and says so."""
     page = Page(results, language)
     rehearsal = [page.rehearsal()] if results.scale else []
-    return " ".join(part.striptags() for part in (*rehearsal, *page.verdict()))
+    between = " " if language == "en" else ""  # Chinese sentences end in a stop that has its space
+    return between.join(part.striptags() for part in (*rehearsal, *page.verdict()))
 
 
 class Page:

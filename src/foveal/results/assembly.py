@@ -130,7 +130,8 @@ def _findings(finished: Finished) -> list[Finding]:
     chosen, absent = chosen_on(plan.dataset), plan.dataset.absent
     given = starts(plan.arms, plan.host)
     findings = fairness.check(plan, study.epochs, finished.results, folders, sources, chosen, absent, given)
-    findings += [fairness.labels(refused(study.folder)), fairness.frozen(study.changed())]
+    findings += [fairness.labels(refused(study.folder)), *fairness.apart(plan, study.contents.files)]
+    findings.append(fairness.frozen(study.changed()))
     first: dict[int, NDArray] = {}  # with folds of each seed
     for arm, pair in folders:
         names = finished.judged(arm, pair).name

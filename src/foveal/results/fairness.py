@@ -1,5 +1,6 @@
 """Were the arms treated alike? One finding for each thing that must hold."""
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -97,6 +98,27 @@ def labels(refused: Mapping[str, Refused] | None) -> Finding:
         return Finding("labels", True, "Ultralytics left out no image")
     told = "; ".join(f"of {split}, {which}" for split, which in refused.items())
     return Finding("labels", None, f"left out by Ultralytics: {told}")
+
+
+def apart(plan: Plan, digests: Mapping[str, str]) -> list[Finding]:
+    """Images that are judged and trained on as well, told by their content; nothing if there are none.
+
+    Args:
+        plan: of the study.
+        digests: of each file of its data, by its path below the root.
+    """
+    if plan.folds:
+        return []
+    root = plan.dataset.root.resolve()
+    train, judged = (
+        [digests.get(os.path.relpath(image, root)) for image in plan.dataset.images(split)]
+        for split in ("train", plan.split)
+    )
+    both = sum(digest in {*train} for digest in judged if digest)
+    if not both:
+        return []
+    said = f"{both} of {len(judged)} images of {plan.split} are in train as well: every arm looks better than it is"
+    return [Finding("apart", None, said)]
 
 
 def frozen(changed: Mapping[str, tuple[object, object]] | None) -> Finding:

@@ -18,10 +18,12 @@ def before(plan: Plan, found: Mapping[tuple[str, int], Result]) -> str:
     found_by = detectable(seeds, level, held_out=plan.held_out)
     epochs = " or ".join(map(str, sorted({plan.epochs(arm) for arm in plan.arms})))
     most = "" if plan.looks == (seeds,) else "at most "
-    lines = [f"{most}{len(plan.arms) * seeds} trainings of {epochs} epochs, {len(found)} of them finished"]
+    epochs += " epoch" if epochs == "1" else " epochs"
+    lines = [f"{most}{len(plan.arms) * seeds} trainings of {epochs}, {len(found)} of them finished"]
     if seeds < fewest_seeds(level):
         p = min(1.0, 2.0 ** (1 - seeds) * claims(plan.arms))
-        lines.append(f"{seeds} seeds cannot call anything a help: the smallest p is {p:.2g}. {fewest_seeds(level)} can")
+        few = f"{seeds} seeds" if seeds > 1 else "one seed"
+        lines.append(f"{few} cannot call anything a help: the smallest p is {p:.2g}. {fewest_seeds(level)} can")
     else:
         lines.append(
             f"{seeds} seeds find a difference of {found_by:.2f} standard deviations of the paired "

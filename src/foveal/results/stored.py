@@ -2,31 +2,34 @@
 
 import dataclasses
 import json
+from os import PathLike
 from pathlib import Path
 
 import msgspec
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import named, write_text
 from .older import upgraded
 from .schema import SCHEMA_VERSION, StudyResults
 
 FILE = "results.json"
 
 
-def write(results: StudyResults, folder: Path) -> Path:
+def write(results: StudyResults, folder: str | PathLike[str]) -> Path:
     """Write `results.json` into a folder."""
     text = json.dumps(dataclasses.asdict(results), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(folder / FILE, text)
-    return folder / FILE
+    write_text(target := named(folder, "a folder") / FILE, text)
+    return target
 
 
-def load(path: Path) -> StudyResults:
-    """Read a `results.json`; one of an older release is brought to what is known today.
+def load(path: str | PathLike[str]) -> StudyResults:
+    """Read a `results.json`, or that of a study's folder; one of an older release is brought to what is known today.
 
     Raises:
         UserError: it cannot be read, is not what a study found, or was written by a later release.
     """
+    path = named(path, "results")
+    path = path / FILE if path.is_dir() else path
     try:
         return read(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:

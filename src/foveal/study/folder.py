@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, damaged
 from ..evidence import averages
-from ..files import MALFORMED
+from ..files import MALFORMED, named
 from ..hosts import Contents, Photographs, contents
 from . import verdicts
 from .cell import CELLS, DATA, FAILURE, LOCK, PLAN, RESULT, WEIGHTS, Result, locked
@@ -66,6 +67,7 @@ class StudyFolder:
 
     Args:
         folder: holds `plan.yaml`, see `Study.prepare`.
+        plan: another one, to see what of it is finished here.
 
     Raises:
         UserError: no plan there, or one that cannot work now.
@@ -73,11 +75,12 @@ class StudyFolder:
 
     _seeds_due: tuple[dict[str, int], dict[str, int]] = ({}, {})  # what each arm needs after the looks it has reached
 
-    def __init__(self, folder: Path):
-        if not (folder / PLAN).is_file():
+    def __init__(self, folder: str | PathLike[str], plan: Plan | None = None):
+        folder = named(folder, "a study")
+        if plan is None and not (folder / PLAN).is_file():
             raise UserError(f"there is no study in {folder}: it has no {PLAN}", "start one with foveal study run PLAN")
         self.folder = folder
-        self.plan = Plan.read(folder / PLAN)
+        self.plan = plan or Plan.read(folder / PLAN)
         self.contents = self._contents()
         self.cells = self.plan.cells(self.contents.digest)
 

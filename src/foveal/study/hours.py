@@ -35,8 +35,8 @@ class Forecast:
     most: bool = False
 
     def __str__(self) -> str:
-        unit = "CPU hours" if self.device == "cpu" else "GPU hours"
-        said = f"{'at most' if self.most else 'about'} {_rounded(self.hours)} {unit} by a measured step of each arm"
+        time = _rounded(self.hours, "CPU" if self.device == "cpu" else "GPU")
+        said = f"{'at most' if self.most else 'about'} {time} by a measured step of each arm"
         return f"{said}, {self.images:,} images in an epoch; loading them comes on top"
 
 
@@ -101,5 +101,7 @@ def _fastest(call: Callable[[], object], device: torch.device) -> float:
     return min(times[""]) / 1000
 
 
-def _rounded(hours: float) -> str:
-    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
+def _rounded(hours: float, device: str) -> str:
+    if hours < 0.1:
+        return f"{60 * hours:.2g} {device} minutes" if hours > 1 / 60 else f"{3600 * hours:.2g} {device} seconds"
+    return (f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}") + f" {device} hours"

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 from ..errors import UserError
 from ..evidence import averages
 from ..executors import Executor
-from ..files import write_text
+from ..files import named, write_text
 from ..hosts import Contents, contents, host_of
 from . import arms as arm_names
 from .cell import BUSY, DATA, FAILURE, LOG, PLAN, WEIGHTS, Result, scan
@@ -47,7 +48,7 @@ class Study(StudyFolder):
         return contents(self.plan.dataset, self.folder / DATA)
 
     @classmethod
-    def prepare(cls, written: Mapping[str, Any], beside: Path, folder: Path) -> "Study":
+    def prepare(cls, written: Mapping[str, Any], beside: str | PathLike[str], folder: str | PathLike[str]) -> "Study":
         """Check a plan and write it into a study's folder, new or not.
 
         Args:
@@ -55,6 +56,8 @@ class Study(StudyFolder):
             beside: the folder from which its paths are meant.
             folder: of the study.
         """
+        written = {key: str(value) if isinstance(value, PathLike) else value for key, value in written.items()}
+        beside, folder = named(beside, "a folder"), named(folder, "a folder")
         plan = Plan.of(written, beside, download=True)
         # What the host knows by name is downloaded here, so that its content is known from now on.
         for model in arm_names.models(plan.arms, plan.host, plan.settings):

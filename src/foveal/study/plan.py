@@ -276,6 +276,10 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, or no YAML with keys.
     """
+    if path.suffix == ".pt":
+        raise UserError(
+            f"{path} is a model and no plan", f"foveal study run --model {path} --data my.yaml --arms ema@neck"
+        )
     try:
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -286,6 +290,9 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(said, "write for example 'model: yolo11n.pt'") from None
     if not isinstance(written, dict):
         raise UserError(f"the plan {path} has no keys", "write for example 'model: yolo11n.pt'")
+    if "arms" not in written and {"train", "names", "val"} <= written.keys():
+        said = f"{path} is a data file and no plan"
+        raise UserError(said, f"foveal study run --model yolo11n.pt --data {path} --arms ema@neck")
     if endless(written):
         raise UserError(f"the plan {path} repeats its own parts without end", "write them out, without & and *")
     return written

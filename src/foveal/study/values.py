@@ -34,10 +34,13 @@ def seeds(written: object, shared_by: int, folds: Folds | None) -> tuple[tuple[i
 
 def split(wanted: object, data: Data) -> str:
     """The split to judge on: the one that is wanted, else test where it has labels."""
+    if not {"val", "test"} & {*data.splits}:
+        said = f"{data.name} has neither val nor test, and models are chosen and judged on one of them"
+        raise UserError(said, "take a part of the images out of train, and name it val")
     if wanted is None:
         return split_to_judge(data)
     if wanted not in ("test", "val") or wanted not in data.splits:
-        raise UserError(f"split: {shown(wanted)} is not a split of {data.name}", "split: val")
+        raise UserError(f"split: {shown(wanted)} is not a split of {data.name}", f"split: {data.splits[-1]}")
     return wanted
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import REFUSALS, UserError, one_line
 from ..tensors import count
 from . import attachment
-from .places import named
+from .places import has_rows, named
 from .spec import Spec, read
 from .tracing import Trace, trace
 
@@ -42,7 +42,7 @@ def attach(
     model: nn.Module,
     spec: str | Spec | type[nn.Module],
     *,
-    at: str | Sequence[str] = (),
+    at: str | int | Sequence[str | int] = (),
     example: Tensor | None = None,
 ) -> list[Row]:
     """Put an attention behind modules of a model, in place.
@@ -63,12 +63,18 @@ def attach(
         What was attached, a row each, in the model's order.
 
     Raises:
-        UserError: a place that means no module, or a module with no (B, C, H, W) output of one width, that is called
-            more than once or never. The model is left as it was.
+        UserError: no module, or one that only holds a model; a place that means no module, or a module with no
+            (B, C, H, W) output of one width, that is called more than once or never. The model is left as it was.
     """
     spec = read(spec, portable=False).given(at)
     if not spec.places:
         raise UserError(f"no place is given for {spec}", "at='before_residual', or a name such as layer4.2.bn3")
+    if not isinstance(model, nn.Module):
+        said = f"an object of the class {type(model).__name__} is no torch module"
+        raise UserError(said, "load the model first; foveal.add takes the path of a file")
+    if has_rows(getattr(model, "model", None)):  # of which Ultralytics' `YOLO` is the shell
+        kind = type(model).__name__
+        raise UserError(f"{kind} holds a network, and the places are the network's", f"give the {kind}'s own .model")
     traced = _traced(model, example)
     names = named(model, spec.places, traced, spec.name)
     if spec.replace:

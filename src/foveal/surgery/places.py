@@ -15,6 +15,7 @@ them (`neck.bottleneck`, `16.m.*.cv2`), see `inside`.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from torch import nn
 
@@ -56,11 +57,16 @@ def named(model: nn.Module, wanted: Sequence[str], traced: Trace, attention: str
     return [name for name, _ in model.named_modules() if name in found]
 
 
+def has_rows(model: object) -> bool:
+    """Whether a model is one of Ultralytics', built from rows."""
+    return isinstance(getattr(model, "yaml", None), dict) and isinstance(getattr(model, "model", None), nn.Sequential)
+
+
 def _rows(model: nn.Module, traced: Trace) -> Mapping[str, tuple[int, ...]] | None:
     """The places of an Ultralytics model by row, None for any other."""
-    cfg, layers = getattr(model, "yaml", None), getattr(model, "model", None)
-    if not isinstance(cfg, dict) or not isinstance(layers, nn.Sequential):
+    if not has_rows(model):
         return None
+    cfg, layers = cast(dict[str, Any], model.yaml), cast(nn.Sequential, model.model)
     size = next((call.read.shape[2] for call in traced.calls if call.name == "model.0"), 0)
     heights = {call.name: call.returned.shape[2] for call in traced.calls if call.returned.dim() == 4}
     rows = [heights.get(f"model.{index}") for index in range(len(layers))]

@@ -91,13 +91,14 @@ class Spec:
         start, replaces = arguments.pop("start", None), arguments.pop("replace", False)
         return cls(name, arguments, start, places, replaces)
 
-    def given(self, at: str | Sequence[str] = (), start: str | None = None) -> "Spec":
+    def given(self, at: str | int | Sequence[str | int] = (), start: str | None = None) -> "Spec":
         """This spec with the places and the start that stand beside it.
 
         Raises:
             UserError: one of them is given twice.
         """
-        at = tuple(p.strip() for p in at.split(",") if p.strip()) if isinstance(at, str) else tuple(at)
+        named = str(at).split(",") if isinstance(at, str | int) else map(str, at)
+        at = tuple(place.strip() for place in named if place.strip())
         if at and self.places:
             raise UserError(
                 f"two places are given, {str(self)!r} and {','.join(at)!r}", "give one, as in ema --at neck"

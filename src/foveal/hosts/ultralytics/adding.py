@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...attention import Custom, find
 from ...errors import UserError
 from ...evidence import Task
-from ...files import require_free, write_whole
+from ...files import named, require_free, write_whole
 from ...surgery import Spec, inside, model_yaml, read
 from ...tensors import count, counted
 from . import models as host
@@ -68,7 +68,7 @@ def add(
     model: str | os.PathLike,
     spec: str | Spec | type[nn.Module],
     *,
-    at: str | Sequence[str] = (),
+    at: str | int | Sequence[str | int] = (),
     start: str | None = None,
     output: str | os.PathLike | None = None,
     own_row: bool = False,
@@ -93,7 +93,7 @@ def add(
     Raises:
         UserError: anything given that cannot work; nothing is written then.
     """
-    model, spec = str(model), _complete(spec, at, start)
+    model, spec = str(named(model, "a model")), _complete(spec, at, start)
     target = _target(model, spec, output, force)
     loaded = host.load(model, trust)
     before = loaded.model.eval()
@@ -104,6 +104,7 @@ def add(
         strides = measured_strides(before)
         outputs, flops = _outputs_and_flops(before, image)
     after, number = _attended(before, model, spec, strides, own_row)
+    host.parser.require_in_rows(before)
     attended_outputs, attended_flops = _outputs_and_flops(after, image)
     if spec.start == "identity" and not rebuilding.same(outputs, attended_outputs):
         raise _other_outputs(spec, model, rebuilding.first_difference(before, after, image, dict(enumerate(number))))
@@ -124,7 +125,7 @@ def add(
     )
 
 
-def _complete(spec: str | Spec | type[nn.Module], at: str | Sequence[str], start: str | None) -> Spec:
+def _complete(spec: str | Spec | type[nn.Module], at: str | int | Sequence[str | int], start: str | None) -> Spec:
     spec = read(spec).given(at, start)
     return replace(spec.started("identity"), places=spec.places or ("neck",))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...errors import UserError
-from .parser import silent  # before Ultralytics itself, because it says if that is missing or too old
+from .parser import silent, without_lines  # before Ultralytics itself, because it says if that is missing or too old
 
 # isort: split
 from ultralytics import cfg as grammar
@@ -23,8 +23,9 @@ def train_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         UserError: one the host does not know, or a value it refuses.
     """
     try:
-        grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
-        return vars(grammar.get_cfg(overrides=given))
+        with without_lines("yolo TASK MODE ARGS"):  # the host's help, in forty lines
+            grammar.check_dict_alignment(grammar.DEFAULT_CFG_DICT, given)
+            return vars(grammar.get_cfg(overrides=given))
     except (SyntaxError, TypeError, ValueError) as error:
         said = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().partition("\n\n")[0].rstrip(". ")
         raise UserError(f"training arguments: {said}", "write for example epochs=50 imgsz=640") from None

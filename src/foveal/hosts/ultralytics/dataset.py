@@ -18,14 +18,14 @@ from ... import files
 from ...checks import endless
 from ...errors import UserError, one_line
 from .. import SPLITS, Photographs, Refused
-from . import masks
+from . import listing, masks
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 
 # isort: split
 from ultralytics.data import dataset as kinds
 from ultralytics.data.dataset import ClassificationDataset, YOLODataset
 from ultralytics.data.utils import (
-    IMG_FORMATS,
+    IMG_FORMATS,  # noqa: F401  (for what takes images without data)
     check_cls_dataset,
     check_det_dataset,
     img2label_paths,
@@ -131,9 +131,9 @@ class Data:
         found = []
         for place in map(Path, named if isinstance(named, list) else [named]):
             if place.is_dir():
-                found += _below(place)
+                found += listing.below(place)
             else:
-                found += [place.parent / line for line in place.read_text().splitlines() if line]
+                found += listing.listed(place)
         return found
 
     def labels(self, images: list[Path]) -> list[Path]:
@@ -275,11 +275,12 @@ def data_file(data: str, download: bool = False) -> dict:
     """
     try:
         _require_end(Path(data))
-        found = check_det_dataset(data, autodownload=download)
+        with contextlib.nullcontext() if download else host.silent():  # which has an empty line for what is missing
+            found = check_det_dataset(data, autodownload=download)
     except UserError:
         raise
     except host.UNREADABLE as error:
-        raise _refused(f"data file {data!r}", error) from None
+        raise _refused(f"data file {data!r}", error, Path(data)) from None
     named = found.get("test") or []
     missing = [place for place in ([named] if isinstance(named, str) else named) if not Path(place).exists()]
     return {**found, "test": None, "absent": missing[0]} if missing else found
@@ -296,18 +297,26 @@ def _require_end(file: Path) -> None:
 
 def _classes(label: Path) -> set[int]:
     lines = label.read_text(encoding="utf-8", errors="ignore").splitlines() if label.is_file() else []
-    return {int(line.split()[0]) for line in lines if re.match(r"\s*\d+\s", line)}
+    return {int(float(line.split()[0])) for line in lines if re.match(r"\s*\d+(\.0*)?\s", line)}
 
 
-def _below(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix[1:].lower() in IMG_FORMATS)
-
-
-def _refused(what: str, error: Exception) -> UserError:
+def _refused(what: str, error: Exception, file: Path | None = None) -> UserError:
+    """What the host said of data that it does not take; of a data file with what may be wrong about its paths."""
+    said = one_line(error).partition(" Note dataset")[0]
     hint = "check the paths in it"
-    if isinstance(error, FileNotFoundError):
-        hint += "; foveal study run also downloads what it says how to"
-    return UserError(f"the {what} cannot be used: {one_line(error)}", hint)
+    if file and not file.exists():
+        hint = "give the path of one, such as my.yaml"
+    elif isinstance(error, FileNotFoundError) and file and file.is_file():
+        told = yaml.safe_load(file.read_text(encoding="utf-8", errors="ignore"))
+        root = told.get("path") if isinstance(told, dict) else None
+        if root and not Path(str(root)).is_absolute():
+            hint = (
+                f"path: {root} in it is meant from the current folder, or else from {DATASETS_DIR}; without that line "
+            )
+            hint += "all paths are meant from the file's own folder"
+        if isinstance(told, dict) and told.get("download"):
+            hint += "; foveal study run also downloads what it says how to"
+    return UserError(f"the {what} cannot be used: {said}", hint)
 
 
 class _Noting(host.parser.Mixed):
@@ -348,6 +357,9 @@ def _verified(found: dict, split: str, single_cls: bool, task: str) -> Refused |
         verified = (_VerifiedMasks if masked else _Verified)(found[split], single_cls=single_cls, **settings)
     except host.UNREADABLE as error:  # no labels at all, say
         raise _refused(f"split {split!r} of {found['path']}", error) from None
+    if not masked and not any(len(label["cls"]) for label in verified.labels) and verified.labels:
+        said = f"no image of {split} in {found['path']} has an object, and nothing can be learned or judged without one"
+        raise UserError(said, f"label images of {split}, or name another folder as {split} in the data file")
     if task in OUTLINED and not masked and not any(len(label["segments"]) for label in verified.labels):
         if any(len(label["cls"]) for label in verified.labels):
             said = f"{split} of {found['path']} cannot be used for {task}: not every label of it is {OUTLINED[task]}"
@@ -362,7 +374,7 @@ def _verified_classes(found: dict, split: str) -> Refused | None:
         notes = load_dataset_cache_file(folder.with_suffix(".cache"))["msgs"]
     except host.UNREADABLE as error:
         raise _refused(f"split {split!r} of {found['path']}", error) from None
-    return _refused_of([str(file) for file in _below(folder)], {str(sample[0]) for sample in left}, notes)
+    return _refused_of([str(file) for file in listing.below(folder)], {str(sample[0]) for sample in left}, notes)
 
 
 def _refused_of(whole: list[str], left: set[str], notes: list[str]) -> Refused | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...checkpoints import foreign
 from ...errors import UserError, one_line, require_installed
+from ...tensors import require_device
 from . import arguments
 from . import models as host  # before Ultralytics itself, because it says if that is missing or too old
 from .runtime import FAILURES, Outputs, listed
@@ -120,6 +121,7 @@ def settings(given: dict[str, Any]) -> dict[str, Any]:
     require_installed(f"format={named}", packages({**given, "format": named}), "'foveal[export]'")
     if eight_bits(given) and not given.get("data"):
         raise UserError("int8 needs images to calibrate on", "add data=my.yaml")
+    require_device(given.get("device") or "cpu")
     arguments.train_arguments({key: value for key, value in given.items() if key not in ("half", "int8")})
     return {**given, "format": named}
 

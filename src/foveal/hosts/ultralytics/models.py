@@ -24,7 +24,7 @@ from torch import nn
 from ...checkpoints import foreign, require_harmless, unpickling
 from ...errors import REFUSALS, UserError, one_line
 from ...evidence import CLASSIFY, Task
-from ...files import write_whole
+from ...files import named, write_whole
 from ...tensors import digests
 from . import parser
 from .installed import ultralytics
@@ -79,7 +79,7 @@ def load(source: str | PathLike, trust: bool = False) -> YOLO | RTDETR:
     Raises:
         UserError: no such file, or not one of a model, or one that is refused.
     """
-    source = str(source)
+    source = str(named(source, "a model"))
     if not source.endswith((".pt", ".yaml", ".yml")):
         raise UserError(f"{source!r} is neither a .pt file nor a model YAML", "give one such as yolo11n.pt")
     if source.endswith(".pt") and Path(source).is_file() and not trust:
@@ -87,7 +87,11 @@ def load(source: str | PathLike, trust: bool = False) -> YOLO | RTDETR:
     cls = RTDETR if is_rtdetr(source) else YOLO
     with refusing(source, "loaded"):
         try:
-            return cls(source)
+            loaded = cls(source)
+            if type(loaded.model) is nn.Sequential:  # what the host takes out of a model that is in no checkpoint
+                said = f"{source!r} holds a model by itself, as torch.save(model) writes it, and not its checkpoint"
+                raise UserError(said, 'save it with YOLO(...).save("model.pt")')
+            return loaded
         except OSError:
             if Path(source).exists():
                 raise
@@ -158,13 +162,33 @@ def task(source: str) -> Task:
     return Task.of(next((of for end, of in _ENDINGS.items() if f"-{end}" in path.stem), "detect"))
 
 
-def rebuild(model: nn.Module, cfg: dict) -> nn.Module:
-    """A new model of the same kind from other rows, with fresh weights and the names and settings of `model`."""
-    built = type(model)(copy.deepcopy(cfg), ch=cfg.get("channels", 3), nc=cfg["nc"], verbose=False)
+def rebuild(model: nn.Module, cfg: dict, width: int | None = None) -> nn.Module:
+    """A new model of the same kind from other rows, with fresh weights and the names and settings of `model`.
+
+    Args:
+        model: like which it is.
+        cfg: the rows.
+        width: of the branches for classes in the head of `model`, where it has no layers that tell. By rows it depends
+            on the number of classes, but recent hosts keep the width of the weights that a training starts from.
+    """
+    channels = cfg.get("channels", 3)
+    built: Network = type(model)(copy.deepcopy(cfg), ch=channels, nc=cfg["nc"], verbose=False)
+    width = width or class_width(model)
+    if width and class_width(built) not in (None, width):
+        with silent():  # a host that keeps widths takes them from any weights
+            built.load(type(model)(copy.deepcopy(cfg), ch=channels, nc=width, verbose=False), verbose=False)
     for name in SETTINGS:
         if hasattr(model, name):
             setattr(built, name, copy.deepcopy(getattr(model, name)))
     return built
+
+
+def class_width(model: Network) -> int | None:
+    """Channels that the last convolutions of the head's branches for classes read; None for a head without them."""
+    layers = vars(model).get("_modules", {}).get("model")
+    branches = getattr(layers[-1], "cv3", None) if layers else None
+    last = branches[0][-1] if branches else None
+    return last.in_channels if isinstance(last, nn.Conv2d) else None
 
 
 def channels(model: Network) -> int:

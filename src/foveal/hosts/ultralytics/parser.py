@@ -314,6 +314,7 @@ def _refusing_other_classes(original: Callable) -> Callable:
         """Load weights, unless a row means another class in them than in this model."""
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         require_same_classes(source, self)
+        require_in_rows(source, self)
         return original(self, weights, *args, **kwargs)
 
     return load
@@ -345,6 +346,36 @@ def require_same_class(index: int, row: list, there: nn.Module, here: nn.Module)
             "is another module",
             f"put that class into ultralytics.nn.tasks as {name}; foveal's is always called foveal.{name.lower()}",
         )
+
+
+def require_in_rows(source: Network, model: Network | None = None) -> None:
+    """Check that the attentions of a model stand in its rows, from which training builds it anew.
+
+    Args:
+        source: of whatever kind.
+        model: one that was built anew, to be given the source's weights; none of other rows needs its attentions.
+
+    Raises:
+        UserError: some were attached in memory.
+    """
+    if not _has_rows(source) or (model is not None and not _same_rows(source, model)):
+        return
+    placed = split(source.yaml)[1]
+    layers = {index: layer for index, layer in enumerate(source.model) if index not in placed}
+    found = [f"model.{index}" for index, layer in layers.items() if any(map(attachment.is_attention, layer.modules()))]
+    if found:
+        raise UserError(
+            f"attentions were attached to {', '.join(found)} in memory and stand in no row of the model: what is built "
+            "from its rows, as for training, is without them",
+            "foveal.add, or the command foveal add, writes them into the rows",
+        )
+
+
+def _same_rows(one: Network, other: Network) -> bool:
+    if not _has_rows(other):
+        return False
+    mine, theirs = ([row[2] for row in model_yaml.rows(each.yaml)] for each in (one, other))
+    return mine == theirs
 
 
 def _is_attention(layer: nn.Module) -> bool:

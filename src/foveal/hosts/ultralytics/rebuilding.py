@@ -64,6 +64,9 @@ def require_same_tensors(model: host.Network, built: host.Network) -> None:
     found = f"row {row} is {described(layer)} in the file and {described(other)} as its row says; "
     if described(layer) == described(other):
         found = f"{name} is {_size(mine.get(name))} in the file and {_size(theirs.get(name))} as its row says; "
+    if (lacking := theirs.keys() - mine.keys()) and all(".bn." in each for each in lacking):
+        said = "the model is fused for inference: its batch norms are part of the convolutions before them"
+        raise UserError(said, "give the file of its training, such as best.pt")
     raise UserError(
         f"{found}only {fit} of {len(mine)} tensors fit the model that the file's own YAML describes",
         "start from the file as it was trained, with the Ultralytics that trained it",
