@@ -71,7 +71,8 @@ def trainer_for(trainer: type, network: torch.nn.Module, task: str, **arguments)
     made = trainer.__new__(trainer)
     made.data = {"nc": network.yaml["nc"], "channels": 3, "names": dict(enumerate(range(network.yaml["nc"])))}
     made.data |= {"kpt_shape": network.yaml.get("kpt_shape")}
-    defaults = dict(freeze=None, pretrained=True, dropout=0.0, single_cls=False, classes=None, multi_scale=False)
+    defaults = dict(freeze=None, pretrained=True, dropout=0.0, single_cls=False, classes=None, max_det=300)
+    defaults["multi_scale"] = False
     made.args, made.callbacks = SimpleNamespace(task=task, **defaults | arguments), defaultdict(list)
     made.resume = False
     return made
@@ -195,8 +196,9 @@ def test_an_open_vocabulary_is_trained_with_attentions(tmp_path, monkeypatch):
     network.task, network.args = "detect", {"task": "detect"}
     torch.save(host.checkpoint(network, {"train_args": {"task": "detect"}}), tmp_path / "open-world.pt")
     model = host.YOLO(tmp_path / "open-world.pt")
-    quick = dict(imgsz=64, batch=2, workers=0, device="cpu", plots=False, amp=False, exist_ok=True, freeze=9, lr0=0.1)
-    model.train(data=str(tmp_path / "data.yaml"), epochs=1, project=str(tmp_path), optimizer="SGD", **quick)
+    quick = dict(imgsz=64, batch=2, nbs=2, workers=0, device="cpu", plots=False, amp=False, exist_ok=True)
+    quick |= dict(freeze=9, lr0=0.1, optimizer="SGD")
+    model.train(data=str(tmp_path / "data.yaml"), epochs=1, project=str(tmp_path), **quick)
     assert type(model.trainer) is trainers.WorldTrainer
     trained = torch.load(model.trainer.last, weights_only=False)
     assert len(starts(trained["ema"] or trained["model"])) == 1

@@ -131,11 +131,9 @@ class RTDETRValidator(_Detecting, host.RTDETRValidator):
     """Ultralytics' validator for RT-DETR."""
 
     def _scaled(self, of, batch):
-        """Detections or objects of an image in its own pixels; older hosts stretch it, and scale by one side."""
-        down, across = batch["ratio_pad"]
-        if not isinstance(down, float):
-            return super()._scaled(of, batch)
-        boxes = of["bboxes"] / of["bboxes"].new_tensor([across, down, across, down])
+        """Detections or objects of an image in its own pixels; it was stretched, of which some hosts know nothing."""
+        (height, width), (rows, columns) = batch["ori_shape"], batch["imgsz"]
+        boxes = of["bboxes"] * of["bboxes"].new_tensor([width / columns, height / rows] * 2)
         return {"bboxes": ops.clip_boxes(boxes, batch["ori_shape"])}
 
 

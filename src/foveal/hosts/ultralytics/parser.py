@@ -360,15 +360,19 @@ def require_in_rows(source: Network, model: Network | None = None) -> None:
     """
     if not _has_rows(source) or (model is not None and not _same_rows(source, model)):
         return
-    placed = split(source.yaml)[1]
-    layers = {index: layer for index, layer in enumerate(source.model) if index not in placed}
-    found = [f"model.{index}" for index, layer in layers.items() if any(map(attachment.is_attention, layer.modules()))]
+    placed = {*split(source.yaml)[1], *(_attended(model) if model is not None else ())}
+    found = [f"model.{index}" for index in _attended(source) if index not in placed]
     if found:
         raise UserError(
             f"attentions were attached to {', '.join(found)} in memory and stand in no row of the model: what is built "
             "from its rows, as for training, is without them",
             "foveal.add, or the command foveal add, writes them into the rows",
         )
+
+
+def _attended(model: Network) -> list[int]:
+    """The numbers of layers that are attentions or have some."""
+    return [index for index, layer in enumerate(model.model) if any(map(attachment.is_attention, layer.modules()))]
 
 
 def _same_rows(one: Network, other: Network) -> bool:
