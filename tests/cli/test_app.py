@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import forks
-from foveal import ATTENTIONS
+from foveal import ATTENTIONS, __version__
 from foveal.cli import app, printing
 from helpers import GOLDEN, last_json
 
@@ -50,6 +50,11 @@ def test_help_is_frozen(command):
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(done.stdout)
     assert (done.returncode, done.stdout) == (0, golden.read_text())
+
+
+def test_the_release_is_told():
+    done = foveal("--version")
+    assert (done.returncode, done.stdout) == (0, f"foveal {__version__}\n")
 
 
 def test_help_is_instant():

@@ -66,6 +66,8 @@ def test_arguments_and_places():
         ("ema(start=warm)", "start='warm' is not a way to start; start=identity or start=paper"),
         ("ema[8]", "cannot read 'ema\\[8\\]' as an attention; write for example ema\\(groups=8\\)@neck"),
         ("", "cannot read '' as an attention"),
+        ("own.py@P3", "cannot read 'own.py@P3' as an attention; name its class, as in own.py:ItsClass@P3"),
+        ("ema（groups=8）@neck，P2", r"full-width punctuation; write 'ema\(groups=8\)@neck,P2'"),
     ],
 )
 def test_what_cannot_be_read_is_explained(text, message):

@@ -12,17 +12,32 @@ from typing import Annotated, NoReturn
 
 import typer
 
+import foveal
+
 from ..errors import UserError
 from . import bench, cards, check, deploy, explain, judge, study, view
 from .printing import Json, Trust, load_host, only_talk, print_json, print_table
 
 app = typer.Typer(
-    help="Attention for YOLO that keeps your weights.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"foveal {foveal.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _foveal(
+    version: Annotated[bool, typer.Option("--version", help="Print which release this is.", is_eager=True, callback=_print_version)] = False,
+) -> None:
+    """Attention for YOLO that keeps your weights."""
+
 
 
 app.command("list")(cards.list_attentions)

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,9 +76,13 @@ class Spec:
         Raises:
             UserError: the text has another form, or names an unknown attention, argument or start.
         """
+        if ".py" not in text:  # whose path may have any letters
+            _require_half_width(text)
         match = _FORM.fullmatch(text)
         if not match:
-            raise UserError(f"cannot read {text!r} as an attention", "write for example ema(groups=8)@neck")
+            named = re.sub(r"\.py(?!:)", ".py:ItsClass", text, count=1)
+            example = f"name its class, as in {named}" if named != text else "write for example ema(groups=8)@neck"
+            raise UserError(f"cannot read {text!r} as an attention", example)
         arguments = read_arguments(match["arguments"] or "", text, "ema(groups=8)")
         places = tuple(p.strip() for p in match["places"].split(",")) if match["places"] else ()
         home, colon, name = match["name"].rpartition(":")
@@ -97,6 +102,7 @@ class Spec:
         Raises:
             UserError: one of them is given twice.
         """
+        _require_half_width(str(at))
         named = str(at).split(",") if isinstance(at, str | int) else map(str, at)
         at = tuple(place.strip() for place in named if place.strip())
         if at and self.places:
@@ -157,6 +163,12 @@ def read(spec: "str | Spec | type[nn.Module]", portable: bool = True) -> Spec:
         ours = next((name for name, cls in ATTENTIONS.items() if cls is spec), None)
         return Spec(ours or of_class(spec, portable).card.name)
     raise UserError(f"{spec!r} is no attention", 'give a text such as "ema(groups=8)", or a class below nn.Module')
+
+
+def _require_half_width(text: str) -> None:
+    """Refuse the punctuation that an input method for Chinese or Japanese writes."""
+    if set(text) & set("，；：（）＝＠"):
+        raise UserError(f"{text!r} has full-width punctuation", f"write {unicodedata.normalize('NFKC', text)!r}")
 
 
 def read_arguments(inside: str, text: str, example: str) -> dict[str, Any]:
