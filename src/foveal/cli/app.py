@@ -34,7 +34,9 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _foveal(
-    version: Annotated[bool, typer.Option("--version", help="Print which release this is.", is_eager=True, callback=_print_version)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print which release this is.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Attention for YOLO that keeps your weights."""
 
