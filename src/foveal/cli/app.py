@@ -41,7 +41,6 @@ def _foveal(
     """Attention for YOLO that keeps your weights."""
 
 
-
 app.command("list")(cards.list_attentions)
 app.command()(cards.show)
 
