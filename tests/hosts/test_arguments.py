@@ -5,7 +5,7 @@ import ultralytics
 
 from foveal import UserError
 from foveal.hosts import ultralytics as host
-from foveal.hosts.ultralytics import key_values, models, read
+from foveal.hosts.ultralytics import key_values, read, stock
 from foveal.hosts.ultralytics.arguments import is_flag
 
 pytestmark = pytest.mark.host
@@ -92,9 +92,8 @@ def test_words_may_be_asked_for():
 
 def test_tune_takes_flags_and_refuses_words(monkeypatch):
     seen = {}
-    monkeypatch.setattr(
-        models, "load", lambda _, trust: type("Model", (), {"tune": lambda self, **given: seen.update(given)})()
-    )
+    model = type("Model", (), {"tune": lambda self, **given: seen.update(given)})
+    monkeypatch.setattr(stock, "load", lambda _, trust: model())
     for name in ("YOLO", "RTDETR"):  # which the command replaces
         monkeypatch.setattr(ultralytics, name, getattr(ultralytics, name))
     host.command("detect tune model=a.pt epochs=2 cos_lr use_ray iterations=3".split())
