@@ -77,7 +77,7 @@ def _guessing_of_plain_heads(original: Callable) -> Callable:
     def guess_model_task(model):
         """The host's guess, which older ones make of the last row's whole text, so without the attentions in it."""
         if isinstance(model, dict):
-            with contextlib.suppress(LookupError, TypeError):  # no model: the host says so
+            with contextlib.suppress(LookupError, TypeError, ValueError):  # no model: the host says so
                 *others, (*source, _, arguments) = model["head"]
                 model = {**model, "head": [*others, [*source, model_yaml.base_module(model["head"][-1]), arguments]]}
         return original(model)
