@@ -58,16 +58,18 @@ class Passes:
         ]
         self.groups, self._rest = groups, (weights, None, groups, 1e-5)
         self.made_of = float((self.x * self._dy).float().norm())  # what gradients of parameters sum up
-        self._saved = self.three()[1]
+        self._saved = self._forward(False)[1]
 
     def three(self) -> Sequence[Tensor]:
         """Forward in three launches."""
-        with mock.patch.object(cuda, "one_launch", return_value=False):
-            return cuda.forward(self.x, *self._rest, True)
+        return self._forward(False)[:1]  # the output is made of all that is saved, between which nobody writes
 
     def one(self) -> Sequence[Tensor]:
         """Forward in one launch."""
-        with mock.patch.object(cuda, "one_launch", return_value=True):
+        return self._forward(True)[:1]
+
+    def _forward(self, single: bool) -> Sequence[Tensor]:
+        with mock.patch.object(cuda, "one_launch", return_value=single):
             return cuda.forward(self.x, *self._rest, True)
 
     def backward(self) -> Sequence[Tensor]:

@@ -64,6 +64,23 @@ def test_a_pretended_walk_comes_through_every_part_on_a_bare_machine(gpu, tmp_pa
     assert {row["auto"] for row in found["others"]["rows"]} <= {"reference", "fast", "kernel"}
 
 
+def test_launches_are_compared_by_what_they_write(tmp_path):
+    code = f"""
+import os, sys
+os.environ["TRITON_INTERPRET"] = "1"
+sys.path[:0] = {[str(ROOT / "benchmarks"), str(ROOT / "tests" / "builders")]}
+import torch, gpu_tuning as tuning
+from kernelcases import poisoned
+problem, cpu = tuning.Problem((1, 1, 2), 1, "float32", "contiguous"), torch.device("cpu")
+with poisoned():
+    passes = tuning.Passes(problem, 1, cpu)
+    for mode, kernel in (("three", "sums"), ("one", "single"), ("backward", "reduce")):
+        row = tuning._sweep(problem, passes, mode, kernel, tuning.candidates(kernel)[:2], cpu)
+        assert [tried["says"] for tried in row["tried"]] == ["", ""], row
+"""
+    in_fresh_process(code, tmp_path)
+
+
 @pytest.mark.sweep
 def test_whole_models_are_a_part_of_it(gpu, monkeypatch):
     pytest.importorskip("ultralytics", reason="Ultralytics is not installed")
