@@ -127,7 +127,7 @@ class Attention(nn.Module):
     _writes: ClassVar[str] = ""  # the method that an export writes down in the place of `fast`, if there is one
 
     def __init_subclass__(cls, **more: Any) -> None:
-        super().__init_subclass__(**more)  # asked here, because compilers cannot follow questions to classes
+        super().__init_subclass__(**more)
         cls._writes = next((name for name in ("exported", "factor") if _speaks_for(cls, name)), "")
 
     def __init__(self, channels: int):
@@ -320,7 +320,7 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 
 
 def _speaks_for(cls: type[Attention], name: str) -> bool:
-    """Whether a method of `cls` was written for its forms: none of them was replaced below the class that has it."""
+    """Whether a method of `cls` was written for its forms: none was replaced below it. Compilers cannot follow this."""
     homes = {each: next(base for base in cls.__mro__ if each in vars(base)) for each in (name, *PLAIN)}
     return homes[name] is not Attention and all(issubclass(homes[name], homes[form]) for form in PLAIN)
 

@@ -25,7 +25,7 @@ from ..errors import UserError, one_line
 from ..evidence import Says, Task
 from ..files import MALFORMED, digest, require_free, write_text
 from ..hosts import ultralytics as host
-from ..hosts.ultralytics import dataset, prediction
+from ..hosts.ultralytics import dataset, listing, prediction
 from ..tensors import is_finite, require_device
 from . import ablation, cam, gates, pictures
 from .manifest import MANIFEST
@@ -194,7 +194,7 @@ def _files(images: Sequence[str | os.PathLike]) -> list[Path]:
     found = []
     for place in map(Path, images):
         if place.is_dir():
-            inside = sorted(file for file in place.iterdir() if file.suffix[1:].lower() in dataset.IMG_FORMATS)
+            inside = sorted(file for file in place.iterdir() if file.suffix[1:].lower() in listing.IMG_FORMATS)
             if not inside:
                 raise UserError(f"there is no image in the folder {str(place)!r}", "give images, or a folder of them")
             found += inside
@@ -208,7 +208,7 @@ def _files(images: Sequence[str | os.PathLike]) -> list[Path]:
 
 
 def _check_image(file: Path) -> None:
-    if file.suffix[1:].lower() not in dataset.IMG_FORMATS:
+    if file.suffix[1:].lower() not in listing.IMG_FORMATS:
         raise UserError(f"{str(file)!r} is no image that Ultralytics reads", "give one such as photo.jpg")
     try:
         with Image.open(file) as image:

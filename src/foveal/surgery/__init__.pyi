@@ -11,6 +11,7 @@ from .attachment import _restore as _restore
 from .attachment import attended as attended
 from .attachment import class_name as class_name
 from .attachment import opened as opened
+from .places import has_rows as has_rows
 from .spec import Spec as Spec
 from .spec import read as read
 from .spec import read_arguments as read_arguments

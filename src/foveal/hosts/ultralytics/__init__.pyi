@@ -3,6 +3,7 @@ from . import classifier as classifier
 from . import dataset as dataset
 from . import exporter as exporter
 from . import idle as idle
+from . import listing as listing
 from . import modelfile as modelfile
 from . import parser as parser
 from . import prediction as prediction

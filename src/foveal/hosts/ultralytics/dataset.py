@@ -25,7 +25,6 @@ from . import models as host  # before Ultralytics itself, because it says if th
 from ultralytics.data import dataset as kinds
 from ultralytics.data.dataset import ClassificationDataset, YOLODataset
 from ultralytics.data.utils import (
-    IMG_FORMATS,  # noqa: F401  (for what takes images without data)
     check_cls_dataset,
     check_det_dataset,
     img2label_paths,

@@ -21,7 +21,7 @@ from torch import nn
 from ...attention import ATTENTIONS, find, known
 from ...errors import REFUSALS, UserError, one_line, shown
 from ...kernels.ema import flops
-from ...surgery import Spec, attachment, inside, model_yaml
+from ...surgery import Spec, attachment, has_rows, inside, model_yaml
 from ...tensors import count
 from .installed import ultralytics
 
@@ -311,7 +311,7 @@ def _parser_changed() -> UserError:
 def _refusing_other_classes(original: Callable) -> Callable:
     @functools.wraps(original)
     def load(self, weights, *args, **kwargs):
-        """Load weights, unless a row means another class in them than in this model."""
+        """Load weights, unless a row means another class in them than in this model, or an attention is in no row."""
         source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         require_same_classes(source, self)
         require_in_rows(source, self)
@@ -388,9 +388,8 @@ def _is_attention(layer: nn.Module) -> bool:
     return attachment.is_attention(layer)
 
 
-def _has_rows(model: nn.Module) -> bool:
-    cfg = getattr(model, "yaml", None)
-    return isinstance(cfg, dict) and "backbone" in cfg and isinstance(getattr(model, "model", None), nn.Sequential)
+def _has_rows(model: Network) -> bool:
+    return has_rows(model) and "backbone" in model.yaml
 
 
 def described(layer: nn.Module) -> str:
